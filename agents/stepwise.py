@@ -88,10 +88,9 @@ class StageChoices:
         each, serving = np.arange(1, most_cores + 1), np.minimum(held, ready)
         if not (form.holds_peak and spec.is_one_model):
             serving = held  # those that start are charged like the others
-        room = each * serving + held - serving <= spec.total_cores
-        room = room & (serving <= [places(spec.nodes, cores) for cores in each.tolist()]) | (
-            each == 1
-        )
+        on_nodes = [places(spec.nodes, cores) for cores in each.tolist()]
+        room = (each * serving + held - serving <= spec.total_cores) & (serving <= on_nodes)
+        room |= each == 1
         after = held + np.arange(MOVES) - 1
         moves = (after >= 1) & (after <= most[:, 2]) & (after >= held * kept)
         own = np.array(counts), most[..., 0, 0], room & (each <= most[:, 0]), moves

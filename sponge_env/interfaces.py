@@ -194,16 +194,13 @@ def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> 
 def fits(
     nodes: Sequence[int], stages: Sequence[StageAllocation], ready: Sequence[int] = ()
 ) -> bool:
-    """Return whether the cores that :func:`cores_held` counts find room, no replica on two nodes.
-
-    What holds one core finds room wherever there is some.
-    """
+    """Return whether what :func:`cores_held` counts finds room, no replica on two nodes."""
     held, total = cores_held(stages, ready), sum(nodes)
     if len(nodes) == 1 or held > total:
         return held <= total
     counts = ready or [each.replicas for each in stages]
     sizes = [(s.cores, min(s.replicas, count)) for s, count in zip(stages, counts, strict=True)]
-    return placed(nodes, sizes)[1]
+    return placed(nodes, sizes)[1]  # and those of one core wherever there is room
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
         ),
         (
             "[limits]\ncores = 3\nnodes = [5, 5]\n[initial]\ncores = 3\nreplicas = 3",
-            r"initial replicas must be such as find room on nodes of \[5, 5\] cores",
+            r"initial replicas must be of at most 5 \+ 5 cores together, each on one node, not 9",
         ),
         (
             "[arrivals]\nrate_rps = 1\nburst_dwell_s = 1e-9",

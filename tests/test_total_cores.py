@@ -10,7 +10,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from reference.worker import ProfileService, SimulatedWorker
 
-from sponge_env.core import entry
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Batch, StageAllocation, SystemSpec, fits
 from sponge_env.live.replica import LiveConfig
@@ -196,17 +195,13 @@ def test_what_fits_is_what_can_be_packed(nodes, sizes):
     # one stage: exactly; of several, which are placed one after the other, some are refused
     assert fits(nodes, stages) == can_be(stages) or (len(stages) > 1 and can_be(stages))
     spec = SystemSpec(slo_s=1.0, interval_s=1.0, stages=(), nodes=nodes)
-    fitted = spec.fit_stages(stages)
-    assert can_be(fitted)
+    assert can_be(spec.fit_stages(stages))
     assert can_be(spec.fit_stages([each._replace(replicas=1) for each in stages], "cores"))
-    rows, most = np.array([[(*each[:3], 0) for each in stages]]), np.full((len(stages), 4), 7)
-    assert entry.fit(rows, most, np.array([nodes, nodes]))
-    assert [tuple(row[:3]) for row in rows[0].tolist()] == [each[:3] for each in fitted]
-    cores, replicas = sizes[0]
-    with_cores = [n for n in range(1, 99) if can_be([StageAllocation(cores, 1, n)])]
-    assert places(nodes, cores) == max(with_cores, default=0)
-    each = [n for n in range(1, 9) if can_be([StageAllocation(n, 1, replicas)])]
-    assert most_cores(nodes, replicas) == max(each, default=1)
+    (cores, replicas), numbers = sizes[0], range(1, 22)
+    held = [n for n in numbers if can_be([StageAllocation(cores, 1, n)])]
+    assert places(nodes, cores) == max(held, default=0)
+    held = [n for n in numbers if can_be([StageAllocation(n, 1, replicas)])]
+    assert most_cores(nodes, replicas) == max(held, default=1)
 
 
 def test_more_than_the_machine_is_refused():

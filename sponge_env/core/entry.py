@@ -27,10 +27,8 @@ from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import Arrays, World
 from sponge_env.core.settings import LISTED
 from sponge_env.core.step import begin_interval, reset, step
-from sponge_env.packing import take
 
 STEP, DRAIN, RESET = range(3)  # The moves of :func:`run_range`
-_take = inlined(take)
 
 
 @inlined
@@ -112,12 +110,13 @@ def _is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
     room, largest, fits = nodes[1], 0, True
     for node in range(room.size):
         room[node] = nodes[0, node]
-    for k in range(len(asked)):
-        largest = max(largest, asked[k, 0])
+        largest = max(largest, room[node])
     for cores in range(largest, 0, -1):
         for k in range(len(asked)):
             for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
-                fits &= room[_take(room, cores)] >= 0
+                node = room.argmax()
+                room[node] -= cores
+                fits &= room[node] >= 0
     return fits
 
 

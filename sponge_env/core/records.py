@@ -95,9 +95,9 @@ class WorkerState:
     """The replicas of a stage together."""
 
     room: PerNode  # Cores of each node that other stages do not hold
-    held_on: PerNode  # Replicas on each node when they were counted last, those of them that stay
-    staying_on: PerNode
-    starting_on: PerNode  # and those that start
+    held_on: PerNode  # Replicas on each node when they were counted last
+    staying_on: PerNode  # Those of them that do not drain
+    starting_on: PerNode
     planned_cores: int
     """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int

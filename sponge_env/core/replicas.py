@@ -118,8 +118,9 @@ def release(w: World, row: int) -> bool:
 def fit_target(w: World) -> None:
     """Come nearer to the allocation that was asked for, if there was no room for it."""
     stage = w.stage
-    short = stage.cores < stage.target_cores or _staying(w) < stage.target_replicas
-    if short or _starting(w) < stage.starting:
+    staying, starting = _count(w)
+    short = stage.cores < stage.target_cores or staying < stage.target_replicas
+    if short or starting < stage.starting:
         _fit(w)
 
 
@@ -206,33 +207,37 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     stage = w.stage
     stage.target_cores, stage.target_replicas = cores, replicas
     # What goes at once makes room for what comes.
-    for _ in range(_staying(w) - replicas):
-        _count(w)
+    staying, _ = _count(w)
+    for _ in range(staying - replicas):
         row = _next_to_go(w)
         if w.replicas[row].batch_size == 0:
             _retire(w, row)
         else:
             w.replicas[row].draining = True
+        _count(w)
     _fit(w)
 
 
-def node_of_next(cores: int, room: Any, held: Any, staying: Any) -> int:
-    """Return the node on which one more replica starts; -1 if none has a core for it.
+def start_on(cores: int, room: Any, held: Any, staying: Any, starting: Any) -> int:
+    """Return the node on which one more replica starts, and count it; -1 if none has a core left.
 
-    It is the one with the most room beside replicas of so many cores, the first of several.
-    Those that drain have cores, too, and until they go there may be fewer replicas. (nodes,) are
-    the cores that other stages do not hold, the replicas held, and those of them that stay.
+    It is the first with the most room beside replicas of so many cores that stay. ``room`` are the
+    cores of each node that other stages do not hold; replicas that drain are held, and do not stay.
     """
     best, most = -1, 0
     for node in range(len(room)):
         left = room[node] - cores * staying[node]
         if held[node] < room[node] and (best < 0 or left > most):
             best, most = node, left
+    if best >= 0:
+        held[best] += 1
+        staying[best] += 1
+        starting[best] += 1
     return best
 
 
 def cores_that_fit(cores: int, ready: int, room: Any, held: Any, starting: Any) -> int:
-    """Return the cores of each of the ready replicas, as far as they find room on every node.
+    """Return the cores of each ready replica, as far as all on a node, also draining, find room.
 
     Each that starts has one core. Where none is ready, they have the cores.
     """
@@ -250,7 +255,7 @@ def starting_cores(cores: int, ready: int) -> int:
     return 1 if ready > 0 else cores
 
 
-_node_of_next, _cores_that_fit = inlined(node_of_next), inlined(cores_that_fit)
+_start_on, _cores_that_fit = inlined(start_on), inlined(cores_that_fit)
 _starting_cores = inlined(starting_cores)
 """The same for compiled code, which Python cannot call."""
 
@@ -258,28 +263,21 @@ _starting_cores = inlined(starting_cores)
 @compiled
 def _fit(w: World) -> None:
     _give_cores(w)
-    if _starting(w) < w.stage.starting:  # there is no cold start
+    if _count(w)[1] < w.stage.starting:  # there is no cold start
         _give_cores(w)
 
 
 @compiled
 def _give_cores(w: World) -> None:
     stage, held, now_s, nodes = w.stage, w.stage.replicas, w.env.now_s, w.settings.nodes
-    _count(w)
-    room, held_on = stage.room[:nodes], stage.held_on[:nodes]
-    staying_on, starting_on = stage.staying_on[:nodes], stage.starting_on[:nodes]
-    starting = _starting(w)
-    missing, added = min(stage.target_replicas - _staying(w), len(w.replicas) - held), 0
-    while added < missing:
-        node = _node_of_next(stage.target_cores, room, held_on, staying_on)
-        if node < 0:
-            break
-        w.replicas[held + added].node = node
-        held_on[node] += 1
-        staying_on[node] += 1
-        starting_on[node] += 1
-        added += 1
-    ready = held - starting
+    staying, starting = _count(w)
+    room, held_on, starting_on = stage.room[:nodes], stage.held_on, stage.starting_on
+    added, ready = 0, held - starting
+    for _ in range(min(stage.target_replicas - staying, len(w.replicas) - held)):
+        node = _start_on(stage.target_cores, room, held_on, stage.staying_on, starting_on)
+        if node >= 0:
+            w.replicas[held + added].node = node
+            added += 1
     cores = _cores_that_fit(stage.target_cores, ready, room, held_on, starting_on)
     stage.cores, stage.starting = cores, starting + added
     few = _starting_cores(cores, ready)
@@ -298,32 +296,19 @@ def _give_cores(w: World) -> None:
 
 
 @compiled
-def _count(w: World) -> None:
-    """Count the replicas on each node."""
-    stage = w.stage
+def _count(w: World) -> tuple[int, int]:
+    """Count the replicas on each node; return how many stay and how many start."""
+    stage, staying, starting = w.stage, 0, 0
     for node in range(w.settings.nodes):
         stage.held_on[node] = stage.staying_on[node] = stage.starting_on[node] = 0
     for k in range(stage.replicas):
         replica = w.replicas[k]
+        stays, starts = int(not replica.draining), int(replica.ready_s > w.env.now_s)
+        staying, starting = staying + stays, starting + starts
         stage.held_on[replica.node] += 1
-        stage.staying_on[replica.node] += not replica.draining
-        stage.starting_on[replica.node] += replica.ready_s > w.env.now_s
-
-
-@compiled
-def _starting(w: World) -> int:
-    starting = 0
-    for k in range(w.stage.replicas):
-        starting += w.replicas[k].ready_s > w.env.now_s
-    return starting
-
-
-@compiled
-def _staying(w: World) -> int:
-    staying = 0
-    for k in range(w.stage.replicas):
-        staying += not w.replicas[k].draining
-    return staying
+        stage.staying_on[replica.node] += stays
+        stage.starting_on[replica.node] += starts
+    return staying, starting
 
 
 @inlined

@@ -8,6 +8,7 @@ import select
 import selectors
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from sponge_env.core.replicas import cores_that_fit, node_of_next, starting_cores
+from sponge_env.core.replicas import cores_that_fit, start_on, starting_cores
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
@@ -215,14 +216,12 @@ class Fleet:
         cores, missing = self.target.cores, self.target.replicas - len(self.staying)
         starting = [member for member in self.members if member.state is Phase.STARTING]
         groups = self.members, self.staying, starting
-        held_on, staying_on, starting_on = counts = [_per_node(each, room) for each in groups]
+        held_on, *others_on = (Counter(m.node for m in members) for members in groups)
         new: list[int] = []
-        while len(new) < missing and (node := node_of_next(cores, room, held_on, staying_on)) >= 0:
+        while len(new) < missing and (node := start_on(cores, room, held_on, *others_on)) >= 0:
             new.append(node)
-            for each in counts:
-                each[node] += 1
         ready = len(self.members) - len(starting)
-        self.limit(cores_that_fit(cores, ready, room, held_on, starting_on))
+        self.limit(cores_that_fit(cores, ready, room, held_on, others_on[1]))
         self.grow(new)
 
     def start(self, batch: Batch, tensors: Sequence[NDArray[Any]]) -> None:
@@ -246,13 +245,11 @@ class Fleet:
                 member.replica.limit(self.config.physical_cores(own))
 
     def shrink(self, replicas: int, room: Sequence[int]) -> None:
-        """Stop replicas beyond a number, in the core's order."""
-        # Cold ones, then those on the fullest node, idle ones and the youngest. Busy ones finish
-        # their batch.
+        """Stop replicas beyond a number, in the order of the core; busy ones finish their batch."""
         staying, surplus = self.staying, []
         while len(staying) > replicas:
-            counts = _per_node(staying, room)
-            left = [all - self.target.cores * own for all, own in zip(room, counts, strict=True)]
+            here = Counter(member.node for member in staying)
+            left = [all - self.target.cores * here[node] for node, all in enumerate(room)]
             ranks = [(m.state > 0, left[m.node], m.state, -m.replica.id) for m in staying]
             surplus.append(staying.pop(ranks.index(min(ranks))))
         for member in surplus:
@@ -353,9 +350,3 @@ class Fleet:
         self._resumes_s = self._failed_s + pause_s
         text = "going on with %d replicas, the next attempt is in %g s: %s"
         LOG.warning(text, self.serving, pause_s, why)
-
-
-def _per_node(members: Sequence[Member], room: Sequence[int]) -> list[int]:
-    """Return how many of some replicas are on each node."""
-    nodes = [member.node for member in members]
-    return [nodes.count(node) for node in range(len(room))]

@@ -75,16 +75,14 @@ class Limits:
         batch_max = MAX_CELLS // self.cores
         rule = f"at most {batch_max} with limits.cores = {self.cores}"
         require(self.batch <= batch_max, "limits.batch", self.batch, rule)
-        count, total, most = len(self.nodes), sum(self.nodes), max(self.machine)
+        count, total, most = len(self.nodes), self.machine_cores, max(self.machine)
         require(count <= MAX_NODES, "the number of limits.nodes", count, f"at most {MAX_NODES}")
         rule = f"{total}, the sum of limits.nodes, or left out"
-        fits = not count or self.total_cores in (None, total)
-        require(fits, "limits.total_cores", self.total_cores, rule)
+        require(self.total_cores in (None, total), "limits.total_cores", self.total_cores, rule)
         rule = f"at most {most}, the largest of limits.nodes"
         require(not count or self.cores <= most, "limits.cores", self.cores, rule)
         rule = f"at least limits.cores = {self.cores} and at most {MAX_TOTAL_CORES}"
-        fits = self.cores <= self.machine_cores <= MAX_TOTAL_CORES
-        require(fits, "limits.total_cores", self.machine_cores, rule)
+        require(self.cores <= total <= MAX_TOTAL_CORES, "limits.total_cores", total, rule)
 
     @property
     def machine(self) -> tuple[int, ...]:

@@ -96,10 +96,8 @@ class Scenario:
             require(limits.cores <= max(machine), f"{key}.cores", limits.cores, rule)
         sizes = [(stage.initial.cores, stage.initial.replicas) for stage in self.pipeline]
         held = sum(cores * replicas for cores, replicas in sizes)
-        rule = f"of at most {sum(machine)} cores together: the machine has no more"
-        require(held <= sum(machine), "the initial replicas", held, rule)
-        rule = f"such as find room on nodes of {[*machine]} cores"
-        require(placed(machine, sizes)[1], "cores and number of the initial replicas", sizes, rule)
+        rule = f"of at most {' + '.join(map(str, machine))} cores together, each on one node"
+        require(placed(machine, sizes)[1], "the initial replicas", held, rule)
 
     @property
     def pipeline(self) -> tuple[config.Stage, ...]:

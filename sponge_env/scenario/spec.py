@@ -182,7 +182,7 @@ def check_fits(
     """Raise a :class:`ConfigError` where stages hold more cores than the machine's nodes have."""
     if not interfaces.fits(nodes, stages, ready):
         replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
-        reason = f"are more than the {nodes[0]} cores of the machine"
-        if len(nodes) > 1:
-            reason = f"find no room on nodes of {[*nodes]} cores"
-        raise ConfigError(f"{replicas} {reason}")
+        cores = " + ".join(map(str, nodes))
+        raise ConfigError(
+            f"{replicas} are more than the {cores} cores of the machine have room for"
+        )

@@ -241,12 +241,9 @@ class SimulatedWorker:
         """
         self._target = allocation.stages[0]
         self.in_force.append((self._now_s, self._target.cores))
-        while len(self._staying) > self._target.replicas:
-            room = self._room()
-            replica = min(
-                self._staying,
-                key=lambda r: (not self._is_cold(r), room[r.node], bool(r.batch), -r.id),
-            )
+        while len(staying := self._staying) > self._target.replicas:
+            kinds = [(not self._is_cold(r), self._room()[r.node], bool(r.batch)) for r in staying]
+            _, _, replica = min(zip(kinds, (-r.id for r in staying), staying, strict=True))
             if replica.batch is None:
                 self._retire(replica)
             replica.draining = True
@@ -258,29 +255,24 @@ class SimulatedWorker:
         One core each goes to those that start, and as many to each of the others as are left; if
         there are no others, those that start share all.
         """
-        places = []
-        while len(self._staying) + len(places) < self._target.replicas:
-            if (node := self._next_node(places)) is None:
-                break
+        places, missing = [], self._target.replicas - len(self._staying)
+        while len(places) < missing and (node := self._next_node(places)) is not None:
             places.append(node)
         cold = [*places, *(r.node for r in self._replicas if self._is_cold(r))]
-        sharing = [r.node for r in self._replicas if not self._is_cold(r)]
-        few = 1 if sharing else None
-        if not sharing:
-            cold, sharing = [], cold
-        shares = [(self._nodes[n] - cold.count(n)) // sharing.count(n) for n in sharing]
+        warm = [r.node for r in self._replicas if not self._is_cold(r)]
+        apart, sharing = (cold, warm) if warm else ([], cold)
+        shares = [(self._nodes[n] - apart.count(n)) // sharing.count(n) for n in sharing]
         self._cores = max(1, min([self._target.cores, *shares]))
-        few = few or self._cores
+        few = 1 if warm else self._cores
         for replica in self._replicas:
             own = few if self._is_cold(replica) else self._cores
             if replica.cores != own:
                 replica.cores = own
                 replica.service.resize(self._now_s, own)
                 self._follow_loading(replica)
-        loading = len(places) + sum(map(self._is_cold, self._replicas))
         new = [self._add_replica(few, node) for node in places]
         for replica in new:
-            replica.service.load(self._now_s, self._cold_start_s, loading)
+            replica.service.load(self._now_s, self._cold_start_s, len(cold))
             replica.ready_s = replica.service.finish_s
         if any(not self._is_cold(replica) for replica in new):  # there is no cold start
             self._fit()
