@@ -79,7 +79,7 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
         ("[limits]\ntotal_cores = 10_000_000_000", r"limits\.total_cores must be .* at most"),
         ("[limits]\nnodes = [8, 4]", r"limits\.cores must be at most 8, the largest of limits\.no"),
         ("[limits]\nnodes = [0]", r"limits\.nodes must be between 1 and"),
-        (f"[limits]\nnodes = {[16] * 33}", r"the number of limits\.nodes must be at most 32"),
+        (f"[limits]\nnodes = {[16] * 17}", r"the number of limits\.nodes must be at most 16"),
         (
             "[limits]\nnodes = [16, 16]\ntotal_cores = 16",
             r"limits\.total_cores must be 32, the sum of limits\.nodes, or left out, not 16",

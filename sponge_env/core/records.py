@@ -21,6 +21,10 @@ PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
 find interval k at ``k & (length - 1)``, not below what the observation looks at."""
 
+ROOM, HELD, STAYING, STARTING = range(4)
+"""Four numbers of each node, one after the other: cores that other stages do not hold, replicas,
+those of them that do not drain, and those that start."""
+
 assert PAST > HISTORY
 assert RECENT > TREND_INTERVALS
 
@@ -28,7 +32,7 @@ Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
 PerStage = Annotated[Records[float], np.float64, MAX_STAGES]
 TasksPerStage = Annotated[Records[int], np.int32, MAX_STAGES]
-PerNode = Annotated[Records[int], np.int64, MAX_NODES]
+PerNode = Annotated[Records[int], np.int32, 4 * MAX_NODES]
 PerVariant = Annotated[Records[int], np.int64, MAX_VARIANTS]
 
 
@@ -94,10 +98,6 @@ class AllocationRow:
 class WorkerState:
     """The replicas of a stage together."""
 
-    room: PerNode  # Cores of each node that other stages do not hold
-    held_on: PerNode  # Replicas on each node when they were counted last
-    staying_on: PerNode  # Those of them that do not drain
-    starting_on: PerNode
     planned_cores: int
     """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
@@ -117,6 +117,7 @@ class WorkerState:
     held_core_s: float  # Integral of ``held_cores`` up to ``held_since_s``
     retired_core_s: float  # What replicas that are gone have used, as is the next
     retired_throttled_s: float
+    on_nodes: PerNode  # With the replicas that there were when they were counted last
 
 
 class Stage(WorkerState):

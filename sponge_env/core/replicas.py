@@ -11,7 +11,7 @@ from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
-from sponge_env.core.records import Env, ReplicaState, Stage, World
+from sponge_env.core.records import HELD, ROOM, STARTING, STAYING, Env, ReplicaState, Stage, World
 from sponge_env.core.rng import normal
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -21,7 +21,7 @@ def reset_worker(w: World) -> None:
     """Start with the initial replicas warm."""
     stage, initial = w.stage, w.model.initial
     for node in range(w.settings.nodes):
-        stage.room[node] = w.settings.node_cores[node]
+        stage.on_nodes[4 * node + ROOM] = w.settings.node_cores[node]
     stage.variant = initial.variant
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
@@ -207,44 +207,44 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     stage = w.stage
     stage.target_cores, stage.target_replicas = cores, replicas
     # What goes at once makes room for what comes.
-    staying, _ = _count(w)
-    for _ in range(staying - replicas):
-        row = _next_to_go(w)
-        if w.replicas[row].batch_size == 0:
-            _retire(w, row)
-        else:
-            w.replicas[row].draining = True
-        _count(w)
+    for _ in range(stage.replicas - replicas):
+        if _count(w)[0] > replicas:
+            row = _next_to_go(w)
+            if w.replicas[row].batch_size == 0:
+                _retire(w, row)
+            else:
+                w.replicas[row].draining = True
     _fit(w)
 
 
-def start_on(cores: int, room: Any, held: Any, staying: Any, starting: Any) -> int:
+def start_on(cores: int, nodes: int, on_nodes: Any) -> int:
     """Return the node on which one more replica starts, and count it; -1 if none has a core left.
 
-    It is the first with the most room beside replicas of so many cores that stay. ``room`` are the
-    cores of each node that other stages do not hold; replicas that drain are held, and do not stay.
+    It is the first with the most room beside replicas of so many cores that stay. Of each node are
+    known :data:`.records.ROOM` and so on.
     """
     best, most = -1, 0
-    for node in range(len(room)):
-        left = room[node] - cores * staying[node]
-        if held[node] < room[node] and (best < 0 or left > most):
+    for node in range(nodes):
+        room = on_nodes[4 * node + ROOM]
+        left = room - cores * on_nodes[4 * node + STAYING]
+        if on_nodes[4 * node + HELD] < room and (best < 0 or left > most):
             best, most = node, left
     if best >= 0:
-        held[best] += 1
-        staying[best] += 1
-        starting[best] += 1
+        for part in range(HELD, STARTING + 1):
+            on_nodes[4 * best + part] += 1
     return best
 
 
-def cores_that_fit(cores: int, ready: int, room: Any, held: Any, starting: Any) -> int:
+def cores_that_fit(cores: int, ready: int, nodes: int, on_nodes: Any) -> int:
     """Return the cores of each ready replica, as far as all on a node, also draining, find room.
 
     Each that starts has one core. Where none is ready, they have the cores.
     """
-    for node in range(len(room)):
-        left, sharing = room[node] - starting[node], held[node] - starting[node]
-        if ready == 0:
-            left, sharing = room[node], starting[node]
+    for node in range(nodes):
+        left, starting = on_nodes[4 * node + ROOM], on_nodes[4 * node + STARTING]
+        sharing = starting
+        if ready > 0:
+            left, sharing = left - starting, on_nodes[4 * node + HELD] - starting
         if sharing > 0:
             cores = min(cores, left // sharing)
     return max(1, cores)
@@ -263,22 +263,21 @@ _starting_cores = inlined(starting_cores)
 @compiled
 def _fit(w: World) -> None:
     _give_cores(w)
-    if _count(w)[1] < w.stage.starting:  # there is no cold start
+    if w.stage.starting and _count(w)[1] < w.stage.starting:  # there is no cold start
         _give_cores(w)
 
 
 @compiled
 def _give_cores(w: World) -> None:
-    stage, held, now_s, nodes = w.stage, w.stage.replicas, w.env.now_s, w.settings.nodes
-    staying, starting = _count(w)
-    room, held_on, starting_on = stage.room[:nodes], stage.held_on, stage.starting_on
+    stage, held, now_s = w.stage, w.stage.replicas, w.env.now_s
+    nodes, (staying, starting) = w.settings.nodes, _count(w)
     added, ready = 0, held - starting
     for _ in range(min(stage.target_replicas - staying, len(w.replicas) - held)):
-        node = _start_on(stage.target_cores, room, held_on, stage.staying_on, starting_on)
+        node = _start_on(stage.target_cores, nodes, stage.on_nodes)
         if node >= 0:
             w.replicas[held + added].node = node
             added += 1
-    cores = _cores_that_fit(stage.target_cores, ready, room, held_on, starting_on)
+    cores = _cores_that_fit(stage.target_cores, ready, nodes, stage.on_nodes)
     stage.cores, stage.starting = cores, starting + added
     few = _starting_cores(cores, ready)
     for k in range(held):
@@ -300,14 +299,15 @@ def _count(w: World) -> tuple[int, int]:
     """Count the replicas on each node; return how many stay and how many start."""
     stage, staying, starting = w.stage, 0, 0
     for node in range(w.settings.nodes):
-        stage.held_on[node] = stage.staying_on[node] = stage.starting_on[node] = 0
+        for part in range(HELD, STARTING + 1):
+            stage.on_nodes[4 * node + part] = 0
     for k in range(stage.replicas):
         replica = w.replicas[k]
         stays, starts = int(not replica.draining), int(replica.ready_s > w.env.now_s)
         staying, starting = staying + stays, starting + starts
-        stage.held_on[replica.node] += 1
-        stage.staying_on[replica.node] += stays
-        stage.starting_on[replica.node] += starts
+        stage.on_nodes[4 * replica.node + HELD] += 1
+        stage.on_nodes[4 * replica.node + STAYING] += stays
+        stage.on_nodes[4 * replica.node + STARTING] += starts
     return staying, starting
 
 
@@ -318,7 +318,8 @@ def _next_to_go(w: World) -> int:
     for k in range(stage.replicas - 1, -1, -1):
         replica = w.replicas[k]
         if not replica.draining:
-            left = stage.room[replica.node] - stage.target_cores * stage.staying_on[replica.node]
+            left = stage.on_nodes[4 * replica.node + ROOM]
+            left -= stage.target_cores * stage.on_nodes[4 * replica.node + STAYING]
             rank = int(replica.ready_s <= w.env.now_s), int(left), int(replica.batch_size > 0)
             if rank < chosen_rank:
                 chosen, chosen_rank = k, rank

@@ -8,7 +8,6 @@ import select
 import selectors
 import socket
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from sponge_env.core.records import HELD, STARTING, STAYING
 from sponge_env.core.replicas import cores_that_fit, start_on, starting_cores
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
@@ -213,16 +213,21 @@ class Fleet:
 
     def fit(self, room: Sequence[int]) -> None:
         """Come as close to the allocation as each node's room and those that drain allow."""
-        cores, missing = self.target.cores, self.target.replicas - len(self.staying)
-        starting = [member for member in self.members if member.state is Phase.STARTING]
-        groups = self.members, self.staying, starting
-        held_on, *others_on = (Counter(m.node for m in members) for members in groups)
-        new: list[int] = []
-        while len(new) < missing and (node := start_on(cores, room, held_on, *others_on)) >= 0:
-            new.append(node)
-        ready = len(self.members) - len(starting)
-        self.limit(cores_that_fit(cores, ready, room, held_on, others_on[1]))
+        cores, on_nodes = self.target.cores, self._on_nodes(room)
+        missing = range(self.target.replicas - len(self.staying))
+        new = [node for _ in missing if (node := start_on(cores, len(room), on_nodes)) >= 0]
+        ready = len(self.members) - self.starting
+        self.limit(cores_that_fit(cores, ready, len(room), on_nodes))
         self.grow(new)
+
+    def _on_nodes(self, room: Sequence[int]) -> list[int]:
+        """Return the numbers that the core keeps of each node."""
+        on_nodes = [number for cores in room for number in (cores, 0, 0, 0)]
+        for member in self.members:
+            on_nodes[4 * member.node + HELD] += 1
+            on_nodes[4 * member.node + STAYING] += not member.draining
+            on_nodes[4 * member.node + STARTING] += member.state is Phase.STARTING
+        return on_nodes
 
     def start(self, batch: Batch, tensors: Sequence[NDArray[Any]]) -> None:
         """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
@@ -246,15 +251,15 @@ class Fleet:
 
     def shrink(self, replicas: int, room: Sequence[int]) -> None:
         """Stop replicas beyond a number, in the order of the core; busy ones finish their batch."""
-        staying, surplus = self.staying, []
-        while len(staying) > replicas:
-            here = Counter(member.node for member in staying)
-            left = [all - self.target.cores * here[node] for node, all in enumerate(room)]
+        surplus = []
+        while len(staying := self.staying) > replicas:
+            here = self._on_nodes(room)
+            pairs = zip(room, here[STAYING::4], strict=True)
+            left = [cores - self.target.cores * count for cores, count in pairs]
             ranks = [(m.state > 0, left[m.node], m.state, -m.replica.id) for m in staying]
-            surplus.append(staying.pop(ranks.index(min(ranks))))
-        for member in surplus:
-            member.draining = member.state is Phase.BUSY
-        self.stop([member for member in surplus if not member.draining])
+            surplus.append(staying[ranks.index(min(ranks))])
+            surplus[-1].draining = True
+        self.stop([member for member in surplus if member.state is not Phase.BUSY])
 
     def grow(self, nodes: Sequence[int], *, full_speed: bool = False) -> None:
         """Start a further replica on each of some nodes, as many as the machine allows."""

@@ -50,7 +50,7 @@ MAX_STAGES = 8
 MAX_TASKS = 256  # that an answer leads to
 MAX_VARIANTS = 16  # of a stage
 MAX_TOTAL_CORES = 1 << 30
-MAX_NODES = 32
+MAX_NODES = 16
 
 
 @dataclass(frozen=True, slots=True)
