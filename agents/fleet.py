@@ -10,8 +10,9 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.base import Planning, option
 from sponge_env.control.split import shares, stage_spec, stage_views
-from sponge_env.core.compiled import compiled, entry_point
+from sponge_env.core.compiled import compiled, entry_point, inlined
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
+from sponge_env.packing import most_cores
 
 from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
@@ -40,6 +41,7 @@ _MISSED = 0.02
 """Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
 
+_most_cores = inlined(most_cores)
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
 """Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
 fleet changes. Stages of a pipeline have to be quick rather than busy: what one of them holds up is
@@ -66,7 +68,7 @@ class Fleet(NamedTuple):
     """What stays the same of a stage for an episode, and memory that is overwritten."""
 
     most_cores: IntArray  # (sizes,) cores that each of 1, 2, ... replicas can have.
-    total_cores: int
+    nodes: IntArray  # Cores of each node of the machine
     cpu_cores: float
     utilisation: float
     reluctance: float
@@ -297,7 +299,7 @@ def _cores(fleet: Fleet, load_rps: float) -> float:
 def _most(fleet: Fleet, serving: int, starting: int) -> int:
     """Return the most cores of each replica that serves; each that starts has one."""
     cores_max: int = fleet.serves_rps.shape[1]
-    return max(1, min(cores_max, (fleet.total_cores - starting) // serving))
+    return min(cores_max, _most_cores(fleet.nodes, serving, starting))
 
 
 @compiled
@@ -336,7 +338,7 @@ class FleetPlanner:
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._fleet = Fleet(
             most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
-            total_cores=spec.total_cores,
+            nodes=np.array(spec.nodes),
             cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual),
             reluctance=reluctance,

@@ -18,6 +18,7 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.core.overload import CHEAP
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
+from sponge_env.packing import places
 
 _MEMORY_S = 300.0  # What was missed so long ago counts, for a peak comes again
 _ALLOWED = 0.0005
@@ -183,11 +184,11 @@ class ShadowFleets:
 
     def may_become(self, replicas: int, ready: int) -> bool:
         """Return whether all fleets on the way to so many replicas serve the present load."""
-        total, missed = self._spec.total_cores, self._lately()
-        way = {(ready, (total - max(0, replicas - ready)) // ready)}
-        way |= {(n, total // n) for n in range(min(replicas, ready), max(replicas, ready) + 1)}
-        most = self._spec.first.cores_max
-        known = [self._places.get((n, min(cores, most)), []) for n, cores in way]
+        missed, most_cores = self._lately(), self._spec.most_cores
+        way = {(ready, most_cores(ready, max(0, replicas - ready)))}
+        between = range(min(replicas, ready), max(replicas, ready) + 1)
+        way |= {(n, most_cores(n)) for n in between}
+        known = [self._places.get(fleet, []) for fleet in way]
         return not any(own and missed[own].min() > 0 for own in known)
 
     def best_batch(self, replicas: int, cores: int) -> int:
@@ -205,7 +206,7 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
     """Return replicas, cores and batch size of the fleets that find room on the machine."""
     limits, batches = spec.first, np.arange(1, spec.first.batch_max + 1)
     for n, cores in product(_numbers(limits.replicas_max), _numbers(limits.cores_max)):
-        if n * cores <= spec.total_cores:
+        if n <= places(spec.nodes, cores):
             row_s = service_s[cores - 1]
             quick = row_s <= max(_BATCH_SHARE * spec.slo_s, row_s[0])
             throughput = np.where(quick, batches / row_s, 0.0)

@@ -137,6 +137,7 @@ class StageProgram:
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
         self.model = SystemModel(spec, config.variant, config.accuracy_price)
+        self._spec = spec
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
         self._pulp = config.solver == "pulp"
@@ -152,7 +153,8 @@ class StageProgram:
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
-        return Allocation(stages=self._chosen(replicas), feasible=feasible)
+        fitted = self._spec.fit_stages(self._chosen(replicas), "cores")
+        return Allocation(stages=fitted, feasible=feasible)
 
     def solve(self, states: Sequence[StageState], count_late: bool) -> bool:
         """Choose options by dynamic programming; return False if each choice makes some late.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
+from sponge_env.packing import places
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.simulation.encoding import Control, encode, fit
 
@@ -85,7 +86,9 @@ class StageChoices(NamedTuple):
         each, serving = np.arange(1, most_cores + 1), np.minimum(held, ready)
         if not (form.holds_peak and spec.is_one_model):
             serving = held  # those that start are charged like the others
-        room = (each * serving + held - serving <= spec.total_cores) | (each == 1)
+        on_nodes = [places(spec.nodes, cores) for cores in each.tolist()]
+        room = (each * serving + held - serving <= spec.total_cores) & (serving <= on_nodes)
+        room |= each == 1
         after = held + np.arange(MOVES) - 1
         moves = (after >= 1) & (after <= most[:, 2]) & (after >= held * kept)
         own = np.array(counts), most[..., 0, 0], room & (each <= most[:, 0]), moves
@@ -205,8 +208,8 @@ class PolicyState:
         """Return the allocations as far as they fit on the machine."""
         # The stage that holds the most cores gives up first, replicas too, even between steps.
         # Where those that start count as one core, the choices fit already.
-        total_cores = self._spec.total_cores if not self._holds_peak else MAX_TOTAL_CORES
-        fits = fit(self._rows, self.choices.limits, total_cores)
+        nodes = self._spec.nodes if not self._holds_peak else (MAX_TOTAL_CORES,)
+        fits = fit(self._rows, self.choices.limits, np.array([nodes, nodes]))
         assert fits, "a policy chooses within the limits"
         self.replicas[:] = self._rows[..., 2]
         return self._rows

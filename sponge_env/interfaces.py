@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import numpy as np
 
 from sponge_env.arrays import FloatArray as FloatArray
+from sponge_env.packing import most_cores, placed, places
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
@@ -190,6 +191,18 @@ def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> 
     return held
 
 
+def fits(
+    nodes: Sequence[int], stages: Sequence[StageAllocation], ready: Sequence[int] = ()
+) -> bool:
+    """Return whether what :func:`cores_held` counts finds room, no replica on two nodes."""
+    held, total = cores_held(stages, ready), sum(nodes)
+    if len(nodes) == 1 or held > total:
+        return held <= total
+    counts = ready or [each.replicas for each in stages]
+    sizes = [(s.cores, min(s.replicas, count)) for s, count in zip(stages, counts, strict=True)]
+    return placed(nodes, sizes)[1]  # and those of one core wherever there is room
+
+
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
     """A batch in flight, as a planner sees it."""
@@ -266,8 +279,9 @@ class SystemSpec:
     """All stages, in their order; one in most systems."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
-    total_cores: int = 1 << 30
-    """Core units of the machine, for all replicas, those that start or drain included."""
+    nodes: tuple[int, ...] = (1 << 30,)
+    """Core units of each node of the machine, for all replicas, those that start or drain included.
+    No replica lies on two nodes; most machines are one."""
     resize_delay_s: float = 0.0
     """Time from a decision until its cores and replicas are in force."""
     fingerprint: str = ""
@@ -276,7 +290,12 @@ class SystemSpec:
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
 
     def __hash__(self) -> int:
-        return hash((self.fingerprint, self.scenario, self.total_cores))  # of all it takes long
+        return hash((self.fingerprint, self.scenario, self.nodes))  # of all it takes long
+
+    @property
+    def total_cores(self) -> int:
+        """Core units of the machine."""
+        return sum(self.nodes)
 
     @property
     def first(self) -> StageSpec:
@@ -303,7 +322,7 @@ class SystemSpec:
 
         It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
         """
-        if cores_held(allocation.stages, ready) <= self.total_cores:
+        if fits(self.nodes, allocation.stages, ready):
             return allocation
         return dataclasses.replace(allocation, stages=self.fit_stages(allocation.stages))
 
@@ -328,7 +347,7 @@ class SystemSpec:
                 return fitted[k].replicas - ready[k]
             return fitted[k].cores * fitted[k].replicas
 
-        while cores_held(fitted, ready) > self.total_cores:
+        while not fits(self.nodes, fitted, ready):
             k = max(range(len(fitted)), key=size)
             last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
             part = "cores" if give_up == "cores" or last_one else "replicas"
@@ -344,13 +363,13 @@ class SystemSpec:
             stages.append(dataclasses.replace(stage, latencies=fits, measured=grids))
         return dataclasses.replace(self, stages=tuple(stages))
 
-    def most_cores(self, replicas: int) -> int:
-        """Return the most cores that each of so many replicas can have."""
-        return max(1, min(self.first.cores_max, self.total_cores // replicas))
+    def most_cores(self, replicas: int, starting: int = 0, stage: int = 0) -> int:
+        """Return the most cores that each of so many replicas can have beside those that start."""
+        return min(self.stages[stage].cores_max, most_cores(self.nodes, replicas, starting))
 
     def most_replicas(self, cores: int) -> int:
         """Return the most replicas that can have so many cores each."""
-        return max(1, min(self.first.replicas_max, self.total_cores // cores))
+        return max(1, min(self.first.replicas_max, places(self.nodes, cores)))
 
 
 @dataclass(frozen=True, slots=True)

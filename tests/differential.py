@@ -26,7 +26,8 @@ def allocations(scenario, seed, replicas_max=None):
     limits = scenario.limits
     largest = (limits.cores, limits.batch, replicas_max or limits.replicas)
     drawn = rng.integers(1, largest, (scenario.intervals, 3), endpoint=True)
-    drawn[:, 2] = np.minimum(drawn[:, 2], limits.machine_cores // drawn[:, 0])
+    room = sum(node // drawn[:, 0] for node in limits.machine)
+    drawn[:, 2] = np.minimum(drawn[:, 2], room)
     return [tuple(row) for row in drawn.tolist()]
 
 

@@ -77,7 +77,7 @@ def classes():
 @st.composite
 def initials(draw, limits):
     cores, batch = draw(st.integers(1, limits.cores)), draw(st.integers(1, limits.batch))
-    room = min(limits.replicas, limits.machine_cores // cores)
+    room = min(limits.replicas, sum(node // cores for node in limits.machine))
     return Initial(cores, batch, draw(st.integers(1, room)))
 
 
@@ -85,8 +85,9 @@ def initials(draw, limits):
 def scenarios(draw, folder, limits=None, interval_s=None):
     if limits is None:
         cores, batch, replicas = (draw(st.integers(1, n)) for n in (16, 16, 6))
+        nodes = draw(st.sampled_from([(), (), (cores, 2), (cores, cores), (1, cores, cores + 3)]))
         total_cores = draw(st.sampled_from([None, cores * replicas, 2 * cores]))
-        limits = Limits(cores, batch, replicas, total_cores)
+        limits = Limits(cores, batch, replicas, None if nodes else total_cores, nodes)
     if interval_s is None:
         interval_s = draw(st.sampled_from([0.1, 0.5, 1.0, 2.5]))
     profile = draw(st.sampled_from(["resnet18", "yolov5s", str(folder / "quota.json")]))

@@ -79,7 +79,7 @@ def test_the_cheapest_fleet_is_marked_where_the_replicas_may_step_to_it():
         marks = {name: seen[f"cheapest_{name}"] for name in ("fewer", "same", "more")}
         assert marks == {name: float(name == cheapest) for name in marks}
     assert needs(SPEC, 1, arrivals_last=0.0)["cheapest_same"] == 1.0
-    one = dataclasses.replace(SPEC, total_cores=1)
+    one = dataclasses.replace(SPEC, nodes=(1,))
     assert needs(one, 1, arrivals_last=rate)["cheapest_more"] == 0.0, "there is no room"
     two = dataclasses.replace(SPEC, stages=(dataclasses.replace(SPEC.first, replicas_max=2),))
     assert needs(two, 2, arrivals_last=rate)["cheapest_more"] == 0.0, "there may be no third"

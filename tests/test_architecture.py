@@ -18,12 +18,12 @@ from sponge_env.run.suite import load_suite
 ROOT = Path(__file__).resolve().parent.parent
 # Modules and packages of ``sponge_env``, the lowest first. Each imports from lower layers only.
 LAYERS = """
-    errors arrays | latency metrics | interfaces | utils | scenario | formats core |
+    errors arrays | latency metrics packing | interfaces | utils | scenario | formats core |
     cli simulation control models | live oracle | k8s | env | run | results | fidelity serve | app
 """
 CONTROLLERS_MAY_IMPORT = set(  # modules, or whole packages, of ``sponge_env``
-    """arrays control core.compiled core.overload errors interfaces latency metrics scenario
-    simulation.encoding utils""".split()
+    """arrays control core.compiled core.overload errors interfaces latency metrics packing
+    scenario simulation.encoding utils""".split()
 )
 DOORS = {  # files that may import a library
     "stable_baselines3": {"agents/stable_baselines.py", "sponge_env/env/sb3.py"},

@@ -59,7 +59,7 @@ def test_options_may_lie_on_their_limits_or_be_left_out():
 def test_no_more_cores_are_asked_for_than_the_machine_has():
     controller = Fixed(count=4)
     for total, replicas in ((64, 8), (15, 3), (4, 1)):
-        controller.reset(dataclasses.replace(make_spec(replicas_max=8), total_cores=total), 0)
+        controller.reset(dataclasses.replace(make_spec(replicas_max=8), nodes=(total,)), 0)
         assert controller.decide(make_view()) == Allocation(4, 1, replicas)
 
 

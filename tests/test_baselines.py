@@ -232,12 +232,12 @@ class TestThemis:
 
     def test_replicas_start_only_beside_the_cores_that_are_needed_until_then(self):
         view = busy_view(rate_rps=20, delay_s=0.1)
-        answer = decide(Themis(), view, view, view, total_cores=16)
+        answer = decide(Themis(), view, view, view, nodes=(16,))
         assert (answer.cores, answer.replicas) == (7, 2)
         flood = busy_view(rate_rps=200, allocation=Allocation(1, 1, 4), replicas_ready=4)
-        grown = decide(Themis(), flood, total_cores=16)
+        grown = decide(Themis(), flood, nodes=(16,))
         assert (grown.cores, grown.replicas) == (4, 4), "warm replicas do not go for larger ones"
         many = busy_view(rate_rps=80, allocation=Allocation(16, 4, 1), replicas_ready=1)
-        assert not decide(Themis(), many, total_cores=16).feasible
-        settled = decide(Themis(), many, many, many, total_cores=16)
+        assert not decide(Themis(), many, nodes=(16,)).feasible
+        settled = decide(Themis(), many, many, many, nodes=(16,))
         assert settled.cores == 1 < settled.replicas, "one could not grow enough: room for others"

@@ -77,6 +77,17 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
         ("duration_s = 0.5", r"duration_s must be at least one interval"),
         ("[limits]\ncores = 4096\nbatch = 4096", r"limits\.batch must be at most 256 with"),
         ("[limits]\ntotal_cores = 10_000_000_000", r"limits\.total_cores must be .* at most"),
+        ("[limits]\nnodes = [8, 4]", r"limits\.cores must be at most 8, the largest of limits\.no"),
+        ("[limits]\nnodes = [0]", r"limits\.nodes must be between 1 and"),
+        (f"[limits]\nnodes = {[16] * 17}", r"the number of limits\.nodes must be at most 16"),
+        (
+            "[limits]\nnodes = [16, 16]\ntotal_cores = 16",
+            r"limits\.total_cores must be 32, the sum of limits\.nodes, or left out, not 16",
+        ),
+        (
+            "[limits]\ncores = 3\nnodes = [5, 5]\n[initial]\ncores = 3\nreplicas = 3",
+            r"initial replicas must be of at most 5 \+ 5 cores together, each on one node, not 9",
+        ),
         (
             "[arrivals]\nrate_rps = 1\nburst_dwell_s = 1e-9",
             r"burst_dwell_s must be at least 0\.0006",

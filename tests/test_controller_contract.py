@@ -14,7 +14,7 @@ import agents
 import baselines
 from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, cores_held
+from sponge_env.interfaces import Allocation, fits
 from sponge_env.run.registry import make_controller
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -56,17 +56,17 @@ def check(answer, spec, ready=MAX_READY):
     ):
         assert type(value) is int
         assert 1 <= value <= limit
-    assert cores_held(answer.stages, (ready,)) <= spec.total_cores
+    assert fits(spec.nodes, answer.stages, (ready,))
     assert answer.variant < len(spec.stages[0].accuracies)
     assert type(answer.feasible) is bool
 
 
 @st.composite
 def systems_with_fleets(draw):
-    """A machine of few cores or many, and a view of replicas on it that serve or start."""
-    total, cores_max = draw(st.integers(1, 40)), draw(st.integers(1, 16))
-    cores_max = min(cores_max, total)
-    spec = make_spec(cores_max=cores_max, replicas_max=draw(st.integers(1, 16)), total_cores=total)
+    """A machine of few cores or many, one node or two, and replicas on it that serve or start."""
+    nodes = tuple(draw(st.lists(st.integers(1, 40), min_size=1, max_size=2)))
+    cores_max = min(draw(st.integers(1, 16)), max(nodes))
+    spec = make_spec(cores_max=cores_max, replicas_max=draw(st.integers(1, 16)), nodes=nodes)
     cores = draw(st.integers(1, cores_max))
     replicas = draw(st.integers(1, spec.most_replicas(cores)))
     ready = draw(st.integers(0, replicas))

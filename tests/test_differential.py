@@ -77,6 +77,17 @@ def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads():
     assert runs[0] == runs[1]
 
 
+def test_a_machine_of_one_node_is_a_machine():
+    """To the byte of all memory."""
+    made = []
+    for more in ({"total_cores": 16}, {"nodes": (16,)}):
+        batch = simulator([short(limits=Limits(8, 8, 4, **more))])
+        for _ in batch.play(np.ones(1, np.int64), lambda _: np.array([[3, 4, 4]])):
+            pass
+        made.append((batch.specs, [array.tobytes() for array in batch._arrays]))
+    assert made[0] == made[1]
+
+
 def test_an_episode_without_requests_is_empty():
     check_equal([short(duration_s=2.0, arrivals=Arrivals(rate_rps=1e-6))], [0])
 

@@ -217,13 +217,15 @@ def test_there_are_no_more_replicas_than_the_machine_has_room_for():
     assert info["cores"] <= 14 + 1e-9
 
 
+@pytest.mark.parametrize("nodes", [(20,), (12, 8)])
 @pytest.mark.parametrize("stages", [1, 2, 3])
-def test_batches_of_environments_share_a_machine_as_controllers_do(stages):
+def test_batches_of_environments_share_a_machine_as_controllers_do(stages, nodes):
     asked = np.random.default_rng(stages).integers(1, 9, (200, stages, 4))
     limits, fitted = np.full((stages, 4), 8), asked.copy()
-    assert fit(fitted, limits, 20)
+    machine = np.array([nodes, nodes])
+    assert fit(fitted, limits, machine)
     (one,) = spec_of(SHORT).stages
-    spec = dataclasses.replace(spec_of(SHORT), total_cores=20, stages=(one,) * stages)
+    spec = dataclasses.replace(spec_of(SHORT), nodes=nodes, stages=(one,) * stages)
     for before, now in zip(asked.tolist(), fitted.tolist(), strict=True):
         expected = spec.fitting(Allocation(stages=tuple(StageAllocation(*row) for row in before)))
         assert expected.stages == tuple(StageAllocation(*row) for row in now)
@@ -231,7 +233,7 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages):
     for part, value in ((0, 0), (0, 9), (2, 9), (3, -1), (3, 9)):
         beyond = asked.copy()
         beyond[-1, -1, part] = value
-        assert not fit(beyond, limits, 20)
+        assert not fit(beyond, limits, machine)
 
 
 def test_more_replicas_start_than_there_are_slots():

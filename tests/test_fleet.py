@@ -35,7 +35,7 @@ class Rig:
     def __init__(self, replicas):
         self.launcher, self.watch = FakeLauncher(), Watch()
         self.fleet = Fleet(CONFIG, self.launcher, self.watch)
-        self.fleet.grow(replicas, full_speed=True)
+        self.fleet.grow([0] * replicas, full_speed=True)
         while self.fleet.starting_s:
             self.poll()
         self.fleet.warmed_up()
@@ -51,8 +51,8 @@ class Rig:
         return [replica.id for replica in self.replicas if not replica.closed]
 
     def scale(self, replicas):
-        self.fleet.shrink(replicas)
-        self.fleet.grow(replicas - len(self.fleet.staying))
+        self.fleet.shrink(replicas, [1 << 30])
+        self.fleet.grow([0] * (replicas - len(self.fleet.staying)))
 
     def start(self, *ids):
         for id in ids:

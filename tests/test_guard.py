@@ -19,7 +19,7 @@ from sponge_env import Allocation, load_scenario, make_system
 from sponge_env.run.suite import changed
 from sponge_env.simulation.encoding import JOINT, encode
 
-SPEC = make_spec(total_cores=16)
+SPEC = make_spec(nodes=(16,))
 SEED = 1000
 
 
@@ -172,7 +172,7 @@ def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less():
 
 
 def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes():
-    spec = make_spec(total_cores=16, interval_s=10.0)  # few intervals last long
+    spec = make_spec(nodes=(16,), interval_s=10.0)  # few intervals last long
     guard, guarded = Guard(calm_policy(), spec, scales_out=False), []
     for interval in range(280):
         last = measured(4) if interval in (40, 150) else measured(0)

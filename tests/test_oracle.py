@@ -48,6 +48,7 @@ ALL_AT_ONCE = Limits(cores=3, batch=1, replicas=3)
 TEAMS = {
     "whole cores": FEW,
     "a machine of three cores": replace(FEW, limits=Limits(2, 2, 2, total_cores=3)),
+    "a machine of two nodes": replace(FEW, limits=Limits(2, 2, 2, nodes=(2, 1))),
     "a machine for all": replace(FEW, limits=Limits(2, 2, 2, total_cores=4)),
     "three at the start": replace(UNMEETABLE, limits=ALL_AT_ONCE, initial=Initial(replicas=3)),
     "quota": replace(UNMEETABLE, profile="lite0"),

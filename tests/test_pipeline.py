@@ -264,6 +264,27 @@ def test_what_later_stages_need_is_no_time_for_this_one(spare_s, end):
     assert (columns["outcome"][0], columns["stage"][0]) == end
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_stages_share_every_node(seed):
+    nodes, rng, seen = (5, 4, 2), np.random.default_rng(seed), set()
+    stages = [stage(name, "video-classifier", limits=config.Limits(4, 2, 6)) for name in "abc"]
+    scenario = pipeline(
+        *stages, interval_s=0.1, arrivals=config.Arrivals(rate_rps=60.0),
+        limits=config.Limits(cores=5, nodes=nodes), simulation=config.Simulation(cold_start_s=0.15),
+    )  # fmt: skip
+    system = SimulatedSystem(scenario, seed)
+    for _ in range(60):
+        drawn = rng.integers(1, (4, 2, 6), (3, 3), endpoint=True).tolist()
+        fitted = system.spec.fit_stages([StageAllocation(*each) for each in drawn])
+        system.step(Allocation(stages=fitted))
+        rows = zip(system._arrays.replicas[0], system._arrays.stages[0]["replicas"], strict=True)
+        held = np.concatenate([replicas[:count] for replicas, count in rows])
+        on_nodes = np.bincount(held["node"], held["cores"], len(nodes))
+        assert (on_nodes <= nodes).all()
+        seen |= {*held["node"].tolist()}
+    assert seen == {0, 1, 2}
+
+
 def test_stages_share_the_machine():
     scenario = pipeline(
         stage("a", "video-detector", initial=config.Initial(cores=4)),

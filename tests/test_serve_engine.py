@@ -59,7 +59,7 @@ class Rig:
 
     def start(self, spec):
         config = LiveConfig(
-            batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, total_cores=8, cold_start_s=0.1
+            batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, nodes=(8,), cold_start_s=0.1
         )
         self.worker = LiveWorker(config, launcher=self.launcher)
         return self.worker

@@ -16,7 +16,7 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import draw_workload
 
-SPEC = make_spec(total_cores=16)
+SPEC = make_spec(nodes=(16,))
 TABLE_S = SPEC.first.service_s(0)
 SIZES = [(1, 16, 16), (3, 1, 2), (3, 1, 16), (4, 4, 8), (8, 1, 16), (7, 2, 4)]
 

@@ -74,7 +74,7 @@ def test_cores_cover_the_load_until_a_replica_is_warm():
 
 
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
-    machine = dataclasses.replace(with_first(SPEC, cores_max=11), total_cores=11)
+    machine = dataclasses.replace(with_first(SPEC, cores_max=11), nodes=(11,))
     starting = busy_view(allocation=Allocation(4, 4, 3), replicas_ready=1, starting_s=(6.0, 6.0))
     unbound, bound = decide(starting), decide(starting, machine)
     assert (bound.cores, bound.batch) == (unbound.cores, unbound.batch)
@@ -211,7 +211,7 @@ def test_what_is_learned_stays_near_the_profile():
         assert learned_s(*intervals) == pytest.approx(factor * TABLE_S[1, 0], rel=0.02)
 
 
-MACHINE = make_spec(total_cores=16)
+MACHINE = make_spec(nodes=(16,))
 
 
 def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be_late():

@@ -156,6 +156,7 @@ BEYOND = ONE + "]\ninitial = { cores = 4, replicas = 2 }"
         (FIRST_CORES + "4", FIRST_CORES + "9", "limits.cores must be at most 8, the machine's"),
         (FIRST_CORES + "4", FIRST_CORES + "0", "limits.cores must be between 1"),
         ("replicas = 2 }", "replicas = 2, total_cores = 8 }", "total_cores must be left out"),
+        ("replicas = 2 }", "replicas = 2, nodes = [8] }", "nodes must be left out"),
         (ONE + "]", BEYOND, "of at most 8 cores together"),
         (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
         (

@@ -102,7 +102,7 @@ def test_what_is_left_out_would_not_win(total_cores):
         dataclasses.replace(stage, latencies=stage.latencies[:1] * 2, accuracies=(0.5, 0.5))
         for stage in VIDEO.stages
     )
-    spec = dataclasses.replace(VIDEO, total_cores=total_cores, stages=stages)
+    spec = dataclasses.replace(VIDEO, nodes=(total_cores,), stages=stages)
     program, random = StageProgram(SpongeIPConfig(), spec), np.random.default_rng(0)
     chain, feasible = program.chain, 0
     for _ in range(500):
@@ -245,7 +245,7 @@ def test_pulp_finds_no_other_cost(program):
 def test_what_allocations_give_up_to_fit(total_cores, give_up, cores, replicas):
     stages = StageAllocation(4, 1, 3), StageAllocation(2, 1, 5)
     ready = (3, 1) if give_up == "starting replicas" else ()
-    spec = SystemSpec(slo_s=1.0, interval_s=1.0, stages=(), total_cores=total_cores)
+    spec = SystemSpec(slo_s=1.0, interval_s=1.0, stages=(), nodes=(total_cores,))
     fitted = spec.fit_stages(stages, give_up, ready)
     assert [each.cores for each in fitted] == cores
     assert [each.replicas for each in fitted] == replicas

@@ -6,14 +6,15 @@ from functools import partial
 import numpy as np
 import pytest
 from fake_replicas import FakeLauncher
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, Batch
+from sponge_env.interfaces import Allocation, Batch, StageAllocation, SystemSpec, fits
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
+from sponge_env.packing import most_cores, places
 
 TOTAL = 16
 UNIT = 1 / 16
@@ -23,10 +24,19 @@ sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(  # cores
 )
 
 
+def packs(sizes, nodes):
+    """Return whether there is any way to place sizes, the largest first, on nodes."""
+    if not sizes or sum(sizes) > sum(nodes):
+        return not sizes
+    left = ((*nodes[:n], all - sizes[0], *nodes[n + 1 :]) for n, all in enumerate(nodes))
+    return any(min(room) >= 0 and packs(sizes[1:], room) for room in left)
+
+
 class Machine(FakeLauncher):
-    """Has ``TOTAL`` core units; once it is watched, no limit and no launch may ask for more."""
+    """Has so many core units; once it is watched, no limit and no launch may ask for more."""
 
     watched = False
+    nodes = (TOTAL,)
 
     @property
     def open(self):
@@ -54,15 +64,17 @@ class Machine(FakeLauncher):
         return replica
 
     def check(self):
-        assert not self.watched or sum(self.limits) <= TOTAL, "more than there is"
+        largest_first = sorted(self.limits, reverse=True)
+        assert not self.watched or packs(largest_first, self.nodes), "more than there is"
 
 
 class Rig:
     """A worker on a watched machine, whose replicas do only what a test tells them."""
 
-    def __init__(self, cores, replicas):
+    def __init__(self, cores, replicas, nodes=(TOTAL,)):
         self.machine = Machine()
-        config = LiveConfig(initial=Allocation(cores, 1, replicas), total_cores=TOTAL)
+        self.machine.nodes = nodes
+        config = LiveConfig(initial=Allocation(cores, 1, replicas), nodes=nodes)
         self.worker = LiveWorker(config, launcher=self.machine)
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0
@@ -96,9 +108,9 @@ class Rig:
 class Simulated:
     """The reference's worker on the same machine, whose batches end when a test says so."""
 
-    def __init__(self, cores, replicas):
+    def __init__(self, cores, replicas, nodes):
         service, held = partial(ProfileService, np.full((1, TOTAL), 1e6)), (cores, 1, replicas)
-        more = {"cold_start_s": 1e6, "total_cores": TOTAL}
+        more = {"cold_start_s": 1e6, "nodes": nodes}
         self.worker = SimulatedWorker(service, Allocation(*held), **more)
 
     def fill(self):
@@ -135,12 +147,15 @@ moves = sizes | st.integers(0, TOTAL - 1) | st.sampled_from(["fill", "ready", "d
 @example([(8, 2), "fill", (16, 1), "die"])
 @settings(deadline=None)
 @given(st.lists(moves, max_size=40))
-def test_it_scales_as_the_simulated_worker_whatever_happens(moves):
+@pytest.mark.parametrize("nodes", [(TOTAL,), (8, 8), (3, 9, 4)])
+def test_it_scales_as_the_simulated_worker_whatever_happens(nodes, moves):
     """Resizes, answers of the n-th busy replica, new batches, cold starts and deaths."""
-    rig, other = Rig(1, 16), Simulated(1, 16)
+    rig, other = Rig(1, 16, nodes), Simulated(1, 16, nodes)
     cores, replicas = 1, 16
     with closing(rig.worker):
         for move in [*moves, *[0] * 3 * TOTAL, "ready"]:
+            if isinstance(move, tuple) and not fits(nodes, [StageAllocation(move[0], 1, move[1])]):
+                continue
             busy = len(rig.machine.busy)
             for each in (rig, other):
                 if isinstance(move, tuple):
@@ -159,8 +174,34 @@ def test_it_scales_as_the_simulated_worker_whatever_happens(moves):
             assert status.ready == expected.ready
             assert len(status.starting_s) == len(expected.starting_s)
             assert status.restarts == expected.restarts
-        assert rig.machine.limits == [cores] * replicas
+        if len(nodes) == 1:  # what lies on another node cannot come
+            assert rig.machine.limits == [cores] * replicas
         assert rig.worker.status().ready == replicas
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple),
+    st.lists(st.tuples(st.integers(1, 7), st.integers(1, 4)), min_size=1, max_size=2),
+)
+def test_what_fits_is_what_can_be_packed(nodes, sizes):
+    stages = [StageAllocation(cores, 1, replicas) for cores, replicas in sizes]
+    assume(sum(nodes) >= len(stages))
+
+    def can_be(stages):
+        held = [each.cores for each in stages for _ in range(each.replicas)]
+        return packs(sorted(held, reverse=True), nodes)
+
+    # one stage: exactly; of several, which are placed one after the other, some are refused
+    assert fits(nodes, stages) == can_be(stages) or (len(stages) > 1 and can_be(stages))
+    spec = SystemSpec(slo_s=1.0, interval_s=1.0, stages=(), nodes=nodes)
+    assert can_be(spec.fit_stages(stages))
+    assert can_be(spec.fit_stages([each._replace(replicas=1) for each in stages], "cores"))
+    (cores, replicas), numbers = sizes[0], range(1, 22)
+    held = [n for n in numbers if can_be([StageAllocation(cores, 1, n)])]
+    assert places(nodes, cores) == max(held, default=0)
+    held = [n for n in numbers if can_be([StageAllocation(n, 1, replicas)])]
+    assert most_cores(nodes, replicas) == max(held, default=1)
 
 
 def test_more_than_the_machine_is_refused():

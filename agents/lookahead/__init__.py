@@ -116,8 +116,8 @@ class SpongeJoint(SpongeMPC):
             replicas = constant.replicas
         plan = self._program.choose(view, [replicas], make_room=self._fleets.overloaded)
         serving = max(1, min(first.replicas_ready, plan.replicas))
-        room = (spec.total_cores - (plan.replicas - serving)) // serving
-        cores = min(constant.cores if held else spec.first.cores_max, room)
+        room = spec.most_cores(serving, plan.replicas - serving)
+        cores = min(constant.cores, room) if held else room
         if held and serving == plan.replicas and spec.resize_delay_s:
             return plan.changed(cores=cores, batch=constant.batch)  # it comes too late for more
         if cores < plan.cores:

@@ -10,6 +10,7 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.base import VariantPlanning, option
 from sponge_env.interfaces import Allocation, StageAllocation, StageView, SystemSpec, SystemView
+from sponge_env.packing import most_cores
 
 from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
@@ -156,6 +157,10 @@ class LookAhead:
             StageAllocation(cores, min(group * batch, most), count, variant)
             for (variant, cores, batch), count, most in chosen
         ]
+        # Of several stages on several nodes the search knows all cores, and not where they are.
+        serving = [each._replace(replicas=n) for each, n in zip(stages, ready, strict=True)]
+        pairs = zip(stages, spec.fit_stages(serving, "cores"), strict=True)
+        stages = [each._replace(cores=fitted.cores) for each, fitted in pairs]
         fitted = spec.fit_stages(stages, "starting replicas", ready)
         return Allocation(stages=fitted, feasible=feasible)
 
@@ -186,12 +191,8 @@ class LookAhead:
         """Write the rules of a decision; so many that start are to have room."""
         config, spec = self._config, self._spec
         limits = [
-            (
-                len(stage.latencies),
-                max(1, min(stage.cores_max, (spec.total_cores - new) // count)),
-                max(1, stage.batch_max // group),
-            )
-            for stage, count, new in zip(spec.stages, ready, starting, strict=True)
+            (len(stage.latencies), spec.most_cores(count, new, k), max(1, stage.batch_max // group))
+            for k, (stage, count, new) in enumerate(zip(spec.stages, ready, starting, strict=True))
         ]
         # What is wrong about one stage adds to the others as deviations do.
         guard = min(config.guard * math.sqrt(len(spec.stages)), _GUARD_MAX)
@@ -279,8 +280,8 @@ def _room(spec: SystemSpec, ready: int, starting: int) -> int:
     """Return how many of those that are to start have room that the ready ones hardly miss."""
     if len(spec.stages) > 1:
         return 0
-    least = (1 - _SPARE) * (spec.total_cores // ready * ready)
-    while starting and (spec.total_cores - starting) // ready * ready < least:
+    least = (1 - _SPARE) * (most_cores(spec.nodes, ready) * ready)
+    while starting and most_cores(spec.nodes, ready, starting) * ready < least:
         starting -= 1
     return starting
 

@@ -78,12 +78,14 @@ def run_range(
 
 
 @entry_point
-def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> bool:
+def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
     """Fit allocations onto a machine; return False if one lies outside the limits.
 
     They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
     variants begin at 0. It is the rule of :meth:`sponge_env.interfaces.SystemSpec.fit_stages`.
+    ``nodes`` are (2, nodes) cores of each node, and memory.
     """
+    total_cores = nodes[0].sum()
     for i in range(len(asked)):
         held = 0
         for k in range(len(most)):
@@ -91,7 +93,7 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> 
                 if not (part < 3) <= asked[i, k, part] <= most[k, part]:
                     return False
             held += asked[i, k, 0] * asked[i, k, 2]
-        while held > total_cores:
+        while held > total_cores or (nodes.shape[1] > 1 and not _is_placed(asked[i], nodes)):
             largest = 0
             for k in range(1, len(most)):
                 if asked[i, k, 0] * asked[i, k, 2] > asked[i, largest, 0] * asked[i, largest, 2]:
@@ -100,6 +102,22 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> 
             asked[i, largest, 2 if asked[i, largest, 2] > 1 else 0] -= 1
             held += asked[i, largest, 0] * asked[i, largest, 2]
     return True
+
+
+@inlined
+def _is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
+    """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
+    room, largest, fits = nodes[1], 0, True
+    for node in range(room.size):
+        room[node] = nodes[0, node]
+        largest = max(largest, room[node])
+    for cores in range(largest, 0, -1):
+        for k in range(len(asked)):
+            for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
+                node = room.argmax()
+                room[node] -= cores
+                fits &= room[node] >= 0
+    return fits
 
 
 @entry_point

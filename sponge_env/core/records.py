@@ -15,11 +15,15 @@ from sponge_env.core.fields import TREND_INTERVALS
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.interfaces import HISTORY, WorkerStatus
 from sponge_env.metrics import IntervalMetrics, StageMetrics, declared
-from sponge_env.scenario.config import MAX_STAGES, MAX_VARIANTS
+from sponge_env.scenario.config import MAX_NODES, MAX_STAGES, MAX_VARIANTS
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
 find interval k at ``k & (length - 1)``, not below what the observation looks at."""
+
+ROOM, HELD, STAYING, STARTING = range(4)
+"""Four numbers of each node, one after the other: cores that other stages do not hold, replicas,
+those of them that do not drain, and those that start."""
 
 assert PAST > HISTORY
 assert RECENT > TREND_INTERVALS
@@ -28,6 +32,7 @@ Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
 PerStage = Annotated[Records[float], np.float64, MAX_STAGES]
 TasksPerStage = Annotated[Records[int], np.int32, MAX_STAGES]
+PerNode = Annotated[Records[int], np.int32, 4 * MAX_NODES]
 PerVariant = Annotated[Records[int], np.int64, MAX_VARIANTS]
 
 
@@ -93,7 +98,6 @@ class AllocationRow:
 class WorkerState:
     """The replicas of a stage together."""
 
-    room_cores: int  # Cores of the machine that other stages do not hold
     planned_cores: int
     """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
@@ -113,6 +117,7 @@ class WorkerState:
     held_core_s: float  # Integral of ``held_cores`` up to ``held_since_s``
     retired_core_s: float  # What replicas that are gone have used, as is the next
     retired_throttled_s: float
+    on_nodes: PerNode  # With the replicas that there were when they were counted last
 
 
 class Stage(WorkerState):
@@ -167,6 +172,7 @@ class ReplicaState:
     """One replica, its batch and its service model."""
 
     id: int
+    node: int
     ready_s: float
     draining: bool
     batch_size: int

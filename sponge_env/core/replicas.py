@@ -11,7 +11,7 @@ from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
-from sponge_env.core.records import Env, ReplicaState, Stage, World
+from sponge_env.core.records import HELD, ROOM, STARTING, STAYING, Env, ReplicaState, Stage, World
 from sponge_env.core.rng import normal
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -20,14 +20,16 @@ from sponge_env.core.service import advance, load_service, new_service, replan, 
 def reset_worker(w: World) -> None:
     """Start with the initial replicas warm."""
     stage, initial = w.stage, w.model.initial
-    stage.room_cores = w.settings.total_cores
+    for node in range(w.settings.nodes):
+        stage.on_nodes[4 * node + ROOM] = w.settings.node_cores[node]
     stage.variant = initial.variant
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
     stage.replicas, stage.starting, stage.next_replica, stage.pending = 0, 0, 0, 0
     stage.retired_core_s = stage.retired_throttled_s = 0.0
     stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
-    for _ in range(initial.replicas):
+    for k in range(initial.replicas):
+        w.replicas[k].node = int(w.numbers[w.model.placed_at + k])
         _add_replica(w, initial.cores)
     update_held(w)
 
@@ -116,8 +118,9 @@ def release(w: World, row: int) -> bool:
 def fit_target(w: World) -> None:
     """Come nearer to the allocation that was asked for, if there was no room for it."""
     stage = w.stage
-    short = stage.cores < stage.target_cores or _staying(w) < stage.target_replicas
-    if short or _starting(w) < stage.starting:
+    staying, starting = _count(w)
+    short = stage.cores < stage.target_cores or staying < stage.target_replicas
+    if short or starting < stage.starting:
         _fit(w)
 
 
@@ -204,30 +207,47 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     stage = w.stage
     stage.target_cores, stage.target_replicas = cores, replicas
     # What goes at once makes room for what comes.
-    for _ in range(_staying(w) - replicas):
-        row = _next_to_go(w)
-        if w.replicas[row].batch_size == 0:
-            _retire(w, row)
-        else:
-            w.replicas[row].draining = True
+    for _ in range(stage.replicas - replicas):
+        if _count(w)[0] > replicas:
+            row = _next_to_go(w)
+            if w.replicas[row].batch_size == 0:
+                _retire(w, row)
+            else:
+                w.replicas[row].draining = True
     _fit(w)
 
 
-def fit(
-    cores: int, replicas: int, counts: tuple[int, int, int], places: int, total_cores: int
-) -> tuple[int, int]:
-    """Return the cores of each ready replica and how many to add, as far as it fits.
+def start_on(cores: int, nodes: int, on_nodes: Any) -> int:
+    """Return the node on which one more replica starts, and count it; -1 if none has a core left.
 
-    ``counts`` are the replicas held, those of them that stay, and those that start. Those that
-    drain have cores, too. Until they go there are fewer cores for each, and no more replicas than
-    ``places``, or than the machine has cores. Where none is ready, those that start have the cores.
+    It is the first with the most room beside replicas of so many cores that stay. Of each node are
+    known :data:`.records.ROOM` and so on.
     """
-    held, staying, starting = counts
-    added = max(0, min(replicas - staying, total_cores - held, places - held))
-    ready, starting = held - starting, starting + added
-    if ready == 0:
-        return max(1, min(cores, total_cores // max(1, starting))), added
-    return max(1, min(cores, (total_cores - starting) // ready)), added
+    best, most = -1, 0
+    for node in range(nodes):
+        room = on_nodes[4 * node + ROOM]
+        left = room - cores * on_nodes[4 * node + STAYING]
+        if on_nodes[4 * node + HELD] < room and (best < 0 or left > most):
+            best, most = node, left
+    if best >= 0:
+        for part in range(HELD, STARTING + 1):
+            on_nodes[4 * best + part] += 1
+    return best
+
+
+def cores_that_fit(cores: int, ready: int, nodes: int, on_nodes: Any) -> int:
+    """Return the cores of each ready replica, as far as all on a node, also draining, find room.
+
+    Each that starts has one core. Where none is ready, they have the cores.
+    """
+    for node in range(nodes):
+        left, starting = on_nodes[4 * node + ROOM], on_nodes[4 * node + STARTING]
+        sharing = starting
+        if ready > 0:
+            left, sharing = left - starting, on_nodes[4 * node + HELD] - starting
+        if sharing > 0:
+            cores = min(cores, left // sharing)
+    return max(1, cores)
 
 
 def starting_cores(cores: int, ready: int) -> int:
@@ -235,25 +255,31 @@ def starting_cores(cores: int, ready: int) -> int:
     return 1 if ready > 0 else cores
 
 
-_fit_inlined, _starting_cores = inlined(fit), inlined(starting_cores)
+_start_on, _cores_that_fit = inlined(start_on), inlined(cores_that_fit)
+_starting_cores = inlined(starting_cores)
 """The same for compiled code, which Python cannot call."""
 
 
 @compiled
 def _fit(w: World) -> None:
     _give_cores(w)
-    if _starting(w) < w.stage.starting:  # there is no cold start
+    if w.stage.starting and _count(w)[1] < w.stage.starting:  # there is no cold start
         _give_cores(w)
 
 
 @compiled
 def _give_cores(w: World) -> None:
     stage, held, now_s = w.stage, w.stage.replicas, w.env.now_s
-    places, total = len(w.replicas), stage.room_cores
-    counts = held, _staying(w), _starting(w)
-    cores, added = _fit_inlined(stage.target_cores, stage.target_replicas, counts, places, total)
-    stage.cores, stage.starting = cores, counts[2] + added
-    few = _starting_cores(cores, held - counts[2])
+    nodes, (staying, starting) = w.settings.nodes, _count(w)
+    added, ready = 0, held - starting
+    for _ in range(min(stage.target_replicas - staying, len(w.replicas) - held)):
+        node = _start_on(stage.target_cores, nodes, stage.on_nodes)
+        if node >= 0:
+            w.replicas[held + added].node = node
+            added += 1
+    cores = _cores_that_fit(stage.target_cores, ready, nodes, stage.on_nodes)
+    stage.cores, stage.starting = cores, starting + added
+    few = _starting_cores(cores, ready)
     for k in range(held):
         replica = w.replicas[k]
         own = cores if replica.ready_s <= now_s else few
@@ -269,30 +295,32 @@ def _give_cores(w: World) -> None:
 
 
 @compiled
-def _starting(w: World) -> int:
-    starting = 0
-    for k in range(w.stage.replicas):
-        starting += w.replicas[k].ready_s > w.env.now_s
-    return starting
-
-
-@compiled
-def _staying(w: World) -> int:
-    staying = 0
-    for k in range(w.stage.replicas):
-        staying += not w.replicas[k].draining
-    return staying
+def _count(w: World) -> tuple[int, int]:
+    """Count the replicas on each node; return how many stay and how many start."""
+    stage, staying, starting = w.stage, 0, 0
+    for node in range(w.settings.nodes):
+        for part in range(HELD, STARTING + 1):
+            stage.on_nodes[4 * node + part] = 0
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        stays, starts = int(not replica.draining), int(replica.ready_s > w.env.now_s)
+        staying, starting = staying + stays, starting + starts
+        stage.on_nodes[4 * replica.node + HELD] += 1
+        stage.on_nodes[4 * replica.node + STAYING] += stays
+        stage.on_nodes[4 * replica.node + STARTING] += starts
+    return staying, starting
 
 
 @inlined
 def _next_to_go(w: World) -> int:
-    """Cold replicas go first, then idle ones, then busy ones; the youngest first."""
-    chosen, chosen_rank = -1, 3
-    for k in range(w.stage.replicas - 1, -1, -1):
+    """Cold replicas go first, then those on the fullest node, idle ones, the youngest."""
+    stage, chosen, chosen_rank = w.stage, -1, (2, 0, 0)
+    for k in range(stage.replicas - 1, -1, -1):
         replica = w.replicas[k]
         if not replica.draining:
-            ready = replica.ready_s <= w.env.now_s
-            rank = (1 + (replica.batch_size > 0)) if ready else 0
+            left = stage.on_nodes[4 * replica.node + ROOM]
+            left -= stage.target_cores * stage.on_nodes[4 * replica.node + STAYING]
+            rank = int(replica.ready_s <= w.env.now_s), int(left), int(replica.batch_size > 0)
             if rank < chosen_rank:
                 chosen, chosen_rank = k, rank
     return chosen

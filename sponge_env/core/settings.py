@@ -66,6 +66,8 @@ class Settings:
     one_core_below_s: float
 
     total_cores: int
+    nodes: int
+    node_cores: Annotated[Records[int], np.int64, config.MAX_NODES]  # Of these the first ones
     cpu_cores: float  # Core units of the CPU that all stages share, where a quota limits it
 
     spans: Annotated[Records[int], np.int64, 1 + len(SPANS_S)]
@@ -77,6 +79,7 @@ class StageSettings:
 
     limits: config.Limits
     initial: config.Initial
+    placed_at: Position  # (initial replicas,) the nodes on which they start
     quota: QuotaService  # All zero without one
 
     after: int  # Bit for each stage whose tasks lead to tasks here; none in the first
@@ -116,7 +119,8 @@ STAGE_SETTINGS = dtype_of(StageSettings)
 def write_spec(row: Any, models: Any, spec: SystemSpec) -> None:
     """Write what controllers may know of a system and its stages, but for the limits."""
     row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
-    row["total_cores"] = spec.total_cores
+    row["total_cores"], row["nodes"] = spec.total_cores, len(spec.nodes)
+    row["node_cores"][: len(spec.nodes)] = spec.nodes
     row["spans"] = [1, *(max(1, round(span_s / spec.interval_s)) for span_s in SPANS_S)]
     for model, stage in zip(models, spec.stages, strict=True):
         model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps

@@ -13,7 +13,7 @@ from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.queue import FEW
-from sponge_env.core.records import PAST, AllocationRow, Env, World
+from sponge_env.core.records import PAST, ROOM, AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, NOISE, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
 from sponge_env.core.settings import LISTED
@@ -158,11 +158,14 @@ def jump(env: Env, event_s: float, until_s: float) -> bool:
 def _make_room(w: World, place: int) -> None:
     """Let a stage have what the others do not hold."""
     if staged(w):
-        room = w.settings.total_cores
+        on_nodes = w.stages[place].on_nodes
+        for node in range(w.settings.nodes):
+            on_nodes[4 * node + ROOM] = w.settings.node_cores[node]
         for k in range(len(w.stages)):
             if k != place:
-                room -= worker.cores_held(w.stages[k])
-        w.stages[place].room_cores = room
+                for row in range(w.stages[k].replicas):
+                    replica = w.all_replicas[k, row]
+                    on_nodes[4 * replica.node + ROOM] -= replica.cores
 
 
 @inlined

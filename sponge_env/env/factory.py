@@ -188,7 +188,7 @@ def real_configs(
             cores_max=stage.cores_max,
             core_unit=stage.core_unit,
             replicas_max=stage.replicas_max,
-            total_cores=spec.total_cores,
+            nodes=spec.nodes,
             cold_start_s=stage.cold_start_s or LiveConfig().cold_start_s,
             initial=Allocation(stages=(initial._replace(variant=0),)),
             limiter=limiter,

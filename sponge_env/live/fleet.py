@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from sponge_env.core.replicas import fit, starting_cores
+from sponge_env.core.records import HELD, STARTING, STAYING
+from sponge_env.core.replicas import cores_that_fit, start_on, starting_cores
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
@@ -59,6 +60,7 @@ class Member:
     launched_s: float
     hangs_from_s: float  # When it is taken for hung; moved on by times in which there was no poll
     cores: int  # Core units that it is limited to; 0 while it starts at full speed
+    node: int = 0  # Of the machine's; those of a launcher may be others
     state: Phase = Phase.STARTING
     draining: bool = False  # Whether it is stopped after its batch
     batch: Batch | None = None  # The batch it runs
@@ -209,12 +211,23 @@ class Fleet:
         self.warm_up_cpu_s = self.cpu_s
         self.limit(self.cores)
 
-    def fit(self, room_cores: int) -> None:
-        """Come as close to the allocation as the room and those that still drain allow."""
-        counts = len(self.members), len(self.staying), self.starting
-        cores, added = fit(self.target.cores, self.target.replicas, counts, room_cores, room_cores)
-        self.limit(cores)
-        self.grow(added)
+    def fit(self, room: Sequence[int]) -> None:
+        """Come as close to the allocation as each node's room and those that drain allow."""
+        cores, on_nodes = self.target.cores, self._on_nodes(room)
+        missing = range(self.target.replicas - len(self.staying))
+        new = [node for _ in missing if (node := start_on(cores, len(room), on_nodes)) >= 0]
+        ready = len(self.members) - self.starting
+        self.limit(cores_that_fit(cores, ready, len(room), on_nodes))
+        self.grow(new)
+
+    def _on_nodes(self, room: Sequence[int]) -> list[int]:
+        """Return the numbers that the core keeps of each node."""
+        on_nodes = [number for cores in room for number in (cores, 0, 0, 0)]
+        for member in self.members:
+            on_nodes[4 * member.node + HELD] += 1
+            on_nodes[4 * member.node + STAYING] += not member.draining
+            on_nodes[4 * member.node + STARTING] += member.state is Phase.STARTING
+        return on_nodes
 
     def start(self, batch: Batch, tensors: Sequence[NDArray[Any]]) -> None:
         """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
@@ -236,22 +249,25 @@ class Fleet:
                 member.cores = own
                 member.replica.limit(self.config.physical_cores(own))
 
-    def shrink(self, replicas: int) -> None:
-        """Stop replicas beyond a number: cold, then idle, then busy ones, the youngest first."""
-        # Busy ones finish their batch.
-        staying = sorted(self.staying, key=lambda member: (member.state, -member.replica.id))
-        surplus = staying[: max(0, len(staying) - replicas)]
-        for member in surplus:
-            member.draining = member.state is Phase.BUSY
-        self.stop([member for member in surplus if not member.draining])
+    def shrink(self, replicas: int, room: Sequence[int]) -> None:
+        """Stop replicas beyond a number, in the order of the core; busy ones finish their batch."""
+        surplus = []
+        while len(staying := self.staying) > replicas:
+            here = self._on_nodes(room)
+            pairs = zip(room, here[STAYING::4], strict=True)
+            left = [cores - self.target.cores * count for cores, count in pairs]
+            ranks = [(m.state > 0, left[m.node], m.state, -m.replica.id) for m in staying]
+            surplus.append(staying[ranks.index(min(ranks))])
+            surplus[-1].draining = True
+        self.stop([member for member in surplus if member.state is not Phase.BUSY])
 
-    def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
-        """Start further replicas, as many as the machine allows."""
+    def grow(self, nodes: Sequence[int], *, full_speed: bool = False) -> None:
+        """Start a further replica on each of some nodes, as many as the machine allows."""
         # If it refuses one, or they die as they start, that is tried again after a while; that it
         # refuses the very first one is a WorkerError.
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
-        for _ in range(count):
+        for node in nodes:
             launched_s = time.monotonic()
             if launched_s < self._resumes_s:
                 return
@@ -265,7 +281,8 @@ class Fleet:
                 return
             self._next_id += 1
             until_s = launched_s + START_TIMEOUT_S
-            self.members.append(Member(replica, launched_s, until_s, cores=few * (not full_speed)))
+            cores_now = few * (not full_speed)
+            self.members.append(Member(replica, launched_s, until_s, cores_now, node))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:
@@ -320,7 +337,7 @@ class Fleet:
             self._start_failed(dead.launched_s, death.reason)
         if not dead.draining:
             self.restarts += 1
-            self.grow()
+            self.grow([dead.node])
 
     def _start_failed(self, launched_s: float, reason: str) -> None:
         """Pause before the next attempt; replicas of one attempt that fail count once."""

@@ -205,7 +205,7 @@ class LocalLauncher(Stages):
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         first, outside = configs[0], configs[0].limiter == "outside"
         self.cpus = frozenset(RESERVATIONS.available()) if outside else _cpus(configs)
-        total = first.physical_cores(min(first.total_cores, MAX_TOTAL_CORES))
+        total = first.physical_cores(min(sum(first.nodes), MAX_TOTAL_CORES))
         with contextlib.ExitStack() as cleanup:
             if not outside:
                 cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))

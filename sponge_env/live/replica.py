@@ -16,7 +16,7 @@ from sponge_env.interfaces import Allocation
 from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.option import positive, require
 from sponge_env.scenario.profile import LOCAL_MODEL
-from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
+from sponge_env.scenario.spec import check_fits, check_stage_allocation
 
 
 class Ready(NamedTuple):
@@ -158,8 +158,8 @@ class LiveConfig:
     """Physical cores in one core unit."""
     replicas_max: int = 16
     """Largest number of replicas."""
-    total_cores: int = 1 << 30
-    """Core units that all replicas together may hold."""
+    nodes: tuple[int, ...] = (1 << 30,)
+    """Core units of each node that all replicas there together may hold."""
     initial: Allocation = field(default_factory=lambda: Allocation(cores=1, batch=1))
     """Allocation in force when the clock starts, with all its replicas warm."""
     limiter: Limiter = "auto"
@@ -175,7 +175,7 @@ class LiveConfig:
         for name in ("core_unit", "batch_timeout_s", "cold_start_s"):
             positive(name, getattr(self, name))
         check_stage_allocation(self.initial.stages[0], self)
-        check_total_cores(self.initial.stages, self.total_cores)
+        check_fits(self.initial.stages, self.nodes)
 
     def physical_cores(self, cores: int) -> float:
         """Return the physical cores of core units."""

@@ -18,7 +18,8 @@ from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
 from sponge_env.live.local import PLACE, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
-from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
+from sponge_env.packing import placed
+from sponge_env.scenario.spec import check_fits, check_stage_allocation
 
 LIMITED_S = 2.0  # How long the first limits may take to come into force before the clock starts
 
@@ -97,8 +98,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             self._fleets = [
                 Fleet(config, self.launcher, self._watch, k) for k, config in enumerate(configs)
             ]
-            for fleet in self._fleets:
-                fleet.grow(fleet.target.replicas, full_speed=True)
+            sizes = [(fleet.target.cores, fleet.target.replicas) for fleet in self._fleets]
+            for fleet, own in zip(self._fleets, placed(self.config.nodes, sizes)[0], strict=True):
+                fleet.grow(own, full_speed=True)
             while any(fleet.starting_s for fleet in self._fleets):
                 self._watch.poll(HEARTBEAT_S)
             for fleet in self._fleets:
@@ -174,10 +176,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             target = own._replace(variant=0)  # a batch says its own
             check_stage_allocation(target, fleet.config)
             # others may have become ready since it was decided: they have what is left
-            check_total_cores([target], fleet.config.total_cores, (1,))
+            check_fits([target], fleet.config.nodes, (1,))
             fleet.target = target
         for fleet in self._fleets:
-            fleet.shrink(fleet.target.replicas)
+            fleet.shrink(fleet.target.replicas, self._room(fleet))
         self._fit()
         self._actuation_s = time.monotonic() - begin_s
 
@@ -186,9 +188,15 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         # First those that get less, so that there is room for those that get more, as in the core.
         fleets = sorted(self._fleets, key=lambda f: f.target.cores * f.target.replicas > f.held)
         for fleet in fleets:
-            others = sum(other.held for other in fleets if other is not fleet)
-            fleet.fit(self.config.total_cores - others)
+            fleet.fit(self._room(fleet))
         self._charge()
+
+    def _room(self, fleet: Fleet) -> list[int]:
+        """Return the core units of each node that other stages do not hold."""
+        room = [*self.config.nodes]
+        for member in (m for other in self._fleets if other is not fleet for m in other.members):
+            room[member.node] -= member.cores
+        return room
 
     def status(self, stage: int = 0) -> WorkerStatus:
         """Return the state of a stage's replicas and the counters up to now."""

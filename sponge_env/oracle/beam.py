@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
+from sponge_env.core.compiled import compiled, dtype_of, entry_point, inlined, rows
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.episode import KnownEpisode, unavoidable
 from sponge_env.oracle.serving import REPLICA, STATE, Branches, begin, branch, late_in_batch, serve
+from sponge_env.packing import most_cores
 
 VIOLATION = 2**32  # cost of a violation that outweighs all cores; a core for an interval costs 1
 NEVER = 2**62  # more than any cost
+_most_cores = inlined(most_cores)
 LEVELS = 12  # costs that are followed, in cores of each replica above the least one
 
 
@@ -123,7 +125,7 @@ def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> 
     scratch = 2 * s.beam
     state = s.branches.states[k]
     so_far = VIOLATION * state.violations + int(state.counted_core_s / e.interval_s)
-    for cores in range(1, min(e.cores_max, e.total_cores // replicas) + 1):
+    for cores in range(1, min(e.cores_max, _most_cores(e.nodes, replicas)) + 1):
         if so_far + e.cores_count[interval] * cores * replicas >= s.least[0] + LEVELS * replicas:
             break
         batch = e.batch_max

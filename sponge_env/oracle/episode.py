@@ -59,6 +59,7 @@ class KnownEpisode(NamedTuple):
     batch_max: int
     replicas_max: int
     total_cores: int  # Core units of the machine
+    nodes: IntArray  # Those of each node; the lower side takes them for one
     # Time until a replica serves: whatever its cores or, under a quota, on one core unit
     cold_start_s: float
     quota: bool  # Whether a quota limits the CPU
@@ -105,6 +106,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         batch_max=spec.first.batch_max,
         replicas_max=min(spec.first.replicas_max, spec.total_cores),
         total_cores=spec.total_cores,
+        nodes=np.array(spec.nodes),
         cold_start_s=spec.first.cold_start_s,
         drops=scenario.serving.drop != "none",
         **_service(scenario, profile),

@@ -11,6 +11,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageAllocation, SystemSpec
 from sponge_env.metrics import MET
+from sponge_env.packing import places
 from sponge_env.scenario.config import Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -30,7 +31,7 @@ def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
     limits, fleets = spec.first, dict[int, list[StageAllocation]]()
     pairs = product(range(1, limits.replicas_max + 1), range(1, limits.cores_max + 1))
     for replicas, cores in pairs:
-        if replicas * cores <= spec.total_cores:
+        if replicas <= places(spec.nodes, cores):
             own = fleets.setdefault(replicas * cores, [])
             own += [StageAllocation(cores, b, replicas) for b in range(1, limits.batch_max + 1)]
     return [fleets[total] for total in sorted(fleets)]

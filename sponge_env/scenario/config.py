@@ -50,6 +50,7 @@ MAX_STAGES = 8
 MAX_TASKS = 256  # that an answer leads to
 MAX_VARIANTS = 16  # of a stage
 MAX_TOTAL_CORES = 1 << 30
+MAX_NODES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,33 @@ class Limits:
     total_cores: int | None = None
     """Core units of the machine, which all replicas share, those that start or drain included;
     as many as one replica may have if left out."""
+    nodes: tuple[int, ...] = option((), at_least=1, at_most=MAX_TOTAL_CORES)
+    """Core units of each node of the machine, such as ``[8, 8]``, where there are several; all
+    together are ``total_cores``. A replica lies on one node and stays there."""
 
     def __post_init__(self) -> None:
         check_options(self, "limits.")
         batch_max = MAX_CELLS // self.cores
         rule = f"at most {batch_max} with limits.cores = {self.cores}"
         require(self.batch <= batch_max, "limits.batch", self.batch, rule)
+        count, total, most = len(self.nodes), self.machine_cores, max(self.machine)
+        require(count <= MAX_NODES, "the number of limits.nodes", count, f"at most {MAX_NODES}")
+        rule = f"{total}, the sum of limits.nodes, or left out"
+        require(self.total_cores in (None, total), "limits.total_cores", self.total_cores, rule)
+        rule = f"at most {most}, the largest of limits.nodes"
+        require(not count or self.cores <= most, "limits.cores", self.cores, rule)
         rule = f"at least limits.cores = {self.cores} and at most {MAX_TOTAL_CORES}"
-        fits = self.cores <= self.machine_cores <= MAX_TOTAL_CORES
-        require(fits, "limits.total_cores", self.total_cores, rule)
+        require(self.cores <= total <= MAX_TOTAL_CORES, "limits.total_cores", total, rule)
+
+    @property
+    def machine(self) -> tuple[int, ...]:
+        """Core units of each node of the machine."""
+        return self.nodes or (self.cores if self.total_cores is None else self.total_cores,)
 
     @property
     def machine_cores(self) -> int:
         """Core units of the machine."""
-        return self.cores if self.total_cores is None else self.total_cores
+        return sum(self.machine)
 
 
 @dataclass(frozen=True, slots=True)

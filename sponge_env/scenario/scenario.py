@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, ProfileError
+from sponge_env.packing import placed
 from sponge_env.scenario import config
 from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
@@ -85,15 +86,18 @@ class Scenario:
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
         config.check_initial(self.initial, self.limits)
         check_stages(self.stages)
+        machine = self.limits.machine
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
-            rule = "left out: the machine is limits.total_cores"
-            require(limits.total_cores is None, f"{key}.total_cores", limits.total_cores, rule)
-            rule = f"at most {self.limits.machine_cores}, the machine's (limits.total_cores)"
-            require(limits.cores <= self.limits.machine_cores, f"{key}.cores", limits.cores, rule)
-        held = sum(stage.initial.cores * stage.initial.replicas for stage in self.pipeline)
-        rule = f"of at most {self.limits.machine_cores} cores together: the machine has no more"
-        require(held <= self.limits.machine_cores, "the initial replicas", held, rule)
+            for name, unset in (("total_cores", None), ("nodes", ())):
+                value, rule = getattr(limits, name), f"left out: the machine is limits.{name}"
+                require(value == unset, f"{key}.{name}", value, rule)
+            rule = f"at most {max(machine)}, the machine's (limits.total_cores, or limits.nodes)"
+            require(limits.cores <= max(machine), f"{key}.cores", limits.cores, rule)
+        sizes = [(stage.initial.cores, stage.initial.replicas) for stage in self.pipeline]
+        held = sum(cores * replicas for cores, replicas in sizes)
+        rule = f"of at most {' + '.join(map(str, machine))} cores together, each on one node"
+        require(placed(machine, sizes)[1], "the initial replicas", held, rule)
 
     @property
     def pipeline(self) -> tuple[config.Stage, ...]:

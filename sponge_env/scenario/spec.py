@@ -45,7 +45,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         slo_s=scenario.slo_s,
         interval_s=scenario.interval_s,
         initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
-        total_cores=scenario.limits.machine_cores,
+        nodes=scenario.limits.machine,
         resize_delay_s=scenario.simulation.actuation_delay_s,
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
@@ -135,6 +135,8 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
         first = profiles[0][0]
         meaning |= {"model": first.model, "core_unit": first.core_unit}
         meaning["limits"] = stages[0]["limits"]
+    if len(scenario.limits.nodes) > 1:
+        meaning["nodes"] = scenario.limits.nodes
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -152,7 +154,7 @@ def check_allocation(allocation: Allocation, spec: SystemSpec, ready: Sequence[i
     for each, stage in zip(own, stages, strict=True):
         where = f"allocation of {stage.name}" if len(stages) > 1 else "allocation"
         check_stage_allocation(each, stage, where, variants=len(stage.latencies))
-    check_total_cores(own, spec.total_cores, ready)
+    check_fits(own, spec.nodes, ready)
 
 
 def check_stage_allocation(
@@ -174,10 +176,13 @@ def check_stage_allocation(
         raise ConfigError(f"{where}.variant must be {rule}, not {variant!r}")
 
 
-def check_total_cores(
-    stages: Sequence[StageAllocation], total_cores: int, ready: Sequence[int] = ()
+def check_fits(
+    stages: Sequence[StageAllocation], nodes: Sequence[int], ready: Sequence[int] = ()
 ) -> None:
-    """Raise a :class:`ConfigError` where stages hold more cores than the machine has."""
-    if interfaces.cores_held(stages, ready) > total_cores:
+    """Raise a :class:`ConfigError` where stages hold more cores than the machine's nodes have."""
+    if not interfaces.fits(nodes, stages, ready):
         replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
-        raise ConfigError(f"{replicas} are more than the {total_cores} cores of the machine")
+        cores = " + ".join(map(str, nodes))
+        raise ConfigError(
+            f"{replicas} are more than the {cores} cores of the machine have room for"
+        )

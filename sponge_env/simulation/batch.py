@@ -139,7 +139,8 @@ class BatchSimulator:
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""
         self._workloads = workloads
-        self._total_cores = MAX_TOTAL_CORES if grows_ready else self.specs[0].total_cores
+        self._nodes = np.array([(MAX_TOTAL_CORES,) if grows_ready else self.specs[0].nodes] * 2)
+        """(2, nodes) cores of each, and memory."""
         stages = self.specs[0].stages
         most = [(s.cores_max, s.batch_max, s.replicas_max, len(s.latencies) - 1) for s in stages]
         self._most = np.array(most)
@@ -233,7 +234,7 @@ class BatchSimulator:
             self._numbers[:, 0, :3] = _array("allocations", allocations, np.int64, shape)
         else:
             self._numbers[:] = _array("allocations", allocations, np.int64, self._numbers.shape)
-        if not entry.fit(self._numbers, self._most, self._total_cores):
+        if not entry.fit(self._numbers, self._most, self._nodes):
             raise ConfigError(
                 f"cores, batch and replicas must lie between 1 and {self._most[:, :3].tolist()}, "
                 f"and variants between 0 and {self._most[:, 3].tolist()}, stage by stage, but one "

@@ -12,6 +12,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.settings import INSTANT, LISTED, write_spec, write_table, write_tables
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageSpec, SystemSpec
+from sponge_env.packing import placed
 from sponge_env.scenario.config import Initial, Serving, Stage
 from sponge_env.scenario.graph import always_passed, ancestors, longest_path, predecessors
 from sponge_env.scenario.profile import Profile
@@ -79,6 +80,8 @@ class Configuration(MemoryPlan):
         row["fifo"] = scenario.serving.order == "fifo" and (several or len(scenario.classes) > 0)
         row["sheds"] = scenario.serving == Serving("unmeetable", "edf")
         models = stage_profiles(scenario, profile)
+        sizes = [(each.initial.cores, each.initial.replicas) for each in scenario.pipeline]
+        self.models[at]["placed_at"] = [*map(self.numbers.add, placed(spec.nodes, sizes)[0])]
         row["hopeless_below_s"] = shortest_s(scenario, models)
         row["one_core_below_s"] = shortest_s(scenario, models, one_core=True)
         expected = rate_rps(scenario, profile) * scenario.duration_s

@@ -63,7 +63,7 @@ def worker_settings(scenario, profile, spec, seed):
         "initial": spec.initial,
         "cold_start_s": spec.first.cold_start_s,
         "actuation_delay_s": scenario.simulation.actuation_delay_s,
-        "total_cores": spec.total_cores,
+        "nodes": spec.nodes,
         "cpu_cores": spec.first.cpu_cores,
         "noise": noise_source(profile.noise_quantiles, scenario.simulation.noise, rng),
     }

@@ -60,6 +60,7 @@ class Replica:
 
     id: int
     cores: int
+    node: int
     ready_s: float
     service: Any
     batch: Batch | None = None
@@ -85,14 +86,14 @@ class SimulatedWorker:
         *,
         cold_start_s,
         actuation_delay_s=0.0,
-        total_cores=1 << 30,
+        nodes=(1 << 30,),
         cpu_cores=math.inf,
         noise=lambda: 1.0,
     ):
         """Start at time 0 with the initial replicas warm."""
         self._make_service, self._noise = make_service, noise
         self._cold_start_s, self._actuation_delay_s = cold_start_s, actuation_delay_s
-        self._total_cores, self.cpu_cores = total_cores, cpu_cores
+        self._nodes, self.cpu_cores = nodes, cpu_cores
         self._now_s = 0.0
         self._target, self._cores = initial.stages[0], initial.stages[0].cores
         self._next_id, self._replicas = 0, []
@@ -103,7 +104,7 @@ class SimulatedWorker:
         self._restarts = 0
         self._held = self._held_since_s = self._held_core_s = 0.0
         for _ in range(initial.stages[0].replicas):
-            self._add_replica(self._cores)
+            self._add_replica(self._cores, self._next_node())
         self._update_held()
 
     def now(self):
@@ -235,13 +236,14 @@ class SimulatedWorker:
     def _apply(self, allocation):
         """Put an allocation in force, as far as the machine has room for it.
 
-        Cold replicas go first, then idle ones, then busy ones when they are done; the youngest
-        first.
+        Cold replicas go first, then those on the node with the least room, idle ones before busy
+        ones, which finish their batch; the youngest first.
         """
         self._target = allocation.stages[0]
         self.in_force.append((self._now_s, self._target.cores))
-        order = sorted(self._staying, key=lambda r: (not self._is_cold(r), bool(r.batch), -r.id))
-        for replica in order[: max(0, len(order) - self._target.replicas)]:
+        while len(staying := self._staying) > self._target.replicas:
+            kinds = [(not self._is_cold(r), self._room()[r.node], bool(r.batch)) for r in staying]
+            _, _, replica = min(zip(kinds, (-r.id for r in staying), staying, strict=True))
             if replica.batch is None:
                 self._retire(replica)
             replica.draining = True
@@ -253,30 +255,42 @@ class SimulatedWorker:
         One core each goes to those that start, and as many to each of the others as are left; if
         there are no others, those that start share all.
         """
-        held, target = len(self._replicas), self._target
-        missing = max(0, min(target.replicas - len(self._staying), self._total_cores - held))
-        loading = missing + sum(map(self._is_cold, self._replicas))
-        others = held + missing - loading
-        sharing, few = (others, 1) if others else (max(1, loading), None)
-        left = self._total_cores - (loading if others else 0)
-        self._cores = max(1, min(target.cores, left // sharing))
-        few = few or self._cores
+        places, missing = [], self._target.replicas - len(self._staying)
+        while len(places) < missing and (node := self._next_node(places)) is not None:
+            places.append(node)
+        cold = [*places, *(r.node for r in self._replicas if self._is_cold(r))]
+        warm = [r.node for r in self._replicas if not self._is_cold(r)]
+        apart, sharing = (cold, warm) if warm else ([], cold)
+        shares = [(self._nodes[n] - apart.count(n)) // sharing.count(n) for n in sharing]
+        self._cores = max(1, min([self._target.cores, *shares]))
+        few = 1 if warm else self._cores
         for replica in self._replicas:
             own = few if self._is_cold(replica) else self._cores
             if replica.cores != own:
                 replica.cores = own
                 replica.service.resize(self._now_s, own)
                 self._follow_loading(replica)
-        new = [self._add_replica(few) for _ in range(missing)]
+        new = [self._add_replica(few, node) for node in places]
         for replica in new:
-            replica.service.load(self._now_s, self._cold_start_s, loading)
+            replica.service.load(self._now_s, self._cold_start_s, len(cold))
             replica.ready_s = replica.service.finish_s
         if any(not self._is_cold(replica) for replica in new):  # there is no cold start
             self._fit()
         self._update_held()
 
-    def _add_replica(self, cores):
-        replica = Replica(self._next_id, cores, self._now_s, self._make_service(cores))
+    def _room(self, places=()):
+        """Return the cores of each node that are left when those that stay have what is asked."""
+        held = [*places, *(replica.node for replica in self._staying)]
+        return [all - held.count(n) * self._target.cores for n, all in enumerate(self._nodes)]
+
+    def _next_node(self, places=()):
+        """Return the node with the most room of those with a core for another replica."""
+        held, room = [*places, *(replica.node for replica in self._replicas)], self._room(places)
+        free = [n for n, all in enumerate(self._nodes) if held.count(n) < all]
+        return max(free, key=lambda n: room[n], default=None)
+
+    def _add_replica(self, cores, node):
+        replica = Replica(self._next_id, cores, node, self._now_s, self._make_service(cores))
         self._replicas.append(replica)
         self._next_id += 1
         return replica
