@@ -23,6 +23,7 @@ from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import Memory
+from sponge_env.serve.wire.work import Work
 
 LOG = logging.getLogger("sponge_env")
 
@@ -100,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         self._arriving: Request | None = None  # The request whose last byte is still to come
         self._waiting: deque[Request] = deque()  # Requests that wait for those before them
         self._running: Request | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._work: Work | None = None
         self._parsed_bytes, self._in_headers = 0, True
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self._timer: asyncio.TimerHandle | None = None
@@ -140,10 +141,10 @@ class Connection(asyncio.BufferedProtocol):
         self.server.open.discard(self)
         for timer in filter(None, (self._timer, self._write_timer)):
             timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._work is not None:
+            self._work.cancel()
         self._waiting.clear()
-        self._arriving = self._running = self._task = self._parser = None
+        self._arriving = self._running = self._work = self._parser = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to: a body's own buffer, if there is one."""
@@ -155,7 +156,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process the bytes that were read into the buffer."""
-        request = self._arriving
+        request, was_idle = self._arriving, self._latest is None
         if self._refusal is not None:
             return
         if request is not None and request.buffer is not None:
@@ -168,6 +169,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._end_body()
         else:
             self._parse(self.server.scratch[:nbytes])
+        # Not within the parser's callbacks; and what is pipelined waits for its turn.
+        if was_idle:
+            self.begin_next()
+        if self._running is not None:
+            self._running.resume()
 
     def eof_received(self) -> bool:
         """Return whether answers are due; else the connection is closed."""
@@ -242,7 +248,6 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = True  # what is sent ahead waits in the client's machine
             self.transport.pause_reading()
         self._waiting.append(request)
-        self.begin_next()
 
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
@@ -328,7 +333,8 @@ class Connection(asyncio.BufferedProtocol):
         """Begin the next request, if the one before is answered; go on reading after the last."""
         if self._running is None and self._write_timer is None and self._waiting:
             self._running = self._waiting.popleft()
-            self._task = self._loop.create_task(self._answer(self._running))
+            self._work = Work(self._answer(self._running))
+            self._work.resume()
         if self._paused and not self._waiting:
             self._paused = False
             self.transport.resume_reading()
@@ -354,7 +360,7 @@ class Connection(asyncio.BufferedProtocol):
         if request is self._arriving:
             self._skip_bytes = request.missing
         request.release()
-        self._running, self._task, self._answered_s = None, None, time.monotonic()
+        self._running, self._work, self._answered_s = None, None, time.monotonic()
         if not request.keep_alive:
             self._waiting.clear()
             self.transport.close()
@@ -373,9 +379,9 @@ class Connection(asyncio.BufferedProtocol):
         self._stop_timer()
         request = self._arriving
         if request is not None and not request.answered:
-            if request is self._running and self._task is not None:
-                self._task.cancel()
-                self._running = self._task = None
+            if request is self._running and self._work is not None:
+                self._work.cancel()
+                self._running = self._work = None
             elif request in self._waiting:
                 self._waiting.remove(request)
             self._arriving = None

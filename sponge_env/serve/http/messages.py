@@ -1,6 +1,5 @@
 """HTTP requests as they arrive, responses as they are sent, and compressed bodies of both."""
 
-import asyncio
 import math
 import time
 import zlib
@@ -20,6 +19,7 @@ from sponge_env.serve.interface import Status
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import HeldBytes, Memory
 from sponge_env.serve.wire.tensors import Buffer, brief
+from sponge_env.serve.wire.work import Result
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"application/json"
@@ -52,7 +52,8 @@ class Request:
         self._held: HeldBytes | None = None
         self._body: Buffer = b""
         self._error: WireError | None = None
-        self._arrived = asyncio.Event()
+        self._whole = False
+        self._arrived = Result[None]()
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
@@ -102,12 +103,17 @@ class Request:
             array = np.frombuffer(self._chunks, np.uint8)
             self._held.release_with(array)
             self._body = memoryview(array)  # type: ignore[arg-type]
-        self._arrived.set()
+        self._whole = True
 
     def fail(self, error: WireError) -> None:
         """Raise this error where the body is awaited."""
         self._error, self._chunks, self._held = error, bytearray(), None
-        self._arrived.set()
+        self._whole = True
+
+    def resume(self) -> None:
+        """Resume who awaits the body, if nothing of it is missing."""
+        if self._whole and not self._arrived.done():
+            self._arrived.set_result(None)
 
     def release(self) -> None:
         """Drop the body of a request that has been answered."""
@@ -116,9 +122,10 @@ class Request:
 
     async def body(self) -> Buffer:
         """Return the body once it is complete; a WireError if it is too large."""
-        if self._send_continue is not None and not self._arrived.is_set():
-            self._send_continue(CONTINUE)
-        await self._arrived.wait()
+        if not self._whole:
+            if self._send_continue is not None:
+                self._send_continue(CONTINUE)
+            await self._arrived
         if self._error is not None:
             raise self._error
         return self._body
