@@ -55,6 +55,9 @@ class FakeEngine:
             done(reply)
         return ticket
 
+    def lend(self, loop):
+        return lambda: None
+
     def cancel(self, ticket):
         with self.changed:
             done = self.held.pop(ticket, None)

@@ -113,6 +113,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when :meth:`wait` would return."""
+        return self._watch.selector.fileno()
+
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """The replicas, stage by stage and oldest first; for inspection only."""

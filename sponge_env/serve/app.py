@@ -75,6 +75,7 @@ async def run_servers(
     listener = listening_socket(options.host, options.port)
     with _signals(stop), listener:
         front = Front(engine, options, metrics)
+        take_back = engine.lend(asyncio.get_running_loop())
         rpc, grpc_port = await start_rpc(front) or (None, None)
         answer = HttpFront(front, resources).answer
         connections = Connections(options, front.memory, answer, metrics.rejected)
@@ -90,6 +91,7 @@ async def run_servers(
         connections.ending = True
         # not in the loop's threads, which may all be busy with large requests
         await run_detached(engine.drain, options.drain_s)
+        take_back()
         http.close()
         ends = [connections.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])]
         await asyncio.gather(*ends)

@@ -1,6 +1,8 @@
 """The serving thread: takes calls, lets a controller decide, replies to each call."""
 
+import asyncio
 import logging
+import os
 import queue
 import threading
 import time
@@ -22,6 +24,7 @@ LOG = logging.getLogger("sponge_env")
 
 MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
 MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
+LENT_S = 0.001  # Until a loop tries again to serve
 MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
@@ -89,6 +92,34 @@ class ServingEngine:
         launcher = getattr(self._system.worker, "launcher", None)
         return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
+    def lend(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        """Serve in the loop's thread, which this is, while the engine's own has nothing to do.
+
+        So a call crosses no thread. Returned is what ends that, after the engine has stopped.
+        """
+        # A copy of the descriptor, for the worker may close its own sooner.
+        system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
+        own, wake = threading.get_ident(), self._system.worker.wake
+
+        def serve() -> None:
+            if not system.serve_now():  # the engine's thread is at it
+                loop.remove_reader(fd)
+                loop.call_later(LENT_S, watch)
+
+        def watch() -> None:
+            loop.add_reader(fd, serve)
+            serve()
+
+        def end() -> None:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+        inbox.wake = lambda: loop.call_soon(serve) if threading.get_ident() == own else wake()
+        system.lent = True
+        loop.add_reader(fd, serve)
+        wake()
+        return end
+
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something, quickly, from the engine's thread, with each snapshot from now on."""
         # When the engine ends, however it comes to that, the last one says that it is not ready.
@@ -118,6 +149,7 @@ class ServingEngine:
 
     def _serve(self) -> None:
         status = Status.STOPPED
+        self._system.turn.acquire()
         try:
             while not self._system.is_closed:
                 self._play_interval()
@@ -128,9 +160,10 @@ class ServingEngine:
             LOG.error("the server cannot go on: %s", self.error, exc_info=unexpected)
         finally:
             self._stop(status)
+            self._system.turn.release()
 
     def _stop(self, status: Status) -> None:
-        self.ready = False
+        self.ready = self._system.lent = False
         self._publish(replace(self._snapshot, ready=False))
         try:
             self._system.abandon(status)
