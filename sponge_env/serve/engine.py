@@ -25,6 +25,7 @@ LOG = logging.getLogger("sponge_env")
 MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
 MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
 LENT_S = 0.001  # Until a loop tries again to serve
+ACCOUNTS_S = 0.002  # How long accounts wait after an answer, so as not to hold up its client
 MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
@@ -101,22 +102,26 @@ class ServingEngine:
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
         own, wake = threading.get_ident(), self._system.worker.wake
 
-        def serve() -> None:
-            if not system.serve_now():  # the engine's thread is at it
+        def serve(events: bool) -> None:
+            left = system.serve_now(events)
+            if left is None:  # the engine's thread is at it
                 loop.remove_reader(fd)
                 loop.call_later(LENT_S, watch)
+            elif left:
+                loop.call_later(ACCOUNTS_S, serve, True)
 
         def watch() -> None:
-            loop.add_reader(fd, serve)
-            serve()
+            if system.lent:
+                loop.add_reader(fd, serve, True)
+                serve(True)
 
         def end() -> None:
             loop.remove_reader(fd)
             os.close(fd)
 
-        inbox.wake = lambda: loop.call_soon(serve) if threading.get_ident() == own else wake()
+        inbox.wake = lambda: loop.call_soon(serve, False) if threading.get_ident() == own else wake()
         system.lent = True
-        loop.add_reader(fd, serve)
+        loop.add_reader(fd, serve, True)
         wake()
         return end
 

@@ -213,22 +213,29 @@ class ServedSystem(LiveSystem):
             raise self._error
         super()._wait(-math.inf)
 
-    def serve_now(self) -> bool:
-        """Do what is to be done now; return False if another thread has its turn."""
+    def serve_now(self, events: bool) -> bool | None:
+        """Do what is to be done now; None if another thread has its turn.
+
+        Without ``events`` the worker is not looked at. True: only accounts are left, to be kept by
+        another call.
+        """
         if not self.turn.acquire(blocking=False):
-            return False
+            return None
         try:
-            if self.lent:
-                super()._wait(-math.inf)
-                next_s = self._advance(self._until_s)
-                if next_s is None or next_s < self._next_s:
-                    self.turn.notify()
+            ended = self.worker.wait(-math.inf) if events and self.lent else ()
+            for completion in ended:
+                self._end(completion)
+            if ended and self._is_settled():
+                return True
+            next_s = self._advance(self._until_s) if self.lent else math.inf
+            if next_s is None or next_s < self._next_s:
+                self.turn.notify()
         except Exception as error:
             self._error = error
             self.turn.notify()
         finally:
             self.turn.release()
-        return True
+        return False
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed

@@ -9,6 +9,7 @@ instead of the reason.
 import asyncio
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
+MAX_KNOWN = 2**8  # Heads that are remembered until all are forgotten
 LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
 HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
@@ -51,6 +53,7 @@ class Connections:
         """Have requests answered; what is refused before that is ``rejected``, by HTTP status."""
         self.options, self.memory, self.answer, self.rejected = options, memory, answer, rejected
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))  # For all: parsed before the next reads
+        self.known: dict[bytes, Request] = {}  # By its bytes, the head of each of the last requests
         self.open: set[Connection] = set()
         self.ending = False  # Whether each connection ends with its next answer
         self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
@@ -103,6 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         self._running: Request | None = None
         self._work: Work | None = None
         self._parsed_bytes, self._in_headers = 0, True
+        self._head = b""  # Of the request that begins, if it came in one piece
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -233,8 +237,18 @@ class Connection(asyncio.BufferedProtocol):
             if self._parser.get_method() == b"CONNECT":
                 raise WireError("the method CONNECT is not supported", 405)
             return
-        request, max_bytes = self._current, self.server.options.max_body_bytes
+        head, self._head = self._head, b""
+        request = self._current
         request.end_head(self._parser, self.transport.write)
+        self._queue(request)
+        plain = request.buffer is not None and b"expect" not in request.headers
+        if plain and head and head.count(b"\n") == head.count(b"\r\n"):
+            if len(self.server.known) >= MAX_KNOWN:
+                self.server.known.clear()
+            self.server.known[head] = request.headers_only()
+
+    def _queue(self, request: Request) -> None:
+        max_bytes = self.server.options.max_body_bytes
         if self._health_only and not request.path.startswith("/v2/health/"):
             self._health_only = len(self.server.open) > self.server.options.max_connections
             if self._health_only:
@@ -276,13 +290,35 @@ class Connection(asyncio.BufferedProtocol):
         """The last request that is unanswered."""
         return self._waiting[-1] if self._waiting else self._running
 
+    def _recall(self, data: memoryview) -> memoryview:
+        """Begin a request whose head is known already; return what is left of the data."""
+        text = bytes(data)
+        end = text.find(b"\r\n\r\n") + 4
+        self._head = text[:end] if end > 3 and text[:1].isalpha() else b""
+        known = self.server.known.get(self._head)
+        if known is None:
+            return data
+        rest = data[len(self._head) :]
+        self.on_message_begin()
+        self._in_headers, request = False, self._current
+        request.recall(known)
+        self._queue(request)
+        size = request.missing
+        self.on_body(rest[:size])
+        if not request.missing:
+            self.on_message_complete()
+        return rest[size:]
+
     def _parse(self, data: memoryview) -> None:
         self._parsed_bytes += len(data)
         try:
+            if self._arriving is None:
+                data = self._recall(data)
             while data:
                 data = self._feed(data)
-        except httptools.HttpParserError as error:
-            refusal = error.__context__  # raised by a callback
+        except (httptools.HttpParserError, WireError) as error:
+            # the parser's own, or raised by a callback
+            refusal = error if isinstance(error, WireError) else error.__context__
             if not isinstance(refusal, WireError):
                 refusal = WireError("this is not an HTTP request")
             self._refuse(refusal)
@@ -351,10 +387,18 @@ class Connection(asyncio.BufferedProtocol):
         if b"expect" in request.headers and request is self._arriving:
             request.keep_alive = False  # the client may never send the body that it announced
         head = response.head(close=not request.keep_alive)
-        # Head and body in one packet, or the client would be woken twice.
-        body = response.body if request.method != "HEAD" else b""
-        self.transport.writelines((head, body))
+        self._send(head + response.body if request.method != "HEAD" else head)
         self._end(request)
+
+    def _send(self, data: bytes) -> None:
+        """Send data in one packet, at once as far as the client takes it."""
+        # The transport would wait for the end of the loop's turn. An error it finds as well.
+        sent, socket = 0, self.transport.get_extra_info("socket")
+        if socket and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
+            with suppress(OSError):
+                sent = os.write(socket.fileno(), data)
+        if sent < len(data):
+            self.transport.write(data[sent:])
 
     def _end(self, request: Request) -> None:
         if request is self._arriving:

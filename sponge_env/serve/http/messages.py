@@ -69,6 +69,17 @@ class Request:
         if expects and self.version != "1.0":
             self._send_continue = send
 
+    def recall(self, known: "Request") -> None:
+        """Take the head from a request that had the same."""
+        self.headers, self.method, self.version = known.headers, known.method, known.version
+        self.path, self.query, self.keep_alive = known.path, known.query, known.keep_alive
+
+    def headers_only(self) -> "Request":
+        """Return the same request without a body."""
+        request = Request(0.0, None)
+        request.recall(self)
+        return request
+
     def allocate(self, size: int, memory: Memory) -> None:
         """Make the buffer of a body of known size; a WireError without memory for it."""
         memory.hold(size)

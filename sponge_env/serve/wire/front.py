@@ -35,6 +35,7 @@ LOG = logging.getLogger("sponge_env")
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
 Headers = Mapping[bytes, bytes]  # By lower-case name
+ACCOUNTS_S = 0.002  # How long accounts wait after an answer, so as not to hold up its client
 MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
 
 
@@ -234,8 +235,8 @@ class _PendingRows:
             self._loop.call_soon_threadsafe(work)
 
     def _finish(self) -> None:
-        self.all.set_result(self._replies)  # with which the answer goes out; counting comes after
-        self._record(self._calls, self._replies)
+        self.all.set_result(self._replies)  # with which the answer goes out
+        self._loop.call_later(ACCOUNTS_S, self._record, self._calls, self._replies)
 
 
 def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, NDArray[Any]]:
