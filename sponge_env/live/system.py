@@ -47,6 +47,7 @@ class LiveSystem(System):
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._steady_cores: dict[int, int] = {}  # Of running batches, if the same since they began
         self._hold, self._measures = hold_between_steps, measures
+        self._tasks = np.zeros((2, max(stage.batch_max for stage in self.spec.stages)), np.int64)
         self._rehearse()
         self.worker = make_worker(self.spec)
         try:
@@ -123,7 +124,7 @@ class LiveSystem(System):
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
         entry.look_after(*moves, 0.0)
-        entry.form_batch(*moves, 0, 0, 1)
+        entry.form_batch(*moves, 0, 0, 1, self._tasks)
         entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
         entry.observe_one(*moves, self._observation)  # what learned controllers see
@@ -222,18 +223,17 @@ class LiveSystem(System):
         if row is None:
             return False
         batch_max = int(arrays.stages["wanted"]["batch"][0, k])
-        count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
+        count = entry.form_batch(arrays, self._metrics, k, row, batch_max, self._tasks)
         if count:
             self._batches += 1
             self._slots[self._batches] = k, row
-            of_batch = self._rows_of(k, row)
-            requests = tuple(arrays.requests["id"][0][of_batch].tolist())
+            of_batch, requests = self._tasks[:, :count].tolist()
             variant = int(arrays.replicas["variant"][0, k, row])
             self._steady_cores[self._batches] = int(arrays.stages["planned_cores"][0, k])
-            self._begin(Batch(self._batches, requests, k, variant), of_batch)
+            self._begin(Batch(self._batches, tuple(requests), k, variant), of_batch)
         return bool(count)
 
-    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
+    def _begin(self, batch: Batch, rows: list[int]) -> None:
         self.worker.start(batch)
 
     def _rows_of(self, k: int, row: int) -> NDArray[Any]:

@@ -43,8 +43,10 @@ class EpisodeClock:
 
     def at(self, monotonic_s: float) -> float:
         """Return the episode time of a monotonic stamp; in a hold, that of its instant."""
-        recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
-        since_s, at_s, ran = next(recent, self._changes[0])
+        since_s, at_s, ran = self._changes[-1]
+        if since_s > monotonic_s:
+            recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
+            since_s, at_s, ran = next(recent, self._changes[0])
         return at_s + (monotonic_s - since_s) if ran else at_s
 
     def hold(self) -> None:
@@ -144,10 +146,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica of its stage with the lowest id."""
-        fleet = self._fleets[batch.stage]
-        if not fleet.idle:
-            raise RuntimeError("no replica is idle")
-        fleet.start(batch, self._handover.take(batch))
+        self._fleets[batch.stage].start(batch, self._handover.take(batch))
 
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""

@@ -119,7 +119,13 @@ class ServingEngine:
             loop.remove_reader(fd)
             os.close(fd)
 
-        inbox.wake = lambda: loop.call_soon(serve, False) if threading.get_ident() == own else wake()
+        def soon() -> None:
+            if threading.get_ident() == own:
+                loop.call_soon(serve, False)
+            else:
+                wake()
+
+        inbox.wake = soon
         system.lent = True
         loop.add_reader(fd, serve, True)
         wake()

@@ -295,8 +295,8 @@ class ServedSystem(LiveSystem):
     def _start(self, k: int) -> bool:
         return self._waiting and super()._start(k)
 
-    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
-        self._table.begin(batch.id, rows.tolist())
+    def _begin(self, batch: Batch, rows: list[int]) -> None:
+        self._table.begin(batch.id, rows)
         super()._begin(batch, rows)
 
     def _end(self, completion: Completion) -> None:

@@ -109,6 +109,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head = b""  # Of the request that begins, if it came in one piece
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = math.inf  # When the timer ends what it is for
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
@@ -441,7 +442,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write(response.head(close=True) + response.body)
         self.transport.write_eof()
         self._stop_timer()
-        self._timer = self._loop.call_later(LINGER_S, self.transport.abort)
+        self._loop.call_later(LINGER_S, self.transport.abort)
 
     def _check_peer(self) -> None:
         """Cancel the requests of a client that is gone: after its EOF, no read reports that."""
@@ -463,16 +464,23 @@ class Connection(asyncio.BufferedProtocol):
                 self._start_timer(self.server.options.idle_timeout_s)
 
     def _start_timer(self, wait_s: float) -> None:
-        self._stop_timer()
-        self._timer = self._loop.call_later(wait_s, self._on_timeout)
+        # It looks as often as the shortest wait is long, instead of being set for each request.
+        self._due_s = self._loop.time() + wait_s
+        if self._timer is None:
+            options = self.server.options
+            wait_s = min(wait_s, options.body_timeout_s, options.idle_timeout_s)
+            self._timer = self._loop.call_later(wait_s, self._on_timeout)
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._due_s = math.inf
 
     def _on_timeout(self) -> None:
-        if self.transport.is_closing():
+        self._timer = None
+        left_s = self._due_s - self._loop.time()
+        if left_s > 0:
+            if left_s < math.inf:
+                self._start_timer(left_s)
+        elif self.transport.is_closing():
             self.transport.abort()
         elif self._paused:  # the server itself does not read
             self._start_timer(self.server.options.body_timeout_s)

@@ -24,6 +24,7 @@ from sponge_env.serve.wire.work import Result
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
+PHRASES = {499: b"Cancelled"} | {status.value: status.phrase.encode() for status in HTTPStatus}
 CLOSE = (b"connection", b"close")
 
 _WINDOW_BITS = {
@@ -161,8 +162,7 @@ class Response:
             *([CLOSE] if close and CLOSE not in self.headers else ()),
         ]
         lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        phrase = HTTPStatus(self.status).phrase.encode() if self.status != 499 else b"Cancelled"
-        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, phrase, lines)
+        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, PHRASES[self.status], lines)
 
 
 @lru_cache(maxsize=1)
