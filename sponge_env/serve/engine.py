@@ -7,8 +7,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ LOG = logging.getLogger("sponge_env")
 
 MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
 MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
-LENT_S = 0.001  # Until a loop tries again to serve
+RETRY_S = 0.001  # Until a loop tries again to serve
 ACCOUNTS_S = 0.002  # How long accounts wait after an answer, so as not to hold up its client
 MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
@@ -93,20 +93,18 @@ class ServingEngine:
         launcher = getattr(self._system.worker, "launcher", None)
         return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
-    def lend(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-        """Serve in the loop's thread, which this is, while the engine's own has nothing to do.
-
-        So a call crosses no thread. Returned is what ends that, after the engine has stopped.
-        """
-        # A copy of the descriptor, for the worker may close its own sooner.
+    @contextmanager
+    def lend(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Serve in the thread of a running loop, which this is, while the engine's own waits."""
+        # So a call crosses no thread. The worker may be closed, with its descriptor, before this.
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
-        own, wake = threading.get_ident(), self._system.worker.wake
+        own, wake = threading.get_ident(), inbox.wake
 
         def serve(events: bool) -> None:
             left = system.serve_now(events)
             if left is None:  # the engine's thread is at it
                 loop.remove_reader(fd)
-                loop.call_later(LENT_S, watch)
+                loop.call_later(RETRY_S, watch)
             elif left:
                 loop.call_later(ACCOUNTS_S, serve, True)
 
@@ -115,21 +113,21 @@ class ServingEngine:
                 loop.add_reader(fd, serve, True)
                 serve(True)
 
-        def end() -> None:
-            loop.remove_reader(fd)
-            os.close(fd)
-
         def soon() -> None:
             if threading.get_ident() == own:
                 loop.call_soon(serve, False)
             else:
                 wake()
 
-        inbox.wake = soon
-        system.lent = True
+        inbox.wake, system.lent = soon, True
         loop.add_reader(fd, serve, True)
         wake()
-        return end
+        try:
+            yield
+        finally:
+            inbox.wake, system.lent = wake, False
+            loop.remove_reader(fd)
+            os.close(fd)
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something, quickly, from the engine's thread, with each snapshot from now on."""
@@ -174,13 +172,13 @@ class ServingEngine:
             self._system.turn.release()
 
     def _stop(self, status: Status) -> None:
-        self.ready = self._system.lent = False
+        self.ready = False
         self._publish(replace(self._snapshot, ready=False))
         try:
             self._system.abandon(status)
         except Exception:
             LOG.exception("what was left could not be ended in order")
-        self._stopped = True
+        self._stopped, self._system.lent = True, False
         self._decider.close()
         self._sweep()
         self._system.close()
