@@ -212,24 +212,10 @@ def cancel(arrays: Arrays, metrics: NDArray[Any], row: int, now_s: float) -> Non
 
 
 @entry_point
-def form_batch(
-    arrays: Arrays,
-    metrics: NDArray[Any],
-    k: int,
-    row: int,
-    batch_max: int,
-    tasks: NDArray[np.int64],
-) -> int:
-    """Form a batch of stage ``k`` in a row of its ``replicas``; return its size.
-
-    The row of each task's request and its id are written into the (2, n) ``tasks``.
-    """
+def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_max: int) -> int:
+    """Form a batch of stage ``k`` in a row of its ``replicas``; return its size."""
     w = at(_world(arrays, 0, metrics), k)
-    size = batching.form_batch(w, w.replicas[row], batch_max)
-    for task in range(size):
-        of = w.queue[(w.replicas[row].first + task) & w.stage.ring].row
-        tasks[0, task], tasks[1, task] = of, w.requests[of].id
-    return size
+    return batching.form_batch(w, w.replicas[row], batch_max)
 
 
 @entry_point

@@ -47,7 +47,6 @@ class LiveSystem(System):
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._steady_cores: dict[int, int] = {}  # Of running batches, if the same since they began
         self._hold, self._measures = hold_between_steps, measures
-        self._tasks = np.zeros((2, max(stage.batch_max for stage in self.spec.stages)), np.int64)
         self._rehearse()
         self.worker = make_worker(self.spec)
         try:
@@ -124,7 +123,7 @@ class LiveSystem(System):
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
         entry.look_after(*moves, 0.0)
-        entry.form_batch(*moves, 0, 0, 1, self._tasks)
+        entry.form_batch(*moves, 0, 0, 1)
         entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
         entry.observe_one(*moves, self._observation)  # what learned controllers see
@@ -169,10 +168,6 @@ class LiveSystem(System):
         """Return whether there is nothing more to be done until a moment."""
         return now_s >= until_s
 
-    def _is_settled(self) -> bool:
-        """Return whether nothing but the worker is to be waited for after batches have ended."""
-        return False
-
     def _look(self) -> None:
         """Take note of what the last moves led to, before anything is waited for."""
 
@@ -207,12 +202,8 @@ class LiveSystem(System):
 
     def _wait(self, until_s: float) -> None:
         """Wait for the worker, and take in what has ended."""
-        while completions := self.worker.wait(until_s):
-            for completion in completions:
-                self._end(completion)
-            if not self._is_settled():
-                return
-            self._look()
+        for completion in self.worker.wait(until_s):
+            self._end(completion)
 
     def _start(self, k: int) -> bool:
         """Form a batch of a stage and give it to the worker; return False if there is none."""
@@ -223,17 +214,18 @@ class LiveSystem(System):
         if row is None:
             return False
         batch_max = int(arrays.stages["wanted"]["batch"][0, k])
-        count = entry.form_batch(arrays, self._metrics, k, row, batch_max, self._tasks)
+        count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
         if count:
             self._batches += 1
             self._slots[self._batches] = k, row
-            of_batch, requests = self._tasks[:, :count].tolist()
+            of_batch = self._rows_of(k, row)
+            requests = tuple(arrays.requests["id"][0][of_batch].tolist())
             variant = int(arrays.replicas["variant"][0, k, row])
             self._steady_cores[self._batches] = int(arrays.stages["planned_cores"][0, k])
-            self._begin(Batch(self._batches, tuple(requests), k, variant), of_batch)
+            self._begin(Batch(self._batches, requests, k, variant), of_batch)
         return bool(count)
 
-    def _begin(self, batch: Batch, rows: list[int]) -> None:
+    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
         self.worker.start(batch)
 
     def _rows_of(self, k: int, row: int) -> NDArray[Any]:

@@ -112,7 +112,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch.poll(until_s - time.monotonic())
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
-        self._fitted, self._unfitted = self._state(), False  # Whether an answer may have changed it
+        self._fitted = self._state()  # When the allocations were put in force the last time
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
 
@@ -159,26 +159,16 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock."""
         while True:
-            if self._unfitted:
-                self._refit()
             left_s = until_s - self.now()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if ended:  # first the answers
-                self._unfitted = True
-                return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
-            self._refit()
+            if self._state() != self._fitted:  # else nothing is to be fit
+                self._charge()
+                self._fit()
             if changed or left_s <= 0:
-                return []
+                return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
 
     def _state(self) -> list[tuple[float, ...]]:
         return [(fleet.held, fleet.in_force, fleet.serving) for fleet in self._fleets]
-
-    def _refit(self) -> None:
-        """Fit what has changed, if anything has."""
-        if self._state() != self._fitted:
-            self._charge()
-            self._fit()
-        self._unfitted = False
 
     def resize(self, allocation: Allocation) -> None:
         """Put cores and replicas in force, or a ``ConfigError`` or ``WorkerError``."""

@@ -92,7 +92,6 @@ async def run_servers(
         http.close()
         ends = [connections.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])]
         await asyncio.gather(*ends)
-        front.count()
 
 
 def _announce(options: ServeOptions, stop: Stop) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from sponge_env.errors import SpongeError, WorkerError
@@ -24,8 +25,6 @@ LOG = logging.getLogger("sponge_env")
 
 MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
 MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
-RETRY_S = 0.001  # Until a loop tries again to serve
-ACCOUNTS_S = 0.002  # How long accounts wait after an answer, so as not to hold up its client
 MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
@@ -95,32 +94,12 @@ class ServingEngine:
 
     @contextmanager
     def lend(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Serve in the thread of a running loop, which this is, while the engine's own waits."""
-        # So a call crosses no thread. The worker may be closed, with its descriptor, before this.
+        """Serve in the thread of a loop, which this is, while the engine's own waits."""
+        # So a call crosses no thread. The worker may close its descriptor before the end.
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
-        own, wake = threading.get_ident(), inbox.wake
-
-        def serve(events: bool) -> None:
-            left = system.serve_now(events)
-            if left is None:  # the engine's thread is at it
-                loop.remove_reader(fd)
-                loop.call_later(RETRY_S, watch)
-            elif left:
-                loop.call_later(ACCOUNTS_S, serve, True)
-
-        def watch() -> None:
-            if system.lent:
-                loop.add_reader(fd, serve, True)
-                serve(True)
-
-        def soon() -> None:
-            if threading.get_ident() == own:
-                loop.call_soon(serve, False)
-            else:
-                wake()
-
-        inbox.wake, system.lent = soon, True
-        loop.add_reader(fd, serve, True)
+        wake, inbox.wake = inbox.wake, partial(loop.call_soon_threadsafe, system.serve_now, False)
+        loop.add_reader(fd, system.serve_now, True)
+        system.lent = True
         wake()
         try:
             yield

@@ -40,6 +40,7 @@ LOG = logging.getLogger("sponge_env")
 PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
 TICK_S = 1e-6  # How long after its deadline a request has expired
 MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calculate with them
+RETRY_S = 0.001  # How long one thread may wait for another that serves
 MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
 
 _STATUS: dict[int, Status] = {
@@ -55,6 +56,9 @@ _ROW, _OUTCOME, _FINISHED = map(_COLUMNS.index, ("row", "outcome", "finished_s")
 
 class CallWorker(Worker, Protocol):
     """A worker that takes the requests' own inputs, and keeps the answers."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to wait for no more."""
 
     def bring(self, request: int, tensor: NDArray[Any]) -> None:
         """Keep the input that a request brings, until it ends."""
@@ -112,7 +116,7 @@ class ServedSystem(LiveSystem):
         self.turn = threading.Condition(threading.Lock())
         """Who has it serves; others may while the serving thread waits, once it is ``lent``."""
         self.lent = False
-        self._until_s, self._next_s = 0.0, -math.inf  # Until when it waits; never if it does not
+        self._next_s = -math.inf  # Until when it waits, if it does
         self._error: Exception | None = None  # In another thread than the serving one
         self._dropped = Status.EXPIRED
         super().__init__(endless(scenario), 0, make_worker, profile)
@@ -198,44 +202,32 @@ class ServedSystem(LiveSystem):
         self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
         return self._ended_s
 
-    def _drive(self, until_s: float) -> None:
-        self._until_s = until_s
-        super()._drive(until_s)
-
     def _wait(self, until_s: float) -> None:
-        if not self.lent:
-            super()._wait(until_s)
-            return
-        self._next_s = until_s
-        self.turn.wait(min(max(0.0, until_s - self.worker.now()), HEARTBEAT_S))
-        self._next_s = -math.inf
+        if self.lent:
+            self._next_s = until_s
+            self.turn.wait(min(max(0.0, until_s - self.worker.now()), HEARTBEAT_S))
+            self._next_s = until_s = -math.inf
         if self._error is not None:
             raise self._error
-        super()._wait(-math.inf)
+        super()._wait(until_s)
 
-    def serve_now(self, events: bool) -> bool | None:
-        """Do what is to be done now; None if another thread has its turn.
-
-        Without ``events`` the worker is not looked at. True: only accounts are left, to be kept by
-        another call.
-        """
-        if not self.turn.acquire(blocking=False):
-            return None
+    def serve_now(self, events: bool) -> None:
+        """Do what is to be done now, in another thread; take in the worker's ``events`` or not."""
+        if not self.turn.acquire(timeout=RETRY_S):
+            self.worker.wake()  # which calls this again
+            return
         try:
-            ended = self.worker.wait(-math.inf) if events and self.lent else ()
-            for completion in ended:
-                self._end(completion)
-            if ended and self._is_settled():
-                return True
-            next_s = self._advance(self._until_s) if self.lent else math.inf
-            if next_s is None or next_s < self._next_s:
-                self.turn.notify()
+            if self.lent:
+                if events:
+                    super()._wait(-math.inf)
+                next_s = self._advance(self._ended_s)
+                if next_s is None or next_s < self._next_s:
+                    self.turn.notify()
         except Exception as error:
             self._error = error
             self.turn.notify()
         finally:
             self.turn.release()
-        return False
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
@@ -295,8 +287,8 @@ class ServedSystem(LiveSystem):
     def _start(self, k: int) -> bool:
         return self._waiting and super()._start(k)
 
-    def _begin(self, batch: Batch, rows: list[int]) -> None:
-        self._table.begin(batch.id, rows)
+    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
+        self._table.begin(batch.id, rows.tolist())
         super()._begin(batch, rows)
 
     def _end(self, completion: Completion) -> None:
@@ -317,12 +309,6 @@ class ServedSystem(LiveSystem):
             self.batches.add(completion)
         if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
             self._waiting = True
-
-    def _is_settled(self) -> bool:
-        if self.inbox or self._closing_s < math.inf:
-            return False
-        stages = self._arrays.stages[0]
-        return bool((stages["tail"] <= stages["head"]).all())
 
     def _look(self) -> None:
         ended = int(self._env["ended"])

@@ -32,7 +32,6 @@ SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
-MAX_KNOWN = 2**8  # Heads that are remembered until all are forgotten
 LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
 HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
@@ -53,7 +52,6 @@ class Connections:
         """Have requests answered; what is refused before that is ``rejected``, by HTTP status."""
         self.options, self.memory, self.answer, self.rejected = options, memory, answer, rejected
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))  # For all: parsed before the next reads
-        self.known: dict[bytes, Request] = {}  # By its bytes, the head of each of the last requests
         self.open: set[Connection] = set()
         self.ending = False  # Whether each connection ends with its next answer
         self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
@@ -106,10 +104,8 @@ class Connection(asyncio.BufferedProtocol):
         self._running: Request | None = None
         self._work: Work | None = None
         self._parsed_bytes, self._in_headers = 0, True
-        self._head = b""  # Of the request that begins, if it came in one piece
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self._timer: asyncio.TimerHandle | None = None
-        self._due_s = math.inf  # When the timer ends what it is for
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
@@ -238,18 +234,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._parser.get_method() == b"CONNECT":
                 raise WireError("the method CONNECT is not supported", 405)
             return
-        head, self._head = self._head, b""
-        request = self._current
+        request, max_bytes = self._current, self.server.options.max_body_bytes
         request.end_head(self._parser, self.transport.write)
-        self._queue(request)
-        plain = request.buffer is not None and b"expect" not in request.headers
-        if plain and head and head.count(b"\n") == head.count(b"\r\n"):
-            if len(self.server.known) >= MAX_KNOWN:
-                self.server.known.clear()
-            self.server.known[head] = request.headers_only()
-
-    def _queue(self, request: Request) -> None:
-        max_bytes = self.server.options.max_body_bytes
         if self._health_only and not request.path.startswith("/v2/health/"):
             self._health_only = len(self.server.open) > self.server.options.max_connections
             if self._health_only:
@@ -291,35 +277,13 @@ class Connection(asyncio.BufferedProtocol):
         """The last request that is unanswered."""
         return self._waiting[-1] if self._waiting else self._running
 
-    def _recall(self, data: memoryview) -> memoryview:
-        """Begin a request whose head is known already; return what is left of the data."""
-        text = bytes(data)
-        end = text.find(b"\r\n\r\n") + 4
-        self._head = text[:end] if end > 3 and text[:1].isalpha() else b""
-        known = self.server.known.get(self._head)
-        if known is None:
-            return data
-        rest = data[len(self._head) :]
-        self.on_message_begin()
-        self._in_headers, request = False, self._current
-        request.recall(known)
-        self._queue(request)
-        size = request.missing
-        self.on_body(rest[:size])
-        if not request.missing:
-            self.on_message_complete()
-        return rest[size:]
-
     def _parse(self, data: memoryview) -> None:
         self._parsed_bytes += len(data)
         try:
-            if self._arriving is None:
-                data = self._recall(data)
             while data:
                 data = self._feed(data)
-        except (httptools.HttpParserError, WireError) as error:
-            # the parser's own, or raised by a callback
-            refusal = error if isinstance(error, WireError) else error.__context__
+        except httptools.HttpParserError as error:
+            refusal = error.__context__  # raised by a callback
             if not isinstance(refusal, WireError):
                 refusal = WireError("this is not an HTTP request")
             self._refuse(refusal)
@@ -388,18 +352,16 @@ class Connection(asyncio.BufferedProtocol):
         if b"expect" in request.headers and request is self._arriving:
             request.keep_alive = False  # the client may never send the body that it announced
         head = response.head(close=not request.keep_alive)
-        self._send(head + response.body if request.method != "HEAD" else head)
-        self._end(request)
-
-    def _send(self, data: bytes) -> None:
-        """Send data in one packet, at once as far as the client takes it."""
-        # The transport would wait for the end of the loop's turn. An error it finds as well.
-        sent, socket = 0, self.transport.get_extra_info("socket")
+        # In one packet, or the client would be woken twice, and at once: the transport would wait
+        # for the end of the loop's turn. It finds errors as well.
+        data, sent = head + response.body if request.method != "HEAD" else head, 0
+        socket = self.transport.get_extra_info("socket")
         if socket and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
             with suppress(OSError):
                 sent = os.write(socket.fileno(), data)
         if sent < len(data):
             self.transport.write(data[sent:])
+        self._end(request)
 
     def _end(self, request: Request) -> None:
         if request is self._arriving:
@@ -442,7 +404,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write(response.head(close=True) + response.body)
         self.transport.write_eof()
         self._stop_timer()
-        self._loop.call_later(LINGER_S, self.transport.abort)
+        self._timer = self._loop.call_later(LINGER_S, self.transport.abort)
 
     def _check_peer(self) -> None:
         """Cancel the requests of a client that is gone: after its EOF, no read reports that."""
@@ -464,23 +426,16 @@ class Connection(asyncio.BufferedProtocol):
                 self._start_timer(self.server.options.idle_timeout_s)
 
     def _start_timer(self, wait_s: float) -> None:
-        # It looks as often as the shortest wait is long, instead of being set for each request.
-        self._due_s = self._loop.time() + wait_s
-        if self._timer is None:
-            options = self.server.options
-            wait_s = min(wait_s, options.body_timeout_s, options.idle_timeout_s)
-            self._timer = self._loop.call_later(wait_s, self._on_timeout)
+        self._stop_timer()
+        self._timer = self._loop.call_later(wait_s, self._on_timeout)
 
     def _stop_timer(self) -> None:
-        self._due_s = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _on_timeout(self) -> None:
-        self._timer = None
-        left_s = self._due_s - self._loop.time()
-        if left_s > 0:
-            if left_s < math.inf:
-                self._start_timer(left_s)
-        elif self.transport.is_closing():
+        if self.transport.is_closing():
             self.transport.abort()
         elif self._paused:  # the server itself does not read
             self._start_timer(self.server.options.body_timeout_s)

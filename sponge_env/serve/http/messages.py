@@ -54,7 +54,7 @@ class Request:
         self._body: Buffer = b""
         self._error: WireError | None = None
         self._whole = False
-        self._arrived = Result[None]()
+        self._awaited: Result[None] | None = None
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
@@ -69,17 +69,6 @@ class Request:
         expects = self.headers.get(b"expect", b"").lower() == b"100-continue"
         if expects and self.version != "1.0":
             self._send_continue = send
-
-    def recall(self, known: "Request") -> None:
-        """Take the head from a request that had the same."""
-        self.headers, self.method, self.version = known.headers, known.method, known.version
-        self.path, self.query, self.keep_alive = known.path, known.query, known.keep_alive
-
-    def headers_only(self) -> "Request":
-        """Return the same request without a body."""
-        request = Request(0.0, None)
-        request.recall(self)
-        return request
 
     def allocate(self, size: int, memory: Memory) -> None:
         """Make the buffer of a body of known size; a WireError without memory for it."""
@@ -124,8 +113,9 @@ class Request:
 
     def resume(self) -> None:
         """Resume who awaits the body, if nothing of it is missing."""
-        if self._whole and not self._arrived.done():
-            self._arrived.set_result(None)
+        if self._whole and self._awaited is not None:
+            awaited, self._awaited = self._awaited, None
+            awaited.set_result(None)
 
     def release(self) -> None:
         """Drop the body of a request that has been answered."""
@@ -137,7 +127,8 @@ class Request:
         if not self._whole:
             if self._send_continue is not None:
                 self._send_continue(CONTINUE)
-            await self._arrived
+            self._awaited = Result()
+            await self._awaited
         if self._error is not None:
             raise self._error
         return self._body

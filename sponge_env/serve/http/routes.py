@@ -46,8 +46,6 @@ class HttpFront:
     async def _response(self, request: Request) -> Response:
         headers, path = request.headers, request.path
         get, parts = request.method in ("GET", "HEAD"), path.strip("/").split("/")
-        if get:
-            self._front.count()
         if self._local_only:
             check_local_names(headers)
         match get, parts:

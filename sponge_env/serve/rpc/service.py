@@ -79,7 +79,7 @@ class RpcFront:
             "ServerMetadata": lambda _: front.server_metadata(),
             "ModelMetadata": lambda _: front.model_metadata(),
             "ModelConfig": lambda _: {"config": front.model_config()},
-            "ModelStatistics": lambda _: {"model_stats": [front.counted().statistics()]},
+            "ModelStatistics": lambda _: {"model_stats": [front.metrics.statistics()]},
             "RepositoryIndex": lambda request: {
                 "models": front.index() if engine.ready or not request.ready else []
             },

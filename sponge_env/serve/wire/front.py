@@ -35,7 +35,6 @@ LOG = logging.getLogger("sponge_env")
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
 Headers = Mapping[bytes, bytes]  # By lower-case name
-ACCOUNTS_S = 0.002  # How long accounts wait after an answer, so as not to hold up its client
 MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
 
 
@@ -48,7 +47,6 @@ class Front:
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = engine.served
         self.memory = Memory(options.max_held_bytes)
-        self._ended: list[tuple[Sequence[Call], Sequence[Reply]]] = []  # Still to be counted
         self._token = options.token.encode() if options.token else None
 
     def check_token(self, headers: Headers) -> None:
@@ -188,23 +186,10 @@ class Front:
             self.metrics.rejected(error.status)
 
     def record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
-        """Count a request that has ended, but soon: first its client is to have the answer."""
-        if not self._ended:
-            asyncio.get_running_loop().call_later(ACCOUNTS_S, self.count)
-        self._ended.append((calls, replies))
-
-    def count(self) -> None:
-        """Count each row, and the request by the row that decided about its answer, now."""
-        for calls, replies in self._ended:
-            deciding = deciding_row(replies)
-            for row, (call, reply) in enumerate(zip(calls, replies, strict=True)):
-                self.metrics.observe(call, reply, row != deciding)
-        self._ended.clear()
-
-    def counted(self) -> ServerMetrics:
-        """Return the metrics with all that has ended."""
-        self.count()
-        return self.metrics
+        """Count each row, and the request by the row that decided about its answer."""
+        deciding = deciding_row(replies)
+        for row, (call, reply) in enumerate(zip(calls, replies, strict=True)):
+            self.metrics.observe(call, reply, row != deciding)
 
 
 class _PendingRows:
@@ -249,8 +234,8 @@ class _PendingRows:
             self._loop.call_soon_threadsafe(work)
 
     def _finish(self) -> None:
-        self.all.set_result(self._replies)  # with which the answer goes out
-        self._record(self._calls, self._replies)
+        self.all.set_result(self._replies)  # with which the answer goes out; counting comes after
+        self._loop.call_soon(self._record, self._calls, self._replies)
 
 
 def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, NDArray[Any]]:

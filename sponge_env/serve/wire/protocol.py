@@ -25,9 +25,7 @@ from sponge_env.serve.wire.tensors import Buffer, brief, datatype
 TASKS = "tasks"  # Name of a pipeline's last output: how many rows of the others each row led to
 MAX_ID_LENGTH = 1000  # Of a request, in characters: the answer repeats it
 
-KNOWN_BYTES, MAX_KNOWN = 2**10, 2**8
-"""Size of JSON before binary tensors up to which it is remembered, and how often until it is all
-forgotten."""
+KNOWN_BYTES, MAX_KNOWN = 2**10, 2**8  # JSON before binary tensors that is kept parsed, each and all
 HEAD_BYTES = 2**16  # Of JSON beside numbers: names, parameters and outputs of a request
 MAX_OBJECTS = 1000  # Of JSON: tensors and parameters; each takes up to 30 times its text's memory
 NUMBER_BYTES = 32  # Of a number in JSON and what separates it from the next; FP64 takes 24

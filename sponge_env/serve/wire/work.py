@@ -1,8 +1,4 @@
-"""Coroutines that run without tasks of asyncio: what they wait for resumes them at once.
-
-The way through the event loop, from a result to the task that awaits it, takes a turn of the loop
-each time, which is 50 us where caches are cold.
-"""
+"""Coroutines without tasks: what they wait for resumes them without a turn of the event loop."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
@@ -13,62 +9,51 @@ T = TypeVar("T")
 
 
 class Result(Generic[T]):
-    """What one coroutine of :class:`Work` awaits; set once, in the loop's thread."""
+    """Something that one coroutine awaits, of :class:`Work` or a task; set once, in its thread."""
 
     def __init__(self) -> None:
-        self._value: list[T] = []
-        self._then: Callable[[Any], None] | None = None
-
-    def done(self) -> bool:
-        """Return whether it is there."""
-        return bool(self._value)
+        self._values: list[T] = []  # It, if it is there
+        self._then: Callable[[Any], object] | None = None
 
     def set_result(self, value: T) -> None:
         """Resume who awaits it."""
-        self._value.append(value)
+        self._values.append(value)
         if self._then is not None:
             self._then(self)
 
-    def add_done_callback(self, then: Callable[[Any], None]) -> None:
+    def add_done_callback(self, then: Callable[[Any], object]) -> None:
         """Call something when it is there."""
         self._then = then
 
-    def cancel(self) -> None:
-        """Resume nobody any more."""
-        self._then = None
-
     def __await__(self) -> Generator[Any, None, T]:
-        if not self._value:
-            if asyncio.current_task() is None:
-                yield self
-            else:
-                future = asyncio.get_running_loop().create_future()
-                self._then = lambda _: future.done() or future.set_result(None)
-                yield from future
-        return self._value[0]
+        if not self._values and asyncio.current_task() is None:
+            yield self
+        elif not self._values:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._then = lambda done: None if future.done() else future.set_result(done)
+            yield from future
+        return self._values[0]
 
 
 class Work:
-    """Runs a coroutine, which must not raise."""
-
-    # It may also await futures of asyncio. A task of asyncio may await a result.
+    """Runs a coroutine, which must not raise, and may await futures as well."""
 
     def __init__(self, coroutine: Coroutine[Any, None, None]) -> None:
         self._coroutine = coroutine
-        self._awaited: Any = None  # What it waits for, if it waits
+        self._awaited: Any = None
 
     def resume(self, awaited: object = None) -> None:
         """Run on, once what is awaited is there; at first nothing is."""
-        if awaited is not self._awaited:
-            return  # it was cancelled
-        self._awaited = None
-        with suppress(StopIteration):
-            self._awaited = self._coroutine.send(None)
-            self._awaited.add_done_callback(self.resume)
+        if awaited is self._awaited:  # else it was cancelled
+            self._awaited = None
+            with suppress(StopIteration):
+                self._awaited = self._coroutine.send(None)
+                self._awaited.add_done_callback(self.resume)
 
     def cancel(self) -> None:
         """End it where it waits."""
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
-            awaited.cancel()
             self._coroutine.close()
+            if isinstance(awaited, asyncio.Future):
+                awaited.cancel()
