@@ -22,7 +22,7 @@ class Submitted(NamedTuple):
 class Inbox:
     """Calls of any thread for the serving thread: without a lock, one wake-up for many calls."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake
         self._waiting: deque[Submitted] = deque()
         self._woken = False

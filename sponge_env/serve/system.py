@@ -220,6 +220,8 @@ class ServedSystem(LiveSystem):
             if self.lent:
                 if events:
                     super()._wait(-math.inf)
+                    if not (self._by_ticket or self.inbox or self._closing_s < math.inf):
+                        return  # all are answered: the ledger is read when something comes
                 next_s = self._advance(self._ended_s)
                 if next_s is None or next_s < self._next_s:
                     self.turn.notify()
