@@ -32,6 +32,7 @@ SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
+LOOK_S = 0.05  # Interval of looks for what takes too long
 LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
 HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
@@ -55,6 +56,7 @@ class Connections:
         self.open: set[Connection] = set()
         self.ending = False  # Whether each connection ends with its next answer
         self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
+        self.look_after()
 
     def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
@@ -64,6 +66,14 @@ class Connections:
         self.open.remove(longest)
         longest.transport.abort()
         return True
+
+    def look_after(self) -> None:
+        """End what takes too long, again and again."""
+        # One timer for all: to set one for each step of a request takes longer than that.
+        now_s = time.monotonic()
+        for connection in [each for each in self.open if each.due_s <= now_s]:
+            connection.on_timeout()
+        asyncio.get_running_loop().call_later(LOOK_S, self.look_after)
 
     def begin_later(self, connection: "Connection") -> None:
         """Begin a pipelined request: one of all connections in each turn of the event loop."""
@@ -105,7 +115,7 @@ class Connection(asyncio.BufferedProtocol):
         self._work: Work | None = None
         self._parsed_bytes, self._in_headers = 0, True
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
-        self._timer: asyncio.TimerHandle | None = None
+        self.due_s = math.inf  # When what it waits for takes too long
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
@@ -140,8 +150,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the client's requests."""
         self.server.open.discard(self)
-        for timer in filter(None, (self._timer, self._write_timer)):
-            timer.cancel()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         if self._work is not None:
             self._work.cancel()
         self._waiting.clear()
@@ -383,7 +393,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.server.rejected(refusal.status)
         self._refusal = refusal
-        self._stop_timer()
+        self.due_s = math.inf
         request = self._arriving
         if request is not None and not request.answered:
             if request is self._running and self._work is not None:
@@ -403,8 +413,8 @@ class Connection(asyncio.BufferedProtocol):
             response = messages.error_response(refusal, {})
             self.transport.write(response.head(close=True) + response.body)
         self.transport.write_eof()
-        self._stop_timer()
-        self._timer = self._loop.call_later(LINGER_S, self.transport.abort)
+        self.due_s = math.inf
+        self._loop.call_later(LINGER_S, self.transport.abort)
 
     def _check_peer(self) -> None:
         """Cancel the requests of a client that is gone: after its EOF, no read reports that."""
@@ -421,20 +431,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._refusal is not None or self.transport.is_closing():
             return
         if self._arriving is None:
-            self._stop_timer()
+            self.due_s = math.inf
             if self._latest is None:
                 self._start_timer(self.server.options.idle_timeout_s)
 
     def _start_timer(self, wait_s: float) -> None:
-        self._stop_timer()
-        self._timer = self._loop.call_later(wait_s, self._on_timeout)
+        self.due_s = time.monotonic() + wait_s
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_timeout(self) -> None:
+    def on_timeout(self) -> None:
+        """End it, or what it waits for."""
+        self.due_s = math.inf
         if self.transport.is_closing():
             self.transport.abort()
         elif self._paused:  # the server itself does not read

@@ -24,6 +24,7 @@ from sponge_env.serve.wire.work import Result
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
+HEAD = b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n"
 PHRASES = {499: b"Cancelled"} | {status.value: status.phrase.encode() for status in HTTPStatus}
 CLOSE = (b"connection", b"close")
 
@@ -145,15 +146,11 @@ class Response:
 
     def head(self, close: bool) -> bytes:
         """Return status line and headers; ``close`` says that the connection ends with it."""
-        headers = [
-            (b"date", _date(int(time.time()))),
-            (b"content-type", self.content_type),
-            (b"content-length", b"%d" % len(self.body)),
-            *self.headers,
-            *([CLOSE] if close and CLOSE not in self.headers else ()),
-        ]
-        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, PHRASES[self.status], lines)
+        more = (CLOSE,) if close and CLOSE not in self.headers else ()
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in self.headers + more)
+        status, date = (self.status, PHRASES[self.status]), _date(int(time.time()))
+        about = self.content_type, len(self.body), lines
+        return HEAD % (*status, date, *about)
 
 
 @lru_cache(maxsize=1)
