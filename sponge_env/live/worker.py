@@ -146,7 +146,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica of its stage with the lowest id."""
-        self._fleets[batch.stage].start(batch, self._handover.take(batch))
+        fleet = self._fleets[batch.stage]
+        if not fleet.idle:
+            raise RuntimeError("no replica is idle")
+        fleet.start(batch, self._handover.take(batch))
 
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""

@@ -227,7 +227,6 @@ class ServedSystem(LiveSystem):
                     self.turn.notify()
         except Exception as error:
             self._error = error
-            self.turn.notify()
         finally:
             self.turn.release()
 
@@ -302,10 +301,9 @@ class ServedSystem(LiveSystem):
             call.variant = self.variants[batch.stage][batch.variant]
             if completion.ok and len(self.spec.stages) == 1 and call.ticket in self._by_ticket:
                 # Sure to be answered: before the accounts, which take as long as the answer.
-                finished_s = completion.finished_s
-                deadline_s = float(self._arrays.requests["deadline_s"][0, call.row])
-                outcome = Outcome.ON_TIME if finished_s <= deadline_s else Outcome.LATE
-                self._end_call(call, self._reply(call, outcome, finished_s))
+                end_s, due_s = completion.finished_s, self._arrays.requests["deadline_s"]
+                outcome = Outcome.ON_TIME if end_s <= due_s[0, call.row] else Outcome.LATE
+                self._end_call(call, self._reply(call, outcome, end_s))
         super()._end(completion)
         if completion.ok:
             self.batches.add(completion)

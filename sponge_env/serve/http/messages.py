@@ -55,7 +55,7 @@ class Request:
         self._body: Buffer = b""
         self._error: WireError | None = None
         self._whole = False
-        self._awaited: Result[None] | None = None
+        self._arrived = Result[None]()
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
@@ -114,9 +114,8 @@ class Request:
 
     def resume(self) -> None:
         """Resume who awaits the body, if nothing of it is missing."""
-        if self._whole and self._awaited is not None:
-            awaited, self._awaited = self._awaited, None
-            awaited.set_result(None)
+        if self._whole:
+            self._arrived.set_result(None)
 
     def release(self) -> None:
         """Drop the body of a request that has been answered."""
@@ -128,8 +127,7 @@ class Request:
         if not self._whole:
             if self._send_continue is not None:
                 self._send_continue(CONTINUE)
-            self._awaited = Result()
-            await self._awaited
+            await self._arrived
         if self._error is not None:
             raise self._error
         return self._body
@@ -148,9 +146,8 @@ class Response:
         """Return status line and headers; ``close`` says that the connection ends with it."""
         more = (CLOSE,) if close and CLOSE not in self.headers else ()
         lines = b"".join(b"%s: %s\r\n" % pair for pair in self.headers + more)
-        status, date = (self.status, PHRASES[self.status]), _date(int(time.time()))
-        about = self.content_type, len(self.body), lines
-        return HEAD % (*status, date, *about)
+        first = self.status, PHRASES[self.status], _date(int(time.time()))
+        return HEAD % (*first, self.content_type, len(self.body), lines)
 
 
 @lru_cache(maxsize=1)

@@ -244,10 +244,8 @@ def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, 
     raise_unanswered(replies)
     outputs = [reply.output for reply in replies if reply.output is not None]
     output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-    parts: dict[str, NDArray[Any]] = served.outputs.parts(output)
-    if len(served.stages) > 1:
-        parts[TASKS] = np.array([len(rows) for rows in outputs], np.int64)
-    return parts
+    tasks = np.array([len(rows) for rows in outputs], np.int64)
+    return {TASKS: tasks, **served.outputs.parts(output)}
 
 
 def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:

@@ -9,29 +9,31 @@ T = TypeVar("T")
 
 
 class Result(Generic[T]):
-    """Something that one coroutine awaits, of :class:`Work` or a task; set once, in its thread."""
+    """Something that one coroutine awaits, of :class:`Work` or a task, in the same thread."""
 
     def __init__(self) -> None:
         self._values: list[T] = []  # It, if it is there
         self._then: Callable[[Any], object] | None = None
 
     def set_result(self, value: T) -> None:
-        """Resume who awaits it."""
-        self._values.append(value)
-        if self._then is not None:
-            self._then(self)
+        """Resume who awaits it; the first time counts."""
+        if not self._values:
+            self._values.append(value)
+            if self._then is not None:
+                self._then(self)
 
     def add_done_callback(self, then: Callable[[Any], object]) -> None:
         """Call something when it is there."""
         self._then = then
 
     def __await__(self) -> Generator[Any, None, T]:
-        if not self._values and asyncio.current_task() is None:
-            yield self
-        elif not self._values:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._then = lambda done: None if future.done() else future.set_result(done)
-            yield from future
+        if not self._values:
+            if asyncio.current_task() is None:
+                yield self
+            else:
+                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                self._then = lambda done: None if future.done() else future.set_result(done)
+                yield from future
         return self._values[0]
 
 
