@@ -43,10 +43,8 @@ class EpisodeClock:
 
     def at(self, monotonic_s: float) -> float:
         """Return the episode time of a monotonic stamp; in a hold, that of its instant."""
-        since_s, at_s, ran = self._changes[-1]
-        if since_s > monotonic_s:
-            recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
-            since_s, at_s, ran = next(recent, self._changes[0])
+        recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
+        since_s, at_s, ran = next(recent, self._changes[0])
         return at_s + (monotonic_s - since_s) if ran else at_s
 
     def hold(self) -> None:

@@ -95,12 +95,11 @@ class ServingEngine:
     @contextmanager
     def lend(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Serve in the thread of a loop, which this is, while the engine's own waits."""
-        # So a call crosses no thread. The worker may close its descriptor before the end.
+        # The worker may close its descriptor before the end.
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
         wake, inbox.wake = inbox.wake, partial(loop.call_soon_threadsafe, system.serve_now, False)
         loop.add_reader(fd, system.serve_now, True)
         system.lent = True
-        wake()
         try:
             yield
         finally:

@@ -40,7 +40,6 @@ LOG = logging.getLogger("sponge_env")
 PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
 TICK_S = 1e-6  # How long after its deadline a request has expired
 MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calculate with them
-RETRY_S = 0.001  # How long one thread may wait for another that serves
 MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
 
 _STATUS: dict[int, Status] = {
@@ -113,9 +112,8 @@ class ServedSystem(LiveSystem):
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
         self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
-        self.turn = threading.Condition(threading.Lock())
-        """Who has it serves; others may while the serving thread waits, once it is ``lent``."""
-        self.lent = False
+        self.turn = threading.Condition(threading.Lock())  # Who has it serves
+        self.lent = False  # Whether others may while the serving thread waits
         self._next_s = -math.inf  # Until when it waits, if it does
         self._error: Exception | None = None  # In another thread than the serving one
         self._dropped = Status.EXPIRED
@@ -213,7 +211,7 @@ class ServedSystem(LiveSystem):
 
     def serve_now(self, events: bool) -> None:
         """Do what is to be done now, in another thread; take in the worker's ``events`` or not."""
-        if not self.turn.acquire(timeout=RETRY_S):
+        if not self.turn.acquire(timeout=1e-3):
             self.worker.wake()  # which calls this again
             return
         try:
@@ -307,8 +305,7 @@ class ServedSystem(LiveSystem):
         super()._end(completion)
         if completion.ok:
             self.batches.add(completion)
-        if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
-            self._waiting = True
+        self._waiting |= batch.stage + 1 < len(self.spec.stages) or not completion.ok
 
     def _look(self) -> None:
         ended = int(self._env["ended"])

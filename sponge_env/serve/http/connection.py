@@ -24,7 +24,7 @@ from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import Memory
-from sponge_env.serve.wire.work import Work
+from sponge_env.serve.wire.work import begin
 
 LOG = logging.getLogger("sponge_env")
 
@@ -112,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._arriving: Request | None = None  # The request whose last byte is still to come
         self._waiting: deque[Request] = deque()  # Requests that wait for those before them
         self._running: Request | None = None
-        self._work: Work | None = None
+        self._cancel: Callable[[], object] = int  # Ends the request that runs, if one does
         self._parsed_bytes, self._in_headers = 0, True
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self.due_s = math.inf  # When what it waits for takes too long
@@ -152,10 +152,9 @@ class Connection(asyncio.BufferedProtocol):
         self.server.open.discard(self)
         if self._write_timer is not None:
             self._write_timer.cancel()
-        if self._work is not None:
-            self._work.cancel()
+        self._cancel()
         self._waiting.clear()
-        self._arriving = self._running = self._work = self._parser = None
+        self._arriving = self._running = self._parser = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to: a body's own buffer, if there is one."""
@@ -344,8 +343,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin the next request, if the one before is answered; go on reading after the last."""
         if self._running is None and self._write_timer is None and self._waiting:
             self._running = self._waiting.popleft()
-            self._work = Work(self._answer(self._running))
-            self._work.resume()
+            self._cancel = begin(self._answer(self._running))
         if self._paused and not self._waiting:
             self._paused = False
             self.transport.resume_reading()
@@ -369,15 +367,14 @@ class Connection(asyncio.BufferedProtocol):
         if socket and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
             with suppress(OSError):
                 sent = os.write(socket.fileno(), data)
-        if sent < len(data):
-            self.transport.write(data[sent:])
+        self.transport.write(data[sent:])
         self._end(request)
 
     def _end(self, request: Request) -> None:
         if request is self._arriving:
             self._skip_bytes = request.missing
         request.release()
-        self._running, self._work, self._answered_s = None, None, time.monotonic()
+        self._running, self._answered_s = None, time.monotonic()
         if not request.keep_alive:
             self._waiting.clear()
             self.transport.close()
@@ -396,9 +393,9 @@ class Connection(asyncio.BufferedProtocol):
         self.due_s = math.inf
         request = self._arriving
         if request is not None and not request.answered:
-            if request is self._running and self._work is not None:
-                self._work.cancel()
-                self._running = self._work = None
+            if request is self._running:
+                self._cancel()
+                self._running = None
             elif request in self._waiting:
                 self._waiting.remove(request)
             self._arriving = None

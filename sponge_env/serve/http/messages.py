@@ -55,7 +55,7 @@ class Request:
         self._body: Buffer = b""
         self._error: WireError | None = None
         self._whole = False
-        self._arrived = Result[None]()
+        self._arrived = Result()
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:

@@ -13,7 +13,6 @@ from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.tensors import brief
 
 PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")  # Of a request, to state it
-HEADERS = {b"x-slo-ms", b"x-sent-at-ms", b"x-deadline-ms"}
 MAX_SLO_S = 3600.0  # Longer ones are shortened to it
 MAX_AGE_S = 60.0  # A clock is wrong by which a request was sent, or was due, longer ago than this
 DOUBTED_AGE_S = 5.0  # What was sent, or due, so long ago may come from a clock that is behind
@@ -45,8 +44,6 @@ def request_deadline(
 ) -> Deadline:
     """Return the deadline of a request; a value that is not a number is a WireError."""
     # Headers have lower-case names; a parameter goes before a header of the same meaning.
-    if not parameters and arrival.grpc_remaining_s is None and HEADERS.isdisjoint(headers):
-        return Deadline(arrival.began_s, arrival.began_s + arrival.default_slo_s)
 
     def value(name: str, header: bytes) -> Any:
         parameter = parameters.get(name)

@@ -175,7 +175,8 @@ class Front:
         pending = _PendingRows(self, calls)
         try:
             pending.submit()
-            return await pending.all
+            replies: list[Reply] = await pending.all
+            return replies
         except BaseException:
             pending.cancel()
             raise
@@ -202,7 +203,7 @@ class _PendingRows:
         self._tickets: list[int] = []
         self._left, self._lock = len(calls), threading.Lock()
         self._in_vain = False  # Whether a row has ended without an answer
-        self.all = Result[list[Reply]]()
+        self.all = Result()  # All replies, in their order
 
     def submit(self) -> None:
         for row, call in enumerate(self._calls):

@@ -3,19 +3,17 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
-class Result(Generic[T]):
-    """Something that one coroutine awaits, of :class:`Work` or a task, in the same thread."""
+class Result:
+    """Something that one coroutine awaits, in a task or without, in the same thread."""
 
     def __init__(self) -> None:
-        self._values: list[T] = []  # It, if it is there
+        self._values: list[Any] = []  # It, if it is there
         self._then: Callable[[Any], object] | None = None
 
-    def set_result(self, value: T) -> None:
+    def set_result(self, value: Any) -> None:
         """Resume who awaits it; the first time counts."""
         if not self._values:
             self._values.append(value)
@@ -26,7 +24,7 @@ class Result(Generic[T]):
         """Call something when it is there."""
         self._then = then
 
-    def __await__(self) -> Generator[Any, None, T]:
+    def __await__(self) -> Generator[Any, None, Any]:
         if not self._values:
             if asyncio.current_task() is None:
                 yield self
@@ -37,25 +35,25 @@ class Result(Generic[T]):
         return self._values[0]
 
 
-class Work:
-    """Runs a coroutine, which must not raise, and may await futures as well."""
+def begin(coroutine: Coroutine[Any, None, None]) -> Callable[[], None]:
+    """Run a coroutine, which must not raise, now; return what ends it where it waits."""
+    awaited: Any = None
 
-    def __init__(self, coroutine: Coroutine[Any, None, None]) -> None:
-        self._coroutine = coroutine
-        self._awaited: Any = None
-
-    def resume(self, awaited: object = None) -> None:
-        """Run on, once what is awaited is there; at first nothing is."""
-        if awaited is self._awaited:  # else it was cancelled
-            self._awaited = None
+    def resume(there: object) -> None:
+        nonlocal awaited
+        if there is awaited:  # else it was ended
+            awaited = None
             with suppress(StopIteration):
-                self._awaited = self._coroutine.send(None)
-                self._awaited.add_done_callback(self.resume)
+                awaited = coroutine.send(None)
+                awaited.add_done_callback(resume)
 
-    def cancel(self) -> None:
-        """End it where it waits."""
-        awaited, self._awaited = self._awaited, None
-        if awaited is not None:
-            self._coroutine.close()
-            if isinstance(awaited, asyncio.Future):
-                awaited.cancel()
+    def end() -> None:
+        nonlocal awaited
+        given_up, awaited = awaited, None
+        if given_up is not None:
+            coroutine.close()
+            if isinstance(given_up, asyncio.Future):
+                given_up.cancel()
+
+    resume(None)
+    return end
