@@ -224,7 +224,8 @@ class ServedSystem(LiveSystem):
                 if next_s is None or next_s < self._next_s:
                     self.turn.notify()
         except Exception as error:
-            self._error = error
+            self._error, self.lent = error, False
+            self.turn.notify()
         finally:
             self.turn.release()
 
