@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from sponge_env.errors import SpongeError, WorkerError
@@ -97,7 +96,7 @@ class ServingEngine:
         """Serve in the thread of a loop, which this is, while the engine's own waits."""
         # The worker may close its descriptor before the end.
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
-        wake, inbox.wake = inbox.wake, partial(loop.call_soon_threadsafe, system.serve_now, False)
+        wake, inbox.wake = inbox.wake, lambda: loop.call_soon_threadsafe(system.serve_now, False)
         loop.add_reader(fd, system.serve_now, True)
         system.lent = True
         try:

@@ -68,8 +68,7 @@ class Connections:
         return True
 
     def look_after(self) -> None:
-        """End what takes too long, again and again."""
-        # One timer for all: to set one for each step of a request takes longer than that.
+        """End what takes too long, again and again: one timer for all, not one for each request."""
         now_s = time.monotonic()
         for connection in [each for each in self.open if each.due_s <= now_s]:
             connection.on_timeout()
@@ -360,8 +359,7 @@ class Connection(asyncio.BufferedProtocol):
         if b"expect" in request.headers and request is self._arriving:
             request.keep_alive = False  # the client may never send the body that it announced
         head = response.head(close=not request.keep_alive)
-        # In one packet, or the client would be woken twice, and at once: the transport would wait
-        # for the end of the loop's turn. It finds errors as well.
+        # In one packet, or the client would be woken twice, and not at the end of the loop's turn.
         data, sent = head + response.body if request.method != "HEAD" else head, 0
         socket = self.transport.get_extra_info("socket")
         if socket and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
