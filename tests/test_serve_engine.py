@@ -1,5 +1,6 @@
 """The serving thread: controllers that fail, are exchanged or late, and every way to end."""
 
+import asyncio
 import logging
 import threading
 import time
@@ -207,6 +208,42 @@ def test_a_client_that_raises_harms_nobody(caplog):
         r.engine.submit(Call(np.zeros(1), now_s, now_s + 1, 8), done)
         assert r.submit()().status is Status.ANSWERED
     assert caplog.records
+
+
+def test_a_loop_serves_while_the_engine_waits():
+    with rig() as r:
+        threads, count = [], 40
+
+        async def serve():
+            loop = asyncio.get_running_loop()
+            with r.engine.lend(loop):
+                for _ in range(count):
+                    answered, now_s = loop.create_future(), time.monotonic()
+
+                    def done(reply, answered=answered):
+                        threads.append(threading.get_ident())
+                        loop.call_soon_threadsafe(answered.set_result, reply)
+
+                    r.engine.submit(Call(np.zeros(1), now_s, now_s + SOON_S, 8), done)
+                    assert (await answered).status is Status.ANSWERED
+
+        asyncio.run(serve())
+        assert threading.get_ident() in threads  # the engine's own has its turn now and then
+        assert r.submit()().status is Status.ANSWERED  # it serves alone again
+        until(lambda: sum(past.on_time for past in r.intervals) == count + 1)
+
+
+def test_an_error_in_the_loop_ends_the_engine():
+    async def serve(r):
+        with r.engine.lend(asyncio.get_running_loop()):
+            reply = r.submit(payload="no number")
+            while r.engine.alive:
+                await asyncio.sleep(0.001)
+            assert reply().status is Status.FAILED
+
+    with rig() as r:
+        asyncio.run(serve(r))
+        assert isinstance(r.engine.error, WorkerError)
 
 
 class Lazy(FakeLauncher):

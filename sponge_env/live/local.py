@@ -117,6 +117,8 @@ class LocalReplica:
         # if it just died, the end of its channel shows at the next poll
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.send(ORDER.pack(batch_id, size, self.threads, variant))
+        if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
+            self._listen()
 
     def answers(self, size: int) -> list[NDArray[Any]]:
         """Copy the answers to the first ``size`` tasks of the last batch."""
@@ -147,8 +149,6 @@ class LocalReplica:
         if len(message) < REPORT.size:
             self._listen()
             return Death(self._said)
-        if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
-            self._listen()
         batch_id, started_s, finished_s = REPORT.unpack_from(message)
         before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
         if batch_id == READY:

@@ -168,10 +168,6 @@ class LiveSystem(System):
         """Return whether there is nothing more to be done until a moment."""
         return now_s >= until_s
 
-    def _is_settled(self) -> bool:
-        """Return whether nothing but the worker is to be waited for after batches have ended."""
-        return False
-
     def _look(self) -> None:
         """Take note of what the last moves led to, before anything is waited for."""
 
@@ -186,26 +182,28 @@ class LiveSystem(System):
 
     def _drive(self, until_s: float) -> None:
         """Serve until a moment on the worker's clock; nothing is started at it any more."""
+        while (next_s := self._advance(until_s)) is not None:
+            self._wait(next_s)
+
+    def _advance(self, until_s: float) -> float | None:
+        """Do what is to be done now; return when more is, at the latest, or None at the end."""
         # A batch starts as soon as a replica is idle and a task waits.
-        stages = range(len(self.spec.stages))
-        while True:
-            now_s = self.worker.now()
-            next_s = self._take_in(now_s, min(now_s, until_s))
-            if self._is_over(now_s, until_s):
-                entry.look_after(self._arrays, self._metrics, now_s)
-                self._look()
-                return
-            for k in stages:
-                while self.worker.idle(k) and self._start(k):
-                    pass
+        now_s = self.worker.now()
+        next_s = self._take_in(now_s, min(now_s, until_s))
+        if self._is_over(now_s, until_s):
+            entry.look_after(self._arrays, self._metrics, now_s)
             self._look()
-            wake_s = min(until_s, next_s)
-            while completions := self.worker.wait(wake_s):
-                for completion in completions:
-                    self._end(completion)
-                if not self._is_settled():
-                    break
-                self._look()
+            return None
+        for k in range(len(self.spec.stages)):
+            while self.worker.idle(k) and self._start(k):
+                pass
+        self._look()
+        return min(until_s, next_s)
+
+    def _wait(self, until_s: float) -> None:
+        """Wait for the worker, and take in what has ended."""
+        for completion in self.worker.wait(until_s):
+            self._end(completion)
 
     def _start(self, k: int) -> bool:
         """Form a batch of a stage and give it to the worker; return False if there is none."""

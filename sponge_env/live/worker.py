@@ -112,8 +112,13 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch.poll(until_s - time.monotonic())
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
+        self._fitted = self._state()  # When the allocations were put in force the last time
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when :meth:`wait` would return."""
+        return self._watch.selector.fileno()
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -157,9 +162,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock."""
         while True:
-            left_s, before = until_s - self.now(), self._state()
+            left_s = until_s - self.now()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if self._state() != before:  # else nothing is to be fit
+            if self._state() != self._fitted:  # else nothing is to be fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -190,6 +195,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         for fleet in fleets:
             fleet.fit(self._room(fleet))
         self._charge()
+        self._fitted = self._state()
 
     def _room(self, fleet: Fleet) -> list[int]:
         """Return the core units of each node that other stages do not hold."""

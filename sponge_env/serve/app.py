@@ -71,14 +71,13 @@ async def run_servers(
     out, and the servers stop; another signal then ends the process. A port in use is a
     ``ConfigError``.
     """
-    stop = Stop()
+    stop, loop = Stop(), asyncio.get_running_loop()
     listener = listening_socket(options.host, options.port)
-    with _signals(stop), listener:
+    with _signals(stop), listener, engine.lend(loop):
         front = Front(engine, options, metrics)
         rpc, grpc_port = await start_rpc(front) or (None, None)
         answer = HttpFront(front, resources).answer
         connections = Connections(options, front.memory, answer, metrics.rejected)
-        loop = asyncio.get_running_loop()
         http = await loop.create_server(
             lambda: Connection(connections), sock=listener, backlog=BACKLOG
         )

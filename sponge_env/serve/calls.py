@@ -22,8 +22,8 @@ class Submitted(NamedTuple):
 class Inbox:
     """Calls of any thread for the serving thread: without a lock, one wake-up for many calls."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.wake = wake
         self._waiting: deque[Submitted] = deque()
         self._woken = False
         self._tickets = itertools.count(1)
@@ -46,7 +46,7 @@ class Inbox:
         # The reader unsets it before it reads, so that what it misses wakes it again.
         if not self._woken:
             self._woken = True
-            self._wake()
+            self.wake()
 
     def take(self, count: int) -> Iterator[Submitted]:
         """Yield at most ``count`` entries in their order; several threads may take at once."""

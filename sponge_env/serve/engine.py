@@ -1,12 +1,14 @@
 """The serving thread: takes calls, lets a controller decide, replies to each call."""
 
+import asyncio
 import logging
+import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -89,6 +91,21 @@ class ServingEngine:
         launcher = getattr(self._system.worker, "launcher", None)
         return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
+    @contextmanager
+    def lend(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Serve in the thread of a loop, which this is, while the engine's own waits."""
+        # The worker may close its descriptor before the end.
+        system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
+        wake, inbox.wake = inbox.wake, lambda: loop.call_soon_threadsafe(system.serve_now, False)
+        loop.add_reader(fd, system.serve_now, True)
+        system.lent = True
+        try:
+            yield
+        finally:
+            inbox.wake, system.lent = wake, False
+            loop.remove_reader(fd)
+            os.close(fd)
+
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something, quickly, from the engine's thread, with each snapshot from now on."""
         # When the engine ends, however it comes to that, the last one says that it is not ready.
@@ -118,6 +135,7 @@ class ServingEngine:
 
     def _serve(self) -> None:
         status = Status.STOPPED
+        self._system.turn.acquire()
         try:
             while not self._system.is_closed:
                 self._play_interval()
@@ -128,6 +146,7 @@ class ServingEngine:
             LOG.error("the server cannot go on: %s", self.error, exc_info=unexpected)
         finally:
             self._stop(status)
+            self._system.turn.release()
 
     def _stop(self, status: Status) -> None:
         self.ready = False
@@ -136,7 +155,7 @@ class ServingEngine:
             self._system.abandon(status)
         except Exception:
             LOG.exception("what was left could not be ended in order")
-        self._stopped = True
+        self._stopped, self._system.lent = True, False
         self._decider.close()
         self._sweep()
         self._system.close()

@@ -82,6 +82,8 @@ class ServedModel:
     variants: tuple[str, ...]
     stages: tuple[str, ...]
     queue_max: int = 1024  # Calls that it holds at most, and rows that can be served together
+    known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What clients said of their tensors, by its bytes: most say the same again and again."""
 
 
 class Batches(NamedTuple):

@@ -7,6 +7,7 @@ starts over.
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.errors import ModelError
 from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
+from sponge_env.live.fleet import HEARTBEAT_S
 from sponge_env.live.system import LiveSystem
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Arrivals, Network, Serving, Variant
@@ -53,6 +55,9 @@ _ROW, _OUTCOME, _FINISHED = map(_COLUMNS.index, ("row", "outcome", "finished_s")
 
 class CallWorker(Worker, Protocol):
     """A worker that takes the requests' own inputs, and keeps the answers."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to wait for no more."""
 
     def bring(self, request: int, tensor: NDArray[Any]) -> None:
         """Keep the input that a request brings, until it ends."""
@@ -107,6 +112,10 @@ class ServedSystem(LiveSystem):
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
         self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
+        self.turn = threading.Condition(threading.Lock())  # Who has it serves
+        self.lent = False  # Whether others may while the serving thread waits
+        self._next_s = -math.inf  # Until when it waits, if it does
+        self._error: Exception | None = None  # In another thread than the serving one
         self._dropped = Status.EXPIRED
         super().__init__(endless(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
@@ -191,6 +200,35 @@ class ServedSystem(LiveSystem):
         self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
         return self._ended_s
 
+    def _wait(self, until_s: float) -> None:
+        if self.lent:
+            self._next_s = until_s
+            self.turn.wait(min(max(0.0, until_s - self.worker.now()), HEARTBEAT_S))
+            self._next_s = until_s = -math.inf
+        if self._error is not None:
+            raise self._error
+        super()._wait(until_s)
+
+    def serve_now(self, events: bool) -> None:
+        """Do what is to be done now, in another thread; take in the worker's ``events`` or not."""
+        if not self.turn.acquire(timeout=1e-3):
+            self.worker.wake()  # which calls this again
+            return
+        try:
+            if self.lent:
+                if events:
+                    super()._wait(-math.inf)
+                    if not (self._by_ticket or self.inbox or self._closing_s < math.inf):
+                        return  # all are answered: the ledger is read when something comes
+                next_s = self._advance(self._ended_s)
+                if next_s is None or next_s < self._next_s:
+                    self.turn.notify()
+        except Exception as error:
+            self._error, self.lent = error, False
+            self.turn.notify()
+        finally:
+            self.turn.release()
+
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
 
@@ -254,23 +292,21 @@ class ServedSystem(LiveSystem):
         super()._begin(batch, rows)
 
     def _end(self, completion: Completion) -> None:
-        super()._end(completion)
         batch = completion.batch
-        if completion.ok:
-            self.batches.add(completion)
-        if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
-            self._waiting = True
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
         for call in self._table.end(batch.id):
             call.add_batch(completion)
             call.batch, call.cores = batch.size, cores
             call.variant = self.variants[batch.stage][batch.variant]
-
-    def _is_settled(self) -> bool:
-        if self.inbox or self._closing_s < math.inf:
-            return False
-        stages = self._arrays.stages[0]
-        return bool((stages["tail"] <= stages["head"]).all())
+            if completion.ok and len(self.spec.stages) == 1 and call.ticket in self._by_ticket:
+                # Sure to be answered: before the accounts, which take as long as the answer.
+                end_s, due_s = completion.finished_s, self._arrays.requests["deadline_s"]
+                outcome = Outcome.ON_TIME if end_s <= due_s[0, call.row] else Outcome.LATE
+                self._end_call(call, self._reply(call, outcome, end_s))
+        super()._end(completion)
+        if completion.ok:
+            self.batches.add(completion)
+        self._waiting |= batch.stage + 1 < len(self.spec.stages) or not completion.ok
 
     def _look(self) -> None:
         ended = int(self._env["ended"])

@@ -9,6 +9,7 @@ instead of the reason.
 import asyncio
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import Memory
+from sponge_env.serve.wire.work import begin
 
 LOG = logging.getLogger("sponge_env")
 
@@ -30,6 +32,7 @@ SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
+LOOK_S = 0.05  # Interval of looks for what takes too long
 LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
 HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
@@ -53,6 +56,7 @@ class Connections:
         self.open: set[Connection] = set()
         self.ending = False  # Whether each connection ends with its next answer
         self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
+        self.look_after()
 
     def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
@@ -62,6 +66,13 @@ class Connections:
         self.open.remove(longest)
         longest.transport.abort()
         return True
+
+    def look_after(self) -> None:
+        """End what takes too long, again and again: one timer for all, not one for each request."""
+        now_s = time.monotonic()
+        for connection in [each for each in self.open if each.due_s <= now_s]:
+            connection.on_timeout()
+        asyncio.get_running_loop().call_later(LOOK_S, self.look_after)
 
     def begin_later(self, connection: "Connection") -> None:
         """Begin a pipelined request: one of all connections in each turn of the event loop."""
@@ -100,10 +111,10 @@ class Connection(asyncio.BufferedProtocol):
         self._arriving: Request | None = None  # The request whose last byte is still to come
         self._waiting: deque[Request] = deque()  # Requests that wait for those before them
         self._running: Request | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._cancel: Callable[[], object] = int  # Ends the request that runs, if one does
         self._parsed_bytes, self._in_headers = 0, True
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
-        self._timer: asyncio.TimerHandle | None = None
+        self.due_s = math.inf  # When what it waits for takes too long
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
@@ -138,12 +149,11 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the client's requests."""
         self.server.open.discard(self)
-        for timer in filter(None, (self._timer, self._write_timer)):
-            timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self._cancel()
         self._waiting.clear()
-        self._arriving = self._running = self._task = self._parser = None
+        self._arriving = self._running = self._parser = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to: a body's own buffer, if there is one."""
@@ -155,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process the bytes that were read into the buffer."""
-        request = self._arriving
+        request, was_idle = self._arriving, self._latest is None
         if self._refusal is not None:
             return
         if request is not None and request.buffer is not None:
@@ -168,6 +178,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._end_body()
         else:
             self._parse(self.server.scratch[:nbytes])
+        # Not within the parser's callbacks; and what is pipelined waits for its turn.
+        if was_idle:
+            self.begin_next()
+        if self._running is not None:
+            self._running.resume()
 
     def eof_received(self) -> bool:
         """Return whether answers are due; else the connection is closed."""
@@ -242,7 +257,6 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = True  # what is sent ahead waits in the client's machine
             self.transport.pause_reading()
         self._waiting.append(request)
-        self.begin_next()
 
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
@@ -328,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin the next request, if the one before is answered; go on reading after the last."""
         if self._running is None and self._write_timer is None and self._waiting:
             self._running = self._waiting.popleft()
-            self._task = self._loop.create_task(self._answer(self._running))
+            self._cancel = begin(self._answer(self._running))
         if self._paused and not self._waiting:
             self._paused = False
             self.transport.resume_reading()
@@ -345,16 +359,20 @@ class Connection(asyncio.BufferedProtocol):
         if b"expect" in request.headers and request is self._arriving:
             request.keep_alive = False  # the client may never send the body that it announced
         head = response.head(close=not request.keep_alive)
-        # Head and body in one packet, or the client would be woken twice.
-        body = response.body if request.method != "HEAD" else b""
-        self.transport.writelines((head, body))
+        # In one packet, or the client would be woken twice, and not at the end of the loop's turn.
+        data, sent = head + response.body if request.method != "HEAD" else head, 0
+        socket = self.transport.get_extra_info("socket")
+        if socket and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
+            with suppress(OSError):
+                sent = os.write(socket.fileno(), data)
+        self.transport.write(data[sent:])
         self._end(request)
 
     def _end(self, request: Request) -> None:
         if request is self._arriving:
             self._skip_bytes = request.missing
         request.release()
-        self._running, self._task, self._answered_s = None, None, time.monotonic()
+        self._running, self._answered_s = None, time.monotonic()
         if not request.keep_alive:
             self._waiting.clear()
             self.transport.close()
@@ -370,12 +388,12 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.server.rejected(refusal.status)
         self._refusal = refusal
-        self._stop_timer()
+        self.due_s = math.inf
         request = self._arriving
         if request is not None and not request.answered:
-            if request is self._running and self._task is not None:
-                self._task.cancel()
-                self._running = self._task = None
+            if request is self._running:
+                self._cancel()
+                self._running = None
             elif request in self._waiting:
                 self._waiting.remove(request)
             self._arriving = None
@@ -390,8 +408,8 @@ class Connection(asyncio.BufferedProtocol):
             response = messages.error_response(refusal, {})
             self.transport.write(response.head(close=True) + response.body)
         self.transport.write_eof()
-        self._stop_timer()
-        self._timer = self._loop.call_later(LINGER_S, self.transport.abort)
+        self.due_s = math.inf
+        self._loop.call_later(LINGER_S, self.transport.abort)
 
     def _check_peer(self) -> None:
         """Cancel the requests of a client that is gone: after its EOF, no read reports that."""
@@ -408,20 +426,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._refusal is not None or self.transport.is_closing():
             return
         if self._arriving is None:
-            self._stop_timer()
+            self.due_s = math.inf
             if self._latest is None:
                 self._start_timer(self.server.options.idle_timeout_s)
 
     def _start_timer(self, wait_s: float) -> None:
-        self._stop_timer()
-        self._timer = self._loop.call_later(wait_s, self._on_timeout)
+        self.due_s = time.monotonic() + wait_s
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_timeout(self) -> None:
+    def on_timeout(self) -> None:
+        """End it, or what it waits for."""
+        self.due_s = math.inf
         if self.transport.is_closing():
             self.transport.abort()
         elif self._paused:  # the server itself does not read

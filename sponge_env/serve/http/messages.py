@@ -1,6 +1,5 @@
 """HTTP requests as they arrive, responses as they are sent, and compressed bodies of both."""
 
-import asyncio
 import math
 import time
 import zlib
@@ -20,10 +19,13 @@ from sponge_env.serve.interface import Status
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import HeldBytes, Memory
 from sponge_env.serve.wire.tensors import Buffer, brief
+from sponge_env.serve.wire.work import Result
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
+HEAD = b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n"
+PHRASES = {499: b"Cancelled"} | {status.value: status.phrase.encode() for status in HTTPStatus}
 CLOSE = (b"connection", b"close")
 
 _WINDOW_BITS = {
@@ -52,7 +54,8 @@ class Request:
         self._held: HeldBytes | None = None
         self._body: Buffer = b""
         self._error: WireError | None = None
-        self._arrived = asyncio.Event()
+        self._whole = False
+        self._arrived = Result()
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
@@ -102,12 +105,17 @@ class Request:
             array = np.frombuffer(self._chunks, np.uint8)
             self._held.release_with(array)
             self._body = memoryview(array)  # type: ignore[arg-type]
-        self._arrived.set()
+        self._whole = True
 
     def fail(self, error: WireError) -> None:
         """Raise this error where the body is awaited."""
         self._error, self._chunks, self._held = error, bytearray(), None
-        self._arrived.set()
+        self._whole = True
+
+    def resume(self) -> None:
+        """Resume who awaits the body, if nothing of it is missing."""
+        if self._whole:
+            self._arrived.set_result(None)
 
     def release(self) -> None:
         """Drop the body of a request that has been answered."""
@@ -116,9 +124,10 @@ class Request:
 
     async def body(self) -> Buffer:
         """Return the body once it is complete; a WireError if it is too large."""
-        if self._send_continue is not None and not self._arrived.is_set():
-            self._send_continue(CONTINUE)
-        await self._arrived.wait()
+        if not self._whole:
+            if self._send_continue is not None:
+                self._send_continue(CONTINUE)
+            await self._arrived
         if self._error is not None:
             raise self._error
         return self._body
@@ -135,16 +144,10 @@ class Response:
 
     def head(self, close: bool) -> bytes:
         """Return status line and headers; ``close`` says that the connection ends with it."""
-        headers = [
-            (b"date", _date(int(time.time()))),
-            (b"content-type", self.content_type),
-            (b"content-length", b"%d" % len(self.body)),
-            *self.headers,
-            *([CLOSE] if close and CLOSE not in self.headers else ()),
-        ]
-        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        phrase = HTTPStatus(self.status).phrase.encode() if self.status != 499 else b"Cancelled"
-        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, phrase, lines)
+        more = (CLOSE,) if close and CLOSE not in self.headers else ()
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in self.headers + more)
+        first = self.status, PHRASES[self.status], _date(int(time.time()))
+        return HEAD % (*first, self.content_type, len(self.body), lines)
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import brief, datatype
 from sponge_env.serve.wire.trace import TRACEPARENT
+from sponge_env.serve.wire.work import Result
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
@@ -174,7 +175,8 @@ class Front:
         pending = _PendingRows(self, calls)
         try:
             pending.submit()
-            return await pending.all
+            replies: list[Reply] = await pending.all
+            return replies
         except BaseException:
             pending.cancel()
             raise
@@ -196,12 +198,12 @@ class _PendingRows:
 
     def __init__(self, front: Front, calls: Sequence[Call]) -> None:
         self._engine, self._calls, self._record = front.engine, calls, front.record
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._replies: list[Reply] = [MISSING] * len(calls)
         self._tickets: list[int] = []
         self._left, self._lock = len(calls), threading.Lock()
         self._in_vain = False  # Whether a row has ended without an answer
-        self.all: asyncio.Future[list[Reply]] = self._loop.create_future()
+        self.all = Result()  # All replies, in their order
 
     def submit(self) -> None:
         for row, call in enumerate(self._calls):
@@ -226,14 +228,15 @@ class _PendingRows:
             self._wake(self.cancel)
 
     def _wake(self, work: Callable[[], None]) -> None:
+        if threading.get_ident() == self._thread:
+            work()
+            return
         with suppress(RuntimeError):  # the loop has ended, and with it all that waits
             self._loop.call_soon_threadsafe(work)
 
     def _finish(self) -> None:
-        if not self.all.done():
-            self.all.set_result(self._replies)
-        # The answer goes out at the end of the loop's next turn. Counting comes after that.
-        self._loop.call_soon(self._loop.call_soon, self._record, self._calls, self._replies)
+        self.all.set_result(self._replies)  # with which the answer goes out; counting comes after
+        self._loop.call_soon(self._record, self._calls, self._replies)
 
 
 def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, NDArray[Any]]:

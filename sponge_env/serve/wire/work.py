@@ -1,0 +1,59 @@
+"""Coroutines without tasks: what they wait for resumes them without a turn of the event loop."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from typing import Any
+
+
+class Result:
+    """Something that one coroutine awaits, in a task or without, in the same thread."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []  # It, if it is there
+        self._then: Callable[[Any], object] | None = None
+
+    def set_result(self, value: Any) -> None:
+        """Resume who awaits it; the first time counts."""
+        if not self._values:
+            self._values.append(value)
+            if self._then is not None:
+                self._then(self)
+
+    def add_done_callback(self, then: Callable[[Any], object]) -> None:
+        """Call something when it is there."""
+        self._then = then
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self._values:
+            if asyncio.current_task() is None:
+                yield self
+            else:
+                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                self._then = lambda done: None if future.done() else future.set_result(done)
+                yield from future
+        return self._values[0]
+
+
+def begin(coroutine: Coroutine[Any, None, None]) -> Callable[[], None]:
+    """Run a coroutine, which must not raise, now; return what ends it where it waits."""
+    awaited: Any = None
+
+    def resume(there: object) -> None:
+        nonlocal awaited
+        if there is awaited:  # else it was ended
+            awaited = None
+            with suppress(StopIteration):
+                awaited = coroutine.send(None)
+                awaited.add_done_callback(resume)
+
+    def end() -> None:
+        nonlocal awaited
+        given_up, awaited = awaited, None
+        if given_up is not None:
+            coroutine.close()
+            if isinstance(given_up, asyncio.Future):
+                given_up.cancel()
+
+    resume(None)
+    return end
