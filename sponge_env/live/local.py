@@ -114,11 +114,11 @@ class LocalReplica:
 
     def order(self, batch_id: int, size: int, variant: int) -> None:
         """Order the answers to inputs that lie in :attr:`tensors` already."""
+        if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
+            self._listen()
         # if it just died, the end of its channel shows at the next poll
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.send(ORDER.pack(batch_id, size, self.threads, variant))
-        if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
-            self._listen()
 
     def answers(self, size: int) -> list[NDArray[Any]]:
         """Copy the answers to the first ``size`` tasks of the last batch."""
