@@ -32,7 +32,6 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.calls import BatchCounts, Inbox, OpenCall, RowTable, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
@@ -128,7 +127,7 @@ class ServedSystem(LiveSystem):
         self, configuration: Configuration, seed: int, workload: Workload | None
     ) -> Arrays:
         room = configuration.room
-        make_room(room, self.spec, self._queue_max + 1)
+        room.hold(self.spec, self._queue_max + 1)
         room.ledger = 2 * self._queue_max + MAX_AT_ONCE
         # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
@@ -183,13 +182,11 @@ class ServedSystem(LiveSystem):
             self._drive(self._closing_s)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
-        delays_s, budgets_s = self._arrivals
-        return delays_s, budgets_s
+        return self._arrivals[0], self._arrivals[1]
 
     def _next_arrivals(self, offered: int) -> None:
         self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 2).T
-        self._arriving = []
-        self._past = []
+        self._arriving, self._past = [], []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         return np.array(self._past, LEDGER_ROW)
@@ -269,8 +266,7 @@ class ServedSystem(LiveSystem):
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
-            finished_s = self.stamp(now_s)
-            refusal = Reply(Status.REFUSED, finished_s=finished_s, retry_after_s=retry_s)
+            refusal = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
             self._end_call(own, refusal)
             return math.inf
         self._table.hold(own)

@@ -22,7 +22,6 @@ from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
-from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
@@ -152,7 +151,7 @@ class BatchSimulator:
         room = self._configuration.room
         room.queue = queue_capacity or room.queue
         if workloads:
-            make_room(room, self.specs[0], 2 * max(1, *(each.id.size for each in workloads)))
+            room.hold(self.specs[0], 2 * max(1, *(each.id.size for each in workloads)))
         self._arrays = self._configuration.allocate(count)
         self._numbers, self._wanted = allocations(count, len(self._most))
         self._seeds = np.full(count, -1)

@@ -15,8 +15,9 @@ from sponge_env.core.compiled import rows
 from sponge_env.core.records import Arrays
 from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Outcome
+from sponge_env.interfaces import Outcome, SystemSpec
 
+_MOST_ROOM = 1 << 18  # Tasks that the queue of a stage can hold, if there are not more requests
 _UNASKED_BYTES = 1 << 28  # Memory that is taken without looking whether it is free
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
@@ -68,6 +69,12 @@ class Room:
         """Make so much room where there is less."""
         for name, count in needed.items():
             setattr(self, name, max(getattr(self, name), count))
+
+    def hold(self, spec: SystemSpec, requests: int) -> None:
+        """Hold so many requests at once, and their tasks as far as memory is no matter."""
+        most = math.prod(max(1, len(stage.tasks) - 1) for stage in spec.stages[:-1])
+        self.ledger = requests
+        self.queue = max(requests, min(requests * most, _MOST_ROOM))
 
 
 class MemoryPlan:
