@@ -87,8 +87,7 @@ def sample_path(
     largest = 1.0
     for kind in range(kinds.shape[0]):
         largest = max(largest, kinds[kind, 0])
-    sent_s = -forecast.transfer_s * largest
-    sent_s += draws.kinds[path, 0] / fast_rps
+    sent_s = draws.kinds[path, 0] / fast_rps - forecast.transfer_s * largest
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
         kind = int(draws.kinds[path, draw] * kinds.shape[0])
         # Divisions are what takes long here.

@@ -121,12 +121,8 @@ class StageTimes:
     def __init__(self, spec: SystemSpec) -> None:
         """Start from the profiles."""
         self._spec, self._shares = spec, shares(spec, "proportional")
-        shape = (
-            max(len(stage.latencies) for stage in spec.stages),
-            max(stage.cores_max for stage in spec.stages),
-            max(stage.batch_max for stage in spec.stages),
-        )
-        self.service_s = np.full((len(spec.stages), *shape), math.inf)
+        sizes = [(len(each.latencies), each.cores_max, each.batch_max) for each in spec.stages]
+        self.service_s = np.full((len(sizes), *np.max(sizes, axis=0)), math.inf)
         """(stages, variants, cores, batches) seconds of a batch; infinite where a stage has no such
         variant, cores or batch."""
         self._before = [-1] * len(spec.stages)
