@@ -61,9 +61,7 @@ def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
 def step(w: World, wanted: Records[AllocationRow], draining: bool) -> None:
     """Put an allocation in force and serve until the interval ends, or drain.
 
-    To drain is to end the episode: no request arrives any more, and what is left is served
-    under the allocation in force. Requests that still wait when the last deadline has passed
-    are dropped, so that afterwards nothing is queued or running.
+    See :meth:`sponge_env.simulation.system.System.drain`.
     """
     if draining:
         w.env.arrival_s = math.inf
