@@ -106,8 +106,7 @@ STAGE_FIELDS: tuple[Field, ...] = (
     Field("given_up", "requests given up here in it", _INTERVAL),
     *_USE,
     *_STARTING,
-)
-"""What they see of each stage, after that; its requests are tasks, of a request one or several."""
+)  # What they see of each stage, after that; its requests are tasks, of a request one or several
 
 FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
 """Names of the vertical observation's entries, in order."""
