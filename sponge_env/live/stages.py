@@ -81,7 +81,7 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
     """Describe to a child what to run: models of the same inputs and outputs."""
     makers = []
     for model in models:
-        own = dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {}
+        own: dict[str, Any] = dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {}
         makers.append((f"{type(model).__module__}:{type(model).__qualname__}", own))
     inputs, outputs, max_tasks = models[0].inputs, models[0].outputs, models[0].max_tasks
     sides = (inputs.shape, inputs.layout), (outputs.shape, outputs.layout)
