@@ -138,7 +138,10 @@ class ServingEngine:
         self._system.turn.acquire()
         try:
             while not self._system.is_closed:
-                self._play_interval()
+                allocation, decision_s = self._decision(self._view)
+                self._system.step(allocation, decision_s=decision_s)
+                self._view = self._system.view()
+                self._publish(self._make_snapshot(self._view))
         except Exception as error:
             status = Status.FAILED
             self.error = error if isinstance(error, SpongeError) else WorkerError(repr(error))
@@ -164,12 +167,6 @@ class ServingEngine:
         for submitted in self._system.inbox.take(len(self._system.inbox)):
             if submitted.call is not None:
                 send(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
-
-    def _play_interval(self) -> None:
-        allocation, decision_s = self._decision(self._view)
-        self._system.step(allocation, decision_s=decision_s)
-        self._view = self._system.view()
-        self._publish(self._make_snapshot(self._view))
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
