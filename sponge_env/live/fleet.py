@@ -165,13 +165,12 @@ class Fleet:
     @property
     def in_force(self) -> float:
         """The same where limits come late: of each replica the larger of asked and granted."""
-        return float(sum(map(self._in_force, self.members)))
-
-    def _in_force(self, member: Member) -> float:
-        if not member.replica.limits_late:
-            return member.cores
-        # a kernel's quota is rounded
-        return max(member.cores, round(member.replica.granted_cores() / self.config.core_unit, 2))
+        held, unit = 0.0, self.config.core_unit
+        for member in self.members:  # a kernel's quota is rounded
+            late = member.replica.limits_late
+            granted = round(member.replica.granted_cores() / unit, 2) if late else 0.0
+            held += max(member.cores, granted)
+        return held
 
     @property
     def idle(self) -> list[Member]:
