@@ -111,9 +111,8 @@ class LookAhead:
         on_the_way_s = forecast.transfer_s * largest
         expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
-        ready = [
-            max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, replicas, strict=True)
-        ]
+        asked = zip(view.stages, replicas, strict=True)
+        ready = [max(1, min(stage.replicas_ready, n)) for stage, n in asked]
         starting = [max(0, n - r) for n, r in zip(replicas, ready, strict=True)]
         if not make_room:
             starting = [_room(spec, r, n) for r, n in zip(ready, starting, strict=True)]
