@@ -109,10 +109,8 @@ STAGE_FIELDS: tuple[Field, ...] = (
 )  # What they see of each stage, after that; its requests are tasks, of a request one or several
 
 FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
-"""Names of the vertical observation's entries, in order."""
-
 JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
-"""Names of the joint observation's entries, in order."""
+"""Names of the vertical and of the joint observation's entries, in order."""
 
 OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
 
