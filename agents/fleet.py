@@ -122,10 +122,8 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 
 @compiled
 def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
-    """Return the highest rate of the last minutes, and where a rise beyond what was known leads to.
-
-    The latter is the highest since one cold start ago.
-    """
+    """Return the highest rate of the last minutes, and where a rise beyond all known leads to."""
+    # The latter is the highest since one cold start ago.
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
     width_s = width * fleet.cold_start_s / moment.cold_start
     ahead_s = _RISES_ON * fleet.cold_start_s + width_s / 2
@@ -159,10 +157,8 @@ def _least(fleet: Fleet, peak_rps: float) -> int:
 
 @compiled
 def _ready_for_more(fleet: Fleet, moment: Moment, usual: int) -> int:
-    """Return how many replicas to hold where no request is late: for the peak, and for a rise.
-
-    For a rise, only as many start as leave the ready ones the cores that they need meanwhile.
-    """
+    """Return how many replicas to hold where no request is late: for the peak, and for a rise."""
+    # For a rise, only as many start as leave the ready ones the cores that they need meanwhile.
     highest_rps, coming_rps = _rates_to_come(fleet, moment)
     least = max(usual, _least(fleet, highest_rps))
     size, ready = _least(fleet, coming_rps), moment.ready
@@ -394,10 +390,7 @@ class FleetPlanner:
 
 
 class Fleets:
-    """How many replicas each stage of a chain holds, each for itself.
-
-    A single stage may be a part of a pipeline, too.
-    """
+    """How many replicas each stage of a chain, or one of a pipeline, holds, each for itself."""
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool) -> None:
         self._spec, self._shares = spec, shares(spec, "proportional")

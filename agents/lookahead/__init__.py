@@ -58,10 +58,7 @@ class SpongeMPC(BaseController):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpongeJointConfig(MPCConfig, FleetOptions):
-    """Options of :class:`SpongeJoint`: of the fleet, and of the program that chooses its cores.
-
-    The defaults were chosen on training seeds over several scenarios and profiles at once.
-    """
+    """Options of :class:`SpongeJoint`; defaults chosen on training seeds of several systems."""
 
 
 class SpongeJoint(SpongeMPC):

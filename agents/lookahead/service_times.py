@@ -91,10 +91,8 @@ class ServiceTimes:
 def _learn(
     known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float
 ) -> bool:
-    """Take in batches of a mean size that ran so long in all; return whether the factors changed.
-
-    It updates :attr:`ServiceTimes._known`: the number of cores in ``row`` learns, all forget a bit.
-    """
+    """Take in batches of a mean size that ran so long in all; return whether factors changed."""
+    # It updates ``ServiceTimes._known``: the number of cores in ``row`` learns, all forget a bit.
     below, least, most = min(int(batch), row_s.size), RATIO_RANGE[0], RATIO_RANGE[1]
     rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
     planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])

@@ -116,10 +116,8 @@ OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
 
 
 def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the entries that controllers of variants and stages see, in order.
-
-    Those of a stage begin with its name and a point.
-    """
+    """Return the names of what controllers of variants and stages see, in order."""
+    # Those of a stage begin with its name and a point.
     own = (f"{stage}.{field.name}" for stage in stages for field in STAGE_FIELDS)
     return (*(field.name for field in REQUEST_FIELDS), *own)
 

@@ -292,10 +292,7 @@ class Serving:
     """Earliest deadline first, or first in, first out (to see what the order is worth)."""
 
     def drop_below_s(self, least_left_s: float) -> float:
-        """Return the time to its deadline below which a waiting request is dropped.
-
-        ``least_left_s`` is the shortest time in which it can be answered.
-        """
+        """Return the time left below which a request is dropped that needs ``least_left_s``."""
         return {"none": -math.inf, "expired": 0.0, "unmeetable": least_left_s}[self.drop]
 
 

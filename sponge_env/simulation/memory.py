@@ -90,10 +90,7 @@ class MemoryPlan:
         self.room = Room()
 
     def allocate(self, count: int) -> Arrays:
-        """Allocate ``count`` environments that share settings, bandwidth and tables.
-
-        More than there is free memory is a :class:`ConfigError`.
-        """
+        """Allocate ``count`` environments; a :class:`ConfigError` without memory for them."""
         room, traces = self.room, self.traces.array
         shared, (_, several) = len(traces), self.models.shape
         capacity = 1 << (room.queue - 1).bit_length()
