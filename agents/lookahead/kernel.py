@@ -198,11 +198,10 @@ def _switch(rules: Rules, k: int, step: int, stage: IntArray) -> int:
     variant, cores, column = stage[VARIANT] + step, int(stage[CORES]), stage[BATCH] - 1
     if not 0 <= variant < rules.limits[k, VARIANT]:
         return cores
-    own_s, service_s = rules.service_s[k, stage[VARIANT]], rules.service_s[k, variant]
+    own_s = rules.service_s[k, stage[VARIANT], cores - 1, column]
+    service_s = rules.service_s[k, variant]
     stage[VARIANT], enough = variant, 1
-    while enough < rules.limits[k, CORES] and (
-        service_s[enough - 1, column] > own_s[cores - 1, column]
-    ):
+    while enough < rules.limits[k, CORES] and service_s[enough - 1, column] > own_s:
         enough += 1
     return enough
 
@@ -311,11 +310,9 @@ def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
 
 
 @compiled
-def _resize(
-    rules: Rules, queues: Queues, k: int, now_s: float, stage: IntArray, cores: int
-) -> None:
+def _resize(rules: Rules, queues: Queues, k: int, at_s: float, stage: IntArray, cores: int) -> None:
     service_s = rules.service_s[k, stage[VARIANT]]
-    tandem.resize(queues, k, now_s, service_s[stage[CORES] - 1], service_s[cores - 1])
+    tandem.resize(queues, k, at_s, service_s[stage[CORES] - 1], service_s[cores - 1])
 
 
 @compiled

@@ -39,9 +39,7 @@ def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
             after[lead] = max(after[lead], after[k] + weights[k])
     whole = after[0] + weights[0]
     begins = [max((whole - after[lead] for lead in s.after), default=0.0) for s in stages]
-    return [
-        ((whole - after[k] - begin) / whole, after[k] / whole) for k, begin in enumerate(begins)
-    ]
+    return [((whole - after[k] - at) / whole, after[k] / whole) for k, at in enumerate(begins)]
 
 
 def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
@@ -59,12 +57,10 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
     return dataclasses.replace(spec, slo_s=spec.slo_s * share, initial=alone, stages=(own,))
 
 
-def stage_view(
-    view: SystemView, spec: SystemSpec, k: int, share: float, after: float
-) -> SystemView:
-    """Return what a stage's own controller sees."""
+def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: float) -> SystemView:
+    """Return what a stage's own controller sees, by its share of the SLO and that of the rest."""
     # What joined a later stage is taken to have spent its share on the way exactly.
-    stage, later_s = view.stages[k], spec.slo_s * after
+    stage, later_s = view.stages[k], spec.slo_s * rest
     delays_s, budgets_s, mean_delays_s = view.delays_s, view.budgets_s - later_s, view.mean_delays_s
     if k:
         joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0

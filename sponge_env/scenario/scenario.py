@@ -194,6 +194,5 @@ def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Sc
         raise ConfigError(
             f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
         )
-    return dataclasses.replace(
-        loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}"
-    )
+    profile = "local" if model == LOCAL_MODEL else f"local:{model}"
+    return dataclasses.replace(loaded, profile=profile)

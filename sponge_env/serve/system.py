@@ -123,17 +123,15 @@ class ServedSystem(LiveSystem):
         self.batches = BatchCounts([stage.batch_max for stage in self.spec.stages])
         self.inbox = Inbox(self.worker.wake)
 
-    def _make_memory(
-        self, configuration: Configuration, seed: int, workload: Workload | None
-    ) -> Arrays:
-        room = configuration.room
+    def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
+        room = setup.room
         room.hold(self.spec, self._queue_max + 1)
         room.ledger = 2 * self._queue_max + MAX_AT_ONCE
         # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
         requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
         requests["sent_s"] = requests["arrival_s"] = np.inf
-        return configuration.allocate(1)._replace(requests=requests)
+        return setup.allocate(1)._replace(requests=requests)
 
     def _rehearse(self) -> None:
         moves = self._arrays, self._metrics

@@ -79,17 +79,15 @@ class System(ABC):
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)
 
-    def _make_memory(
-        self, configuration: Configuration, seed: int, workload: Workload | None
-    ) -> Arrays:
+    def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
         """Return all memory, the requests of the episode in it."""
-        self._workload = workload or configuration.workload(0, seed)
+        self._workload = workload or setup.workload(0, seed)
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._arrived = (0, 0)
         # With room for all of its requests, come back or not, the queue never overflows.
-        configuration.room.hold(self.spec, 2 * max(1, self._workload.id.size))
-        return list_requests(configuration.allocate(1), 0, self._workload)
+        setup.room.hold(self.spec, 2 * max(1, self._workload.id.size))
+        return list_requests(setup.allocate(1), 0, self._workload)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
         """Return delays and budgets, (arrived,) each, of the last interval's arrivals."""

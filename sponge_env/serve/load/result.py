@@ -72,12 +72,12 @@ class LoadResult:
 def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> EpisodeMetrics:
     """Return an episode's metrics as far as a client, with or without the profile, knows them."""
     counted, cores = result.counted, result.state.mean_cores
-    latency_s = result.finished_s - result.workload.sent_s
+    took_s = result.finished_s - result.workload.sent_s
     scenario, served, start = result.scenario.cell
     budget_s = result.workload.deadline_s - result.workload.arrival_s
-    fastest_s = -math.inf
+    least_s = -math.inf
     if profile is not None:
-        fastest_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
+        least_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
     return EpisodeMetrics(
         agent=" then ".join(result.state.agents) or result.target.server,
         scenario=scenario,
@@ -88,9 +88,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         duration_s=result.duration_s,
         mean_cores=cores,
         core_seconds=cores * result.duration_s,
-        **summarise_requests(
-            result.outcome[counted], latency_s[counted], budget_s[counted] < fastest_s
-        ),
+        **summarise_requests(result.outcome[counted], took_s[counted], budget_s[counted] < least_s),
         **UNKNOWN,
     )
 
