@@ -218,10 +218,8 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
 
 @compiled
 def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: float) -> float:
-    """Return when a backlog ends that grows by so many requests per second before and after then.
-
-    Infinite where it grows, or lasts, for ever; if it shrinks already before, when it does.
-    """
+    """Return when a backlog ends that grows by so many requests/s before and after a change."""
+    # Infinite where it grows, or lasts, for ever; if it shrinks already before, when it does.
     if after_rps >= 0.0:
         return math.inf
     if before_rps < 0.0 and waiting / -before_rps <= change_s:
@@ -406,10 +404,8 @@ class Fleets:
             planner.observe(part)
 
     def replicas(self, services_s: Sequence[FloatArray]) -> list[int]:
-        """Return how many replicas to hold after that, starting ones included; all find room.
-
-        (cores_max, batch_max) are the seconds of a batch in each stage.
-        """
+        """Return how many replicas to hold after that, starting ones included; all find room."""
+        # (cores_max, batch_max) are the seconds of a batch in each stage.
         stages = []
         for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
             stages.append(StageAllocation(1, 1, planner.replicas(part, service_s)))

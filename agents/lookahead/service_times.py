@@ -117,7 +117,6 @@ class StageTimes:
     """Learns the service times of every stage and variant, in one table for all."""
 
     def __init__(self, spec: SystemSpec) -> None:
-        """Start from the profiles."""
         self._spec, self._shares = spec, shares(spec, "proportional")
         sizes = [(len(each.latencies), each.cores_max, each.batch_max) for each in spec.stages]
         self.service_s = np.full((len(sizes), *np.max(sizes, axis=0)), math.inf)
@@ -133,10 +132,8 @@ class StageTimes:
                 self.table_s(k, variant)[:] = learner.table_s
 
     def observe(self, view: SystemView) -> list[tuple[int, int]]:
-        """Take in the interval that has passed; return the stages and variants that changed.
-
-        It tells something of those stages in which one variant served throughout.
-        """
+        """Take in the interval that has passed; return the stages and variants that changed."""
+        # It tells something of those stages in which one variant served throughout.
         changed = []
         for k, part in enumerate(stage_views(view, self._spec, self._shares)):
             variant = in_force(view.stages[k].allocation)
