@@ -116,7 +116,6 @@ class Launcher(Protocol):
     """Starts the replicas of all stages somewhere, and owns what they share."""
 
     limiter: str  # What limits the CPU, e.g. ``cgroup-v1``
-
     period_s: float  # Period in which it does
     tick_s: float  # Time between two looks of it at what was used
     max_tasks: Sequence[int]
