@@ -329,18 +329,10 @@ class ServedSystem(LiveSystem):
                 output = self._output(call.ticket)
         except ModelError as error:
             status, reason = Status.INVALID, str(error)
-        return Reply(
-            status=status,
-            output=output,
-            finished_s=self.stamp(finished_s),
-            queue_s=max(0.0, finished_s - call.arrived_s - call.service_s),
-            service_s=call.service_s,
-            batch=call.batch,
-            cores=call.cores,
-            variant=call.variant,
-            in_time=in_time,
-            reason=reason,
-        )
+        queue_s = max(0.0, finished_s - call.arrived_s - call.service_s)
+        times_s = self.stamp(finished_s), queue_s, call.service_s
+        last = call.batch, call.cores, call.variant
+        return Reply(status, output, *times_s, *last, in_time=in_time, reason=reason)
 
     def _output(self, ticket: int) -> NDArray[Any]:
         answers = self.worker.take_answers(ticket)
