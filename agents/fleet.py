@@ -122,10 +122,8 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 
 @compiled
 def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
-    """Return the highest rate of the last minutes, and where a rise beyond what was known leads to.
-
-    The latter is the highest since one cold start ago.
-    """
+    """Return the highest rate of the last minutes, and where a rise beyond all known leads to."""
+    # The latter is the highest since one cold start ago.
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
     width_s = width * fleet.cold_start_s / moment.cold_start
     ahead_s = _RISES_ON * fleet.cold_start_s + width_s / 2
@@ -159,10 +157,8 @@ def _least(fleet: Fleet, peak_rps: float) -> int:
 
 @compiled
 def _ready_for_more(fleet: Fleet, moment: Moment, usual: int) -> int:
-    """Return how many replicas to hold where no request is late: for the peak, and for a rise.
-
-    For a rise, only as many start as leave the ready ones the cores that they need meanwhile.
-    """
+    """Return how many replicas to hold where no request is late: for the peak, and for a rise."""
+    # For a rise, only as many start as leave the ready ones the cores that they need meanwhile.
     highest_rps, coming_rps = _rates_to_come(fleet, moment)
     least = max(usual, _least(fleet, highest_rps))
     size, ready = _least(fleet, coming_rps), moment.ready
@@ -222,10 +218,8 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
 
 @compiled
 def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: float) -> float:
-    """Return when a backlog ends that grows by so many requests per second before and after then.
-
-    Infinite where it grows, or lasts, for ever; if it shrinks already before, when it does.
-    """
+    """Return when a backlog ends that grows by so many requests/s before and after a change."""
+    # Infinite where it grows, or lasts, for ever; if it shrinks already before, when it does.
     if after_rps >= 0.0:
         return math.inf
     if before_rps < 0.0 and waiting / -before_rps <= change_s:
@@ -394,10 +388,7 @@ class FleetPlanner:
 
 
 class Fleets:
-    """How many replicas each stage of a chain holds, each for itself.
-
-    A single stage may be a part of a pipeline, too.
-    """
+    """How many replicas each stage of a chain, or one of a pipeline, holds, each for itself."""
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool) -> None:
         self._spec, self._shares = spec, shares(spec, "proportional")
@@ -413,10 +404,8 @@ class Fleets:
             planner.observe(part)
 
     def replicas(self, services_s: Sequence[FloatArray]) -> list[int]:
-        """Return how many replicas to hold after that, starting ones included; all find room.
-
-        (cores_max, batch_max) are the seconds of a batch in each stage.
-        """
+        """Return how many replicas to hold after that, starting ones included; all find room."""
+        # (cores_max, batch_max) are the seconds of a batch in each stage.
         stages = []
         for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
             stages.append(StageAllocation(1, 1, planner.replicas(part, service_s)))

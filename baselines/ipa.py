@@ -30,16 +30,13 @@ _CORES = 2  # Cores of a replica by default
 class IPAConfig(VariantPlanning):
     """Options of :class:`IPA`."""
 
-    mode: Literal["switch", "scale", "both"] = "both"
-    """What changes: variants, replicas, or both."""
+    mode: Literal["switch", "scale", "both"] = "both"  # What changes: variants, replicas, or both
     cores: int | None = option(None, at_least=1)
     """Cores of each replica, never more than the stage's limit. If left out 2, and where replicas
     do not change those that there are at first."""
     headroom: float = option(0.3, at_least=0)
-    rate_windows: int = option(20, at_least=1)
-    """Past intervals whose highest rate is planned for."""
-    slo_fraction: float = option(0.8, above=0, at_most=1)
-    """Share of the SLO that is planned with."""
+    rate_windows: int = option(20, at_least=1)  # Past intervals whose highest rate is planned for
+    slo_fraction: float = option(0.8, above=0, at_most=1)  # Share of the SLO that is planned with
 
 
 class IPA(BaseController):

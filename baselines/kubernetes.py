@@ -81,10 +81,8 @@ class HPA(ArrayController):
 
 
 def desired_replicas(ratio: Any, ready: Any, starting: Any, current: Any) -> Any:
-    """Return how many replicas, one number or (n,), would bring the utilisation to its target.
-
-    ``ratio`` is that of the ready replicas, relative to the target; ``current`` the last decision.
-    """
+    """Return how many replicas, one number or (n,), would bring the utilisation to its target."""
+    # ``ratio`` is that of the ready ones, relative to the target; ``current`` the last decision.
     out = ratio > 1
     soon = np.where(out, ready + starting, ready)
     # With nothing starting as it was, to the bit.

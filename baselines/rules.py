@@ -139,15 +139,10 @@ class HeldConfig(Options):
 
     def of(self, spec: SystemSpec) -> list[StageAllocation]:
         """Return what each stage holds, as far as it fits on the machine."""
-        stages = [
-            StageAllocation(
-                min(self.cores or stage.cores_max, stage.cores_max),
-                stage.batch_max,
-                first.replicas,
-                first.variant,
-            )
-            for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
-        ]
+        stages = []
+        for stage, first in zip(spec.stages, spec.initial.stages, strict=True):
+            cores = min(self.cores or stage.cores_max, stage.cores_max)
+            stages.append(first._replace(cores=cores, batch=stage.batch_max))
         return list(spec.fit_stages(stages))
 
 

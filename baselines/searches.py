@@ -83,5 +83,4 @@ SEARCHES: Mapping[str, Space] = {
     "sponge-joint": {**_PROGRAM, "utilisation": Range(0.5, 1.0, most=1.0)},
     "sponge-mpc": _PROGRAM,
     "themis": {**_PLAN, "stable_windows": Range(1, 100, log=True, least=1)},
-}
-"""By registered name."""
+}  # By registered name

@@ -29,10 +29,8 @@ from .rules import peak_load
 class ThemisConfig(Planning):
     """Options of :class:`Themis`."""
 
-    slo_fraction: float = option(0.9, above=0, at_most=1)
-    """Share of the SLO to plan with."""
-    rate_windows: int = option(2, at_least=1)
-    """Past intervals whose highest rate is planned for."""
+    slo_fraction: float = option(0.9, above=0, at_most=1)  # Share of the SLO to plan with
+    rate_windows: int = option(2, at_least=1)  # Past intervals whose highest rate is planned for
     stable_windows: int = option(3, at_least=1)
     """Intervals in which the one-core replicas must stay the same before the load is stable."""
 

@@ -343,7 +343,7 @@ def decider(asked):
 
 
 def cores(decided):
-    return decided.allocation().cores
+    return decided.answer.cores
 
 
 def is_late(decider, asked, now_s):

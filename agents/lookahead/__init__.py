@@ -58,10 +58,7 @@ class SpongeMPC(BaseController):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpongeJointConfig(MPCConfig, FleetOptions):
-    """Options of :class:`SpongeJoint`: of the fleet, and of the program that chooses its cores.
-
-    The defaults were chosen on training seeds over several scenarios and profiles at once.
-    """
+    """Options of :class:`SpongeJoint`; defaults chosen on training seeds of several systems."""
 
 
 class SpongeJoint(SpongeMPC):
@@ -94,9 +91,8 @@ class SpongeJoint(SpongeMPC):
         if not view.first.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
         self._observe(view)
-        replicas = self._fleets.replicas(
-            [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
-        )
+        tables = [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
+        replicas = self._fleets.replicas(tables)
         overloaded = self._fleets.overloaded
         constant = self._shadow.to_hold(view.now_s, overloaded) if self._shadow else None
         if self._shadow is None or constant is None:

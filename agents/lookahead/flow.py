@@ -52,7 +52,6 @@ class Flow:
     """Follows the requests of one episode, interval by interval."""
 
     def __init__(self, spec: SystemSpec) -> None:
-        """Start without knowledge."""
         self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
         self._counts: deque[float] = deque(maxlen=_INTERVALS)
@@ -99,9 +98,8 @@ class Flow:
         # What arrived within an interval was sent within its span; see the top of this file.
         self._spans_s.append(self._interval_s - (delay_s - before_s))
         self._log_delays.append(math.log(delay_s))
-        rate_rps, self._watched_s = fit_rate(
-            np.array(self._counts), np.array(self._spans_s), self._interval_s
-        )
+        past = np.array(self._counts), np.array(self._spans_s)
+        rate_rps, self._watched_s = fit_rate(*past, self._interval_s)
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
         self._error.add(count, self._rate_rps)
         if len(self._counts) > 1:

@@ -12,19 +12,10 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point, inlined
 
+from . import tandem
 from .flow import FlowForecast
 from .paths import PathDraws, sample_path
-from .tandem import (
-    COMING,
-    LEFT,
-    Queues,
-    SamplePath,
-    advance,
-    copy_queues,
-    make_queues,
-    resize,
-    unfinished,
-)
+from .tandem import COMING, LEFT, Queues, SamplePath
 
 VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3
 """Places in an allocation, in :attr:`Rules.limits` and in :attr:`Scratch.tried`."""
@@ -92,7 +83,7 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
     """Allocate what queues of that length and so many arrivals on each path need."""
     stages, replicas = rules.replicas.size, int(rules.replicas.max())
     size = stages, queued + places, replicas, stages * queued + places
-    start, middle, end = (make_queues(*size) for _ in range(3))
+    start, middle, end = (tandem.make_queues(*size) for _ in range(3))
     return Scratch(
         start=start,
         middle=middle,
@@ -207,11 +198,10 @@ def _switch(rules: Rules, k: int, step: int, stage: IntArray) -> int:
     variant, cores, column = stage[VARIANT] + step, int(stage[CORES]), stage[BATCH] - 1
     if not 0 <= variant < rules.limits[k, VARIANT]:
         return cores
-    own_s, service_s = rules.service_s[k, stage[VARIANT]], rules.service_s[k, variant]
+    own_s = rules.service_s[k, stage[VARIANT], cores - 1, column]
+    service_s = rules.service_s[k, variant]
     stage[VARIANT], enough = variant, 1
-    while enough < rules.limits[k, CORES] and (
-        service_s[enough - 1, column] > own_s[cores - 1, column]
-    ):
+    while enough < rules.limits[k, CORES] and service_s[enough - 1, column] > own_s:
         enough += 1
     return enough
 
@@ -259,7 +249,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     for path in range(draws.weight.size):
         if cost + left >= limit:
             return math.inf, expected
-        copy_queues(scratch.start, scratch.middle)
+        tandem.copy_queues(scratch.start, scratch.middle)
         scratch.middle.marks[0, COMING] = scratch.counts[path]
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
@@ -288,7 +278,7 @@ def _serve(
     future = SamplePath(arrivals_s, ids, decision.requests, rules.tasks, rules.guard_s, most)
     for k in range(chosen.shape[0]):
         service_s = rules.service_s[k, chosen[k, VARIANT], chosen[k, CORES] - 1]
-        late += advance(queues, k, future, service_s, chosen[k, BATCH], from_s, until_s)
+        late += tandem.advance(queues, k, future, service_s, chosen[k, BATCH], from_s, until_s)
     return late
 
 
@@ -320,11 +310,9 @@ def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
 
 
 @compiled
-def _resize(
-    rules: Rules, queues: Queues, k: int, now_s: float, stage: IntArray, cores: int
-) -> None:
+def _resize(rules: Rules, queues: Queues, k: int, at_s: float, stage: IntArray, cores: int) -> None:
     service_s = rules.service_s[k, stage[VARIANT]]
-    resize(queues, k, now_s, service_s[stage[CORES] - 1], service_s[cores - 1])
+    tandem.resize(queues, k, at_s, service_s[stage[CORES] - 1], service_s[cores - 1])
 
 
 @compiled
@@ -368,7 +356,7 @@ def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float
         cores_s += _held(rules, k, then[k, CORES]) * (horizon_s - begin_s)
     if cores_s >= limit:
         return cores_s
-    copy_queues(decision.scratch.middle, queues)
+    tandem.copy_queues(decision.scratch.middle, queues)
     for k in range(then.shape[0]):
         _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
     for beyond in range(2):
@@ -378,6 +366,6 @@ def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float
         late += _serve(decision, queues, path, then, from_s, until_s)
         for k in range(then.shape[0] * (not beyond)):
             service_s = rules.service_s[k, then[k, VARIANT], then[k, CORES] - 1]
-            left = unfinished(queues, k, horizon_s, service_s)
+            left = tandem.unfinished(queues, k, horizon_s, service_s)
             backlog += decision.backlog_price[k, then[k, VARIANT]] * left
     return cores_s + rules.late_price * late + backlog

@@ -87,8 +87,7 @@ def sample_path(
     largest = 1.0
     for kind in range(kinds.shape[0]):
         largest = max(largest, kinds[kind, 0])
-    sent_s = -forecast.transfer_s * largest
-    sent_s += draws.kinds[path, 0] / fast_rps
+    sent_s = draws.kinds[path, 0] / fast_rps - forecast.transfer_s * largest
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
         kind = int(draws.kinds[path, draw] * kinds.shape[0])
         # Divisions are what takes long here.
@@ -106,14 +105,12 @@ def sample_path(
 
 
 @compiled
-def _draw_speed(
-    forecast: FlowForecast, normal: float, interval_s: float, speed: FloatArray
-) -> None:
+def _draw_speed(forecast: FlowForecast, shock: float, interval_s: float, speed: FloatArray) -> None:
     """Let the log of the bandwidth return to its mean, after one shock in the next interval."""
     memory = _MEMORY_PER_S**interval_s
     mean, log_speed = -math.log(forecast.typical_s), -math.log(forecast.transfer_s)
     log_speed = mean + memory * (log_speed - mean)
-    log_speed += forecast.swing * math.sqrt(1.0 - memory * memory) * normal
+    log_speed += forecast.swing * math.sqrt(1.0 - memory * memory) * shock
     for interval in range(speed.size):
         speed[interval] = math.exp(log_speed)
         log_speed = mean + memory * (log_speed - mean)

@@ -45,8 +45,7 @@ class MPCConfig(VariantPlanning):
 
     look_ahead: int = option(1, at_least=0, at_most=5)
     """Intervals after the next one that are played, each future with the cores that suit it."""
-    late_price: float = option(15.0, at_least=0)
-    """What a late request costs."""
+    late_price: float = option(15.0, at_least=0)  # What a late request costs
     guard: float = option(0.25, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the
     more the closer it comes: predictions are not that exact. Of a pipeline, times the root of its
@@ -112,9 +111,8 @@ class LookAhead:
         on_the_way_s = forecast.transfer_s * largest
         expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
-        ready = [
-            max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, replicas, strict=True)
-        ]
+        asked = zip(view.stages, replicas, strict=True)
+        ready = [max(1, min(stage.replicas_ready, n)) for stage, n in asked]
         starting = [max(0, n - r) for n, r in zip(replicas, ready, strict=True)]
         if not make_room:
             starting = [_room(spec, r, n) for r, n in zip(ready, starting, strict=True)]
@@ -127,28 +125,20 @@ class LookAhead:
         last = view.allocation.stages
         # The search begins with what is in force, as far as it fits.
         first = []
-        for each, (_, cores_max, batch_max), n in zip(
-            last, rules.limits.tolist(), ready, strict=True
-        ):
+        rows = zip(last, rules.limits.tolist(), ready, strict=True)
+        for each, (_, cores_max, batch_max), n in rows:
             batch, cores = in_groups(each.batch, group, batch_max), min(each.cores, cores_max)
             first.append(StageAllocation(cores, batch, n, in_force(each)))
         fitted = spec.fit_stages(first, "cores")
         best = np.array([(each.variant, each.cores, each.batch) for each in fitted])
-        late, _ = plan(
-            Decision(
-                rules,
-                self._draws,
-                self._scratch,
-                self._backlog_prices(forecast.rate_rps, last, replicas, group),
-                np.array([stage.cores_in_force for stage in view.stages]),
-                np.array(sorted(resizes), np.float64).reshape(-1, 3),
-                self._identify(),
-            ),
-            # In groups, the number of requests scatters less.
-            forecast._replace(rate_rps=forecast.rate_rps / group, scatter=forecast.scatter / group),
-            kinds,
-            best,
-        )
+        prices = self._backlog_prices(forecast.rate_rps, last, replicas, group)
+        held = np.array([stage.cores_in_force for stage in view.stages])
+        pending = np.array(sorted(resizes), np.float64).reshape(-1, 3)
+        now = prices, held, pending, self._identify()
+        # In groups, the number of requests scatters less.
+        rate_rps, scatter = forecast.rate_rps / group, forecast.scatter / group
+        forecast = forecast._replace(rate_rps=rate_rps, scatter=scatter)
+        late, _ = plan(Decision(rules, self._draws, self._scratch, *now), forecast, kinds, best)
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
         expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)

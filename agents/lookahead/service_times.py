@@ -91,10 +91,8 @@ class ServiceTimes:
 def _learn(
     known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float
 ) -> bool:
-    """Take in batches of a mean size that ran so long in all; return whether the factors changed.
-
-    It updates :attr:`ServiceTimes._known`: the number of cores in ``row`` learns, all forget a bit.
-    """
+    """Take in batches of a mean size that ran so long in all; return whether factors changed."""
+    # It updates ``ServiceTimes._known``: the number of cores in ``row`` learns, all forget a bit.
     below, least, most = min(int(batch), row_s.size), RATIO_RANGE[0], RATIO_RANGE[1]
     rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
     planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
@@ -119,14 +117,9 @@ class StageTimes:
     """Learns the service times of every stage and variant, in one table for all."""
 
     def __init__(self, spec: SystemSpec) -> None:
-        """Start from the profiles."""
         self._spec, self._shares = spec, shares(spec, "proportional")
-        shape = (
-            max(len(stage.latencies) for stage in spec.stages),
-            max(stage.cores_max for stage in spec.stages),
-            max(stage.batch_max for stage in spec.stages),
-        )
-        self.service_s = np.full((len(spec.stages), *shape), math.inf)
+        sizes = [(len(each.latencies), each.cores_max, each.batch_max) for each in spec.stages]
+        self.service_s = np.full((len(sizes), *np.max(sizes, axis=0)), math.inf)
         """(stages, variants, cores, batches) seconds of a batch; infinite where a stage has no such
         variant, cores or batch."""
         self._before = [-1] * len(spec.stages)
@@ -139,10 +132,8 @@ class StageTimes:
                 self.table_s(k, variant)[:] = learner.table_s
 
     def observe(self, view: SystemView) -> list[tuple[int, int]]:
-        """Take in the interval that has passed; return the stages and variants that changed.
-
-        It tells something of those stages in which one variant served throughout.
-        """
+        """Take in the interval that has passed; return the stages and variants that changed."""
+        # It tells something of those stages in which one variant served throughout.
         changed = []
         for k, part in enumerate(stage_views(view, self._spec, self._shares)):
             variant = in_force(view.stages[k].allocation)

@@ -69,15 +69,9 @@ def make_queues(stages: int, capacity: int, replicas: int, requests: int = 0) ->
 @inlined
 def queue_of(queues: Queues, k: int) -> Queues:
     """Return one stage's part of each array."""
-    return Queues(
-        queues.due_s[k],
-        queues.marks[k],
-        queues.free_s[k],
-        queues.size[k],
-        queues.first[k],
-        queues.ids[k],
-        queues.counted,
-    )
+    due_s, marks, free_s = queues.due_s[k], queues.marks[k], queues.free_s[k]
+    size, first, ids = queues.size[k], queues.first[k], queues.ids[k]
+    return Queues(due_s, marks, free_s, size, first, ids, queues.counted)
 
 
 @compiled

@@ -86,10 +86,8 @@ class BaseController(ABC):
         spec = self.spec
         if not self._parts:
             return spec.fitting(self.allocate(spec, view), view.ready if self.grows_ready else ())
-        answers = [
-            part.decide(stage_view(view, spec, k, *self._shares[k]))
-            for k, part in enumerate(self._parts)
-        ]
+        seen = [stage_view(view, spec, k, *own) for k, own in enumerate(self._shares)]
+        answers = [part.decide(own) for part, own in zip(self._parts, seen, strict=True)]
         pairs = zip(answers, spec.initial.stages, strict=True)
         stages = tuple(each.stages[0]._replace(variant=held.variant) for each, held in pairs)
         feasible = all(each.feasible for each in answers)

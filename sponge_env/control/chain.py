@@ -75,10 +75,8 @@ class Chain:
         self._by_cores: CostTables | None = None
 
     def within(self, budget_ticks: int) -> bool:
-        """Choose the options of least cost whose latencies add up to at most a budget.
-
-        Returns whether there are some; overwrites ``choices.room``.
-        """
+        """Choose the options of least cost within a budget; return whether there are some."""
+        # It overwrites ``choices.room``.
         first, room = self.choices.first, self.choices.room
         room[:] = self.horizon
         # The others get what the first stage leaves.
@@ -230,10 +228,8 @@ def relax(table: StageTable, option: int) -> None:
 
 @compiled
 def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
-    """Add the late requests to the cost of the later stages, which may take less time than allowed.
-
-    Returns the ticks that they take if all are allowed.
-    """
+    """Add late requests to the cost of the later stages, which may take less time than allowed."""
+    # Returned are the ticks that they take if all are allowed.
     best, best_at = INFEASIBLE, 0
     for ticks in range(after.size):
         cost = after[ticks] + BIG_M * late[ticks]

@@ -7,7 +7,7 @@ deadline less the shares of the longest path after it.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,9 +39,7 @@ def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
             after[lead] = max(after[lead], after[k] + weights[k])
     whole = after[0] + weights[0]
     begins = [max((whole - after[lead] for lead in s.after), default=0.0) for s in stages]
-    return [
-        ((whole - after[k] - begin) / whole, after[k] / whole) for k, begin in enumerate(begins)
-    ]
+    return [((whole - after[k] - at) / whole, after[k] / whole) for k, at in enumerate(begins)]
 
 
 def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
@@ -59,38 +57,24 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
     return dataclasses.replace(spec, slo_s=spec.slo_s * share, initial=alone, stages=(own,))
 
 
-def stage_view(
-    view: SystemView, spec: SystemSpec, k: int, share: float, after: float
-) -> SystemView:
-    """Return what a stage's own controller sees."""
+def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: float) -> SystemView:
+    """Return what a stage's own controller sees, by its share of the SLO and that of the rest."""
     # What joined a later stage is taken to have spent its share on the way exactly.
-    stage, later_s = view.stages[k], spec.slo_s * after
-    delays_s, budgets_s, mean_delays_s = view.delays_s, view.budgets_s - later_s, view.mean_delays_s
+    stage, later_s = view.stages[k], spec.slo_s * rest
+    seen: dict[str, Any] = {"budgets_s": view.budgets_s - later_s}
     if k:
         joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0
-        delays_s = np.full(joined, _HANDED_ON_S)
-        budgets_s = spec.slo_s * share - delays_s
-        mean_delays_s = np.full_like(mean_delays_s, _HANDED_ON_S)
-    last = view.last
-    if last is not None and stage.last is not None and len(view.stages) > 1:
+        seen["delays_s"] = np.full(joined, _HANDED_ON_S)
+        seen["budgets_s"] = spec.slo_s * share - seen["delays_s"]
+        seen["mean_delays_s"] = np.full_like(view.mean_delays_s, _HANDED_ON_S)
+    if view.last is not None and stage.last is not None and len(view.stages) > 1:
         # What the stage has done counts as on time.
         measured = {name: getattr(stage.last, name) for name in _SHARED}
         measured |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
-        last = dataclasses.replace(last, **measured)
-    own = dataclasses.replace(
-        stage,
-        queued_deadlines_s=stage.queued_deadlines_s - later_s,
-        allocation=stage.allocation._replace(variant=0),
-    )
-    return dataclasses.replace(
-        view,
-        allocation=Allocation(stages=(own.allocation,)),
-        delays_s=delays_s,
-        budgets_s=budgets_s,
-        mean_delays_s=mean_delays_s,
-        last=last,
-        stages=(own,),
-    )
+        seen["last"] = dataclasses.replace(view.last, **measured)
+    waiting_s, alone = stage.queued_deadlines_s - later_s, stage.allocation._replace(variant=0)
+    own = dataclasses.replace(stage, queued_deadlines_s=waiting_s, allocation=alone)
+    return dataclasses.replace(view, allocation=Allocation(stages=(alone,)), stages=(own,), **seen)
 
 
 def stage_views(

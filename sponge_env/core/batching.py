@@ -38,10 +38,8 @@ def take_in(w: World, until_s: float) -> None:
 
 @compiled
 def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
-    """Take in the request that has arrived; return False if it is dropped at once.
-
-    That is where there is no room, or where it is not ``welcome``.
-    """
+    """Take in the request that has arrived; return False if it is dropped at once."""
+    # That is where there is no room, or where it is not ``welcome``.
     env, metrics = w.env, w.metrics
     delay_s = env.arrival_s - env.sent_s
     env.delay_sum_s += delay_s
@@ -262,10 +260,7 @@ def _answer(
 
 @inlined
 def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
-    """End a batch whose replica died.
-
-    Requests with budget left wait again; the others have failed.
-    """
+    """End a batch whose replica died: those with budget left wait again, the others have failed."""
     for k in range(replica.batch_size):
         position = replica.first + k  # which moves when the queue makes room
         request = w.queue[position & w.stage.ring]

@@ -147,10 +147,9 @@ def rows(array: NDArray[Any]) -> NDArray[Any]:
 def dtype_of(cls: type[Any]) -> np.dtype[Any]:
     """Return the memory layout of a record that is declared as a class.
 
-    Args:
-        cls: Its annotations are the fields: ``int``, ``float``, ``bool``, another such class,
-            or ``Annotated`` with the scalar's type and, for a short row of them, the length.
-            What is none of these, such as a text, is left out.
+    Its annotations are the fields: ``int``, ``float``, ``bool``, another such class, or
+    ``Annotated`` with the scalar's type and, for a short row of them, the length. What is none of
+    these, such as a text, is left out.
     """
     fields: list[tuple[Any, ...]] = []
     for name, hint in get_type_hints(cls, include_extras=True).items():

@@ -134,10 +134,8 @@ def begin_traffic_range(
 
 @entry_point
 def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any]) -> int:
-    """Draw the next requests into (room,) of ``LISTED_REQUEST``; return how many there were.
-
-    Fewer than there is room for are the last.
-    """
+    """Draw the next requests into (room,) of ``LISTED_REQUEST``; return how many there were."""
+    # Fewer than there is room for are the last.
     w = _world(arrays, 0, metrics)
     for k in range(len(requests)):
         if w.env.sent_s == np.inf:

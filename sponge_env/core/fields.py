@@ -106,23 +106,18 @@ STAGE_FIELDS: tuple[Field, ...] = (
     Field("given_up", "requests given up here in it", _INTERVAL),
     *_USE,
     *_STARTING,
-)
-"""What they see of each stage, after that; its requests are tasks, of a request one or several."""
+)  # What they see of each stage, after that; its requests are tasks, of a request one or several
 
 FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
-"""Names of the vertical observation's entries, in order."""
-
 JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
-"""Names of the joint observation's entries, in order."""
+"""Names of the vertical and of the joint observation's entries, in order."""
 
 OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
 
 
 def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the entries that controllers of variants and stages see, in order.
-
-    Those of a stage begin with its name and a point.
-    """
+    """Return the names of what controllers of variants and stages see, in order."""
+    # Those of a stage begin with its name and a point.
     own = (f"{stage}.{field.name}" for stage in stages for field in STAGE_FIELDS)
     return (*(field.name for field in REQUEST_FIELDS), *own)
 

@@ -154,10 +154,7 @@ def _reward(w: World) -> float:
     ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
     + accuracy_weight * effective_accuracy``
 
-    The first term is the cost of the interval relative to holding the whole machine, the second
-    the share of requests that ended badly. With the default weight of 20, a lasting violation rate
-    of 0.3 % costs as much as one core unit of 16, so that cores are worth saving but never at
-    the price of visible violations. The last is 0 where no request ended.
+    The last is 0 where no request ended; see docs/environment.md.
     """
     metrics, settings, gained = w.metrics, w.settings, 0.0
     ended = metrics.on_time + metrics.violations

@@ -42,10 +42,8 @@ def _takes_s(w: World, variant: int, count: int) -> float:
 
 @compiled
 def size_in_time(w: World, due_s: float, batch_max: int, waiting: int) -> int:
-    """Return how large a batch may be of what waits to meet its most urgent request's deadline.
-
-    It is 0 if that cannot be met, or only by batches so small that others would be lost.
-    """
+    """Return how large a batch may be of what waits to meet its most urgent request's deadline."""
+    # It is 0 if that cannot be met, or only by batches so small that others would be lost.
     slack_s = due_s - w.env.now_s - w.model.after_s
     count = min(batch_max, waiting)
     size, takes_s, whole_s = count + 1, math.inf, math.inf

@@ -127,15 +127,14 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
     place.done[here] += 1
     place.accuracy[here] += accuracy
     for k in range(here + 1, len(w.stages)):
-        after = w.models[k].after
+        after, tasks = w.models[k].after, 0
         if after == 1 << here:
-            for _ in range(_fan_out(w, row, done)):
-                place.tasks[k] += 1
-                place.left += 1
-                fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
+            tasks = _fan_out(w, row, done)
         elif (after & (after - 1)) and not place.joined >> k & 1 and _all_done(w, place, k):
             place.joined |= 1 << k
-            place.tasks[k] = 1
+            tasks = 1
+        for _ in range(tasks):
+            place.tasks[k] += 1
             place.left += 1
             fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
     return fits

@@ -30,11 +30,9 @@ def due_s(w: World, row: int, sent_s: float) -> float:
 
 @compiled
 def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined_s: float) -> bool:
-    """Put a request, or a task of it, into the queue; return False if there is no room.
-
-    ``row`` is its place in the order of arrival, ``retries`` the batches that died under it;
-    at ``joined_s`` it begins to wait.
-    """
+    """Put a request, or a task of it, into the queue; return False if there is no room."""
+    # ``row`` is its place in the order of arrival, ``retries`` the batches that died under it; at
+    # ``joined_s`` it begins to wait.
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
         _close_holes(w)

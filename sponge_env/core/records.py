@@ -201,10 +201,7 @@ class TraceSample:
 
 
 class Listed:
-    """A request that was drawn before the episode, or that came from outside.
-
-    After the last that was drawn comes an endless one.
-    """
+    """A request drawn before the episode, the last before an endless one; or one from outside."""
 
     id: int
     sent_s: float

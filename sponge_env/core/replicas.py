@@ -236,10 +236,8 @@ def start_on(cores: int, nodes: int, on_nodes: Any) -> int:
 
 
 def cores_that_fit(cores: int, ready: int, nodes: int, on_nodes: Any) -> int:
-    """Return the cores of each ready replica, as far as all on a node, also draining, find room.
-
-    Each that starts has one core. Where none is ready, they have the cores.
-    """
+    """Return the cores of each ready replica, as far as all on a node, also draining, find room."""
+    # Each that starts has one core. Where none is ready, they have the cores.
     for node in range(nodes):
         left, starting = on_nodes[4 * node + ROOM], on_nodes[4 * node + STARTING]
         sharing = starting

@@ -59,12 +59,7 @@ def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
 
 @inlined
 def step(w: World, wanted: Records[AllocationRow], draining: bool) -> None:
-    """Put an allocation in force and serve until the interval ends, or drain.
-
-    To drain is to end the episode: no request arrives any more, and what is left is served
-    under the allocation in force. Requests that still wait when the last deadline has passed
-    are dropped, so that afterwards nothing is queued or running.
-    """
+    """Put an allocation in force and serve until the interval ends, or drain what is left."""
     if draining:
         w.env.arrival_s = math.inf
     else:
@@ -202,10 +197,8 @@ def _start_batches(w: World) -> None:
 
 @inlined
 def _settle(w: World) -> bool:
-    """Book the batches that have ended, in the order of their ends, then of the stages.
-
-    Return whether a replica has gone, so that there is room for others.
-    """
+    """Book the batches that have ended, in the order of their ends, then of the stages."""
+    # Returned is whether a replica has gone, so that there is room for others.
     gone, left = False, 1
     while left > 0:
         # Looked for anew each time: a replica that goes moves the rows of others.

@@ -92,9 +92,8 @@ class Bench(AbstractContextManager["Bench"]):
         share = max(1, self.config.cores_max // CONTENDING)
         # once in vain: memory that was not used since the machine started is slow to come by
         loads = ((share, CONTENDING), (1, 1), (share, CONTENDING))
-        _, self.alone, self.contending = [
-            self._load(*load) for load in self._steps("cold start", loads)
-        ]
+        steps = self._steps("cold start", loads)
+        _, self.alone, self.contending = [self._load(*load) for load in steps]
 
     def measure_pauses(self) -> None:
         """Run equal batches at full speed and at a share of it."""

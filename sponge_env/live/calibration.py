@@ -49,9 +49,8 @@ def calibrate_all(
     # once at least. Between the grids all take a round of batches at full speed: a machine's speed
     # drifts by 10 %, and what is compared must not be measured minutes apart.
     positive("the seconds to measure", seconds)
-    for config in configs:
-        if config.limiter == "none":
-            raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
+    if any(config.limiter == "none" for config in configs):
+        raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
         benches = [opened.enter_context(Bench(config, shown)) for config in configs]
@@ -199,11 +198,7 @@ def calibrate_files(
     for path, profile in zip(files, profiles, strict=True):
         save_profile(profile, path)
         if found := doubts(profile):
-            LOG.warning(
-                "other work disturbed the calibration of %s (%s%s); calibrate again when the "
-                "machine is idle",
-                profile.model,
-                found[0],
-                f", and {len(found) - 1} more" * (len(found) > 1),
-            )
+            text = "other work disturbed the calibration of %s (%s%s); calibrate again when the "
+            more = f", and {len(found) - 1} more" * (len(found) > 1)
+            LOG.warning(text + "machine is idle", profile.model, found[0], more)
     return profiles

@@ -82,10 +82,8 @@ class CgroupLimiter(CpuLimiter):
 
     def __init__(self, version: Version, group: Path, period_us: int, cpus: int) -> None:
         super().__init__(cpus)
-        self.group = group
-        self._version = version
-        self._period_us = period_us
-        self._closed = False
+        self.group, self._closed = group, False
+        self._version, self._period_us = version, period_us
 
     def attach(self, pid: int) -> None:
         """Move the process with all its threads into the group."""

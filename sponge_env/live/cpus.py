@@ -37,20 +37,17 @@ def choose_cpus(cores: float) -> frozenset[int]:
     return frozenset(cpus)
 
 
-def use_only(cpus: frozenset[int]) -> None:
-    """Keep this process to some of the CPUs that it may use; others are a :class:`ConfigError`."""
+def prepare_cpus(wait: bool, cpus: frozenset[int] | None) -> None:
+    """Wait for CPUs that another process has, and keep to some; both where asked for."""
+    # CPUs that this process may not use are a ConfigError.
+    RESERVATIONS.patient |= wait
+    if not cpus:
+        return
     if others := sorted(cpus - os.sched_getaffinity(0)):
         allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
         raise ConfigError(f"--cpus names CPU {others[0]}, but this process may use {allowed}")
     for thread in affinities():
         move(thread, cpus)
-
-
-def prepare_cpus(wait: bool, cpus: frozenset[int] | None) -> None:
-    """Wait for CPUs that another process has, and keep to some; both where asked for."""
-    RESERVATIONS.patient |= wait
-    if cpus:
-        use_only(cpus)
 
 
 def affinities() -> dict[int, set[int]]:

@@ -126,9 +126,7 @@ class Watch:
 class Fleet:
     """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
-    def __init__(
-        self, config: LiveConfig, launcher: Launcher, watch: Watch, stage: int = 0
-    ) -> None:
+    def __init__(self, config: LiveConfig, launcher: Launcher, watch: Watch, k: int = 0) -> None:
         self.config = config
         self.members: list[Member] = []  # Oldest first
         self.target = config.initial.stages[0]  # What was asked for
@@ -137,9 +135,9 @@ class Fleet:
         self.batch_cpu_s = self.warm_up_cpu_s = 0.0  # Of ended batches, and before the clock began
         self.cold_start_s = config.cold_start_s  # Time until the last one was ready; first a guess
         self.restarts = 0
-        self._launch = partial(launcher.launch, stage=stage)
-        last = stage + 1 == len(launcher.max_tasks)
-        self._keeps_answers = last or launcher.max_tasks[stage] > 0
+        self._launch = partial(launcher.launch, stage=k)
+        last = k + 1 == len(launcher.max_tasks)
+        self._keeps_answers = last or launcher.max_tasks[k] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
@@ -165,13 +163,12 @@ class Fleet:
     @property
     def in_force(self) -> float:
         """The same where limits come late: of each replica the larger of asked and granted."""
-        return float(sum(map(self._in_force, self.members)))
-
-    def _in_force(self, member: Member) -> float:
-        if not member.replica.limits_late:
-            return member.cores
-        # a kernel's quota is rounded
-        return max(member.cores, round(member.replica.granted_cores() / self.config.core_unit, 2))
+        held, unit = 0.0, self.config.core_unit
+        for member in self.members:  # a kernel's quota is rounded
+            late = member.replica.limits_late
+            granted = round(member.replica.granted_cores() / unit, 2) if late else 0.0
+            held += max(member.cores, granted)
+        return held
 
     @property
     def idle(self) -> list[Member]:

@@ -185,9 +185,8 @@ def open_limits(
         try:
             hierarchy = find_hierarchy()
             if hierarchy is None:
-                raise OSError(
-                    errno.ENODEV, "no cgroup hierarchy with the cpu controller is mounted"
-                )
+                reason = "no cgroup hierarchy with the cpu controller is mounted"
+                raise OSError(errno.ENODEV, reason)
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)
             try:
                 # The kernel refuses, for instance, a version 1 quota above that of a group further
@@ -210,8 +209,7 @@ def open_limits(
                     "'systemd-run --user --scope -p Delegate=yes', or use the limiter 'duty-cycle'"
                 ) from error
             if not _WARNED:
-                LOG.warning(
-                    "limiting CPU by a duty cycle, not by control groups: %s", _describe(error)
-                )
+                text = "limiting CPU by a duty cycle, not by control groups: %s"
+                LOG.warning(text, _describe(error))
             _WARNED.append(str(error))
     return CpuLimits("duty-cycle", period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))

@@ -178,10 +178,8 @@ class Connection(threading.Thread):
             self._link.send(status._replace(kind=wire.READY))
         elif isinstance(event, Answer):
             size, self._size = self._size, 0
-            took_s = event.finished_s - event.started_s
-            told = status._replace(
-                kind=wire.ANSWER, size=size, batch_id=event.batch_id, took_s=took_s
-            )
+            told = status._replace(kind=wire.ANSWER, size=size, batch_id=event.batch_id)
+            told = told._replace(took_s=event.finished_s - event.started_s)
             self._link.send(told, self._layout.answers(replica.tensors, size, event.failed))
         elif isinstance(event, Death):
             raise WorkerError(event.reason)

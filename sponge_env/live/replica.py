@@ -47,14 +47,11 @@ Event = Ready | Answer | Death
 class Replica(Protocol):
     """One copy of the models under a CPU limit. No method blocks but :meth:`close`."""
 
-    id: int
-    """Identity within the fleet; a later replica has a larger one."""
-    pid: int | None
-    """Process id on this machine, if it is a process here."""
+    id: int  # Identity within the fleet; a later replica has a larger one
+    pid: int | None  # Process id on this machine, if it is a process here
     limits_late: bool
     """Whether a limit may come into force later, or be set by others: what is granted counts."""
-    silent: bool
-    """Whether where it runs gives no sign of life; it gets no batch meanwhile."""
+    silent: bool  # Whether where it runs gives no sign of life; it gets no batch meanwhile
 
     def fileno(self) -> int:
         """Return a descriptor, always the same, readable when :meth:`poll` may have news."""
@@ -118,13 +115,9 @@ class CpuLimiter:
 class Launcher(Protocol):
     """Starts the replicas of all stages somewhere, and owns what they share."""
 
-    limiter: str
-    """What limits the CPU, e.g. ``cgroup-v1``."""
-
-    period_s: float
-    """Period in which it does."""
-    tick_s: float
-    """Time between two looks of it at what was used."""
+    limiter: str  # What limits the CPU, e.g. ``cgroup-v1``
+    period_s: float  # Period in which it does
+    tick_s: float  # Time between two looks of it at what was used
     max_tasks: Sequence[int]
     """For each stage, how many tasks of the next an answer leads to at most; 0 if to none."""
 
@@ -146,18 +139,13 @@ class Launcher(Protocol):
 class LiveConfig:
     """How the real worker is set up."""
 
-    model: str = LOCAL_MODEL
-    """Known model, path of an ONNX file, or ``module:Class``."""
+    model: str = LOCAL_MODEL  # Known model, path of an ONNX file, or ``module:Class``
     variants: tuple[str, ...] = ()
     """Models that answer the same question, all in each replica; only that one if left out."""
-    batch_max: int = 16
-    """Largest batch."""
-    cores_max: int = 16
-    """Largest number of core units of one replica."""
-    core_unit: float = 1 / 16
-    """Physical cores in one core unit."""
-    replicas_max: int = 16
-    """Largest number of replicas."""
+    batch_max: int = 16  # Largest batch
+    cores_max: int = 16  # Largest number of core units of one replica
+    core_unit: float = 1 / 16  # Physical cores in one core unit
+    replicas_max: int = 16  # Largest number of replicas
     nodes: tuple[int, ...] = (1 << 30,)
     """Core units of each node that all replicas there together may hold."""
     initial: Allocation = field(default_factory=lambda: Allocation(cores=1, batch=1))
@@ -166,8 +154,7 @@ class LiveConfig:
     """How CPU is limited; ``auto`` takes control groups where this process may make them."""
     batch_timeout_s: float = 60.0
     """A batch that runs longer is taken for hung, and its replica is restarted."""
-    cold_start_s: float = 8.0
-    """Expected cold start, until the first one was measured."""
+    cold_start_s: float = 8.0  # Expected cold start, until the first one was measured
 
     def __post_init__(self) -> None:
         for name in ("batch_max", "cores_max", "replicas_max"):

@@ -79,13 +79,10 @@ def _in_order(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 def make_job(models: Sequence[Model], batch_max: int) -> Job:
     """Describe to a child what to run: models of the same inputs and outputs."""
-    makers: list[tuple[str, dict[str, Any]]] = [
-        (
-            f"{type(model).__module__}:{type(model).__qualname__}",
-            dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {},
-        )
-        for model in models
-    ]
+    makers = []
+    for model in models:
+        own: dict[str, Any] = dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {}
+        makers.append((f"{type(model).__module__}:{type(model).__qualname__}", own))
     inputs, outputs, max_tasks = models[0].inputs, models[0].outputs, models[0].max_tasks
     sides = (inputs.shape, inputs.layout), (outputs.shape, outputs.layout)
     return Job(makers, batch_max, *sides, max_tasks=max_tasks, path=sys.path)

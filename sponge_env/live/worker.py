@@ -95,9 +95,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch = Watch()
             self.wake = self._watch.wake
             cleanup.callback(self._watch.close)
-            self._fleets = [
-                Fleet(config, self.launcher, self._watch, k) for k, config in enumerate(configs)
-            ]
+            shared = self.launcher, self._watch
+            self._fleets = [Fleet(config, *shared, k) for k, config in enumerate(configs)]
             sizes = [(fleet.target.cores, fleet.target.replicas) for fleet in self._fleets]
             for fleet, own in zip(self._fleets, placed(self.config.nodes, sizes)[0], strict=True):
                 fleet.grow(own, full_speed=True)

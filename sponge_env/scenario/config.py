@@ -1,4 +1,4 @@
-"""The parts of a scenario: frozen dataclasses, one docstring per field, checked when made.
+"""The parts of a scenario: frozen dataclasses, each field explained, checked when made.
 
 :mod:`sponge_env.scenario.scenario` puts them together and reads them from TOML.
 """
@@ -57,12 +57,9 @@ MAX_NODES = 16
 class Limits:
     """Largest allocation a controller may ask for."""
 
-    cores: int = option(16, at_least=1, at_most=MAX_LIMIT)
-    """Core units of one replica."""
-    batch: int = option(16, at_least=1, at_most=MAX_LIMIT)
-    """Requests in one batch."""
-    replicas: int = option(16, at_least=1, at_most=MAX_LIMIT)
-    """Replicas at one time."""
+    cores: int = option(16, at_least=1, at_most=MAX_LIMIT)  # Core units of one replica
+    batch: int = option(16, at_least=1, at_most=MAX_LIMIT)  # Requests in one batch
+    replicas: int = option(16, at_least=1, at_most=MAX_LIMIT)  # Replicas at one time
     total_cores: int | None = None
     """Core units of the machine, which all replicas share, those that start or drain included;
     as many as one replica may have if left out."""
@@ -99,12 +96,9 @@ class Limits:
 class Initial:
     """Allocation in force when the episode starts."""
 
-    cores: int = 1
-    """Core units of each replica."""
-    batch: int = 1
-    """Largest batch."""
-    replicas: int = 1
-    """Replicas, all warm."""
+    cores: int = 1  # Core units of each replica
+    batch: int = 1  # Largest batch
+    replicas: int = 1  # Replicas, all warm
     variant: int = 0
     """Model variant, 0 for the first. With -1 each batch takes the most accurate one that the slack
     of its most urgent request allows, unless the controller asks for one."""
@@ -114,12 +108,10 @@ class Initial:
 class Variant:
     """One of several models that answer the same question."""
 
-    profile: str
-    """Latency profile, as that of a scenario."""
+    profile: str  # Latency profile, as that of a scenario
     accuracy: float = option(1.0, at_least=0, at_most=1)
     """Share of its answers that are right, or another number between 0 and 1."""
-    name: str = ""
-    """For tables; the profile's if left out."""
+    name: str = ""  # For tables; the profile's if left out
 
     def __post_init__(self) -> None:
         check_options(self, "stages.variants.")
@@ -134,10 +126,8 @@ class Variant:
 class Stage:
     """One model of a pipeline, with its queue and replicas."""
 
-    name: str
-    """Short name, used for tables and files."""
-    variants: tuple[Variant, ...]
-    """Models to choose from, the least accurate first."""
+    name: str  # Short name, used for tables and files
+    variants: tuple[Variant, ...]  # Models to choose from, the least accurate first
     after: tuple[str, ...] | None = None
     """Stages whose answers lead here; the one before in the list if left out. A stage that
     follows several gets one task of each request, when all that lead to it are done."""
@@ -156,25 +146,23 @@ class Stage:
         require(len(self.variants) > 0, f"{where}.variants", [], "not empty")
         names = [variant.called for variant in self.variants]
         require(len(set(names)) == len(names), f"{where}.variants", names, "of different names")
-        fits = len(names) <= MAX_VARIANTS
-        require(fits, f"{where}.variants", names, f"at most {MAX_VARIANTS}")
+        require(len(names) <= MAX_VARIANTS, f"{where}.variants", names, f"at most {MAX_VARIANTS}")
         accuracies = [variant.accuracy for variant in self.variants]
         rule = "in ascending order of their accuracies"
         require(accuracies == sorted(accuracies), f"{where}.variants", accuracies, rule)
+        key, shares = f"{where}.fan_out_shares", self.fan_out_shares
         rule = "above 0 for one number of tasks at least"
-        fits = not self.fan_out_shares or sum(self.fan_out_shares) > 0
-        require(fits, f"{where}.fan_out_shares", self.fan_out_shares, rule)
-        shares, rule = self.fan_out_shares, f"of at most {MAX_TASKS} tasks"
+        require(not shares or sum(shares) > 0, key, shares, rule)
+        rule = f"of at most {MAX_TASKS} tasks"
         require(self.fan_out <= MAX_TASKS, f"{where}.fan_out", self.fan_out, rule)
-        require(len(shares) <= MAX_TASKS + 1, f"{where}.fan_out_shares", shares, rule)
-        if self.fan_out != 1 and self.fan_out_shares:
+        require(len(shares) <= MAX_TASKS + 1, key, shares, rule)
+        if self.fan_out != 1 and shares:
             raise ConfigError(f"{where} takes either fan_out or fan_out_shares")
         check_initial(self.initial, self.limits, f"{where}.")
-        last = len(self.variants) - 1
+        variant, last = self.initial.variant, len(names) - 1
         first = -1 if last else 0
-        fits = first <= self.initial.variant <= last
         rule = f"between {first} and {last}"
-        require(fits, f"{where}.initial.variant", self.initial.variant, rule)
+        require(first <= variant <= last, f"{where}.initial.variant", variant, rule)
 
     @property
     def tasks(self) -> tuple[float, ...]:
@@ -216,16 +204,14 @@ class Arrivals:
     peak: float | None = option(None, above=0)
     """Highest rate as a share of what the best fleet serves on the whole machine, instead of
     either; of a trace the highest of five seconds."""
-    file: str | None = None
-    """Arrival trace (kind ``trace``); relative to the scenario's file."""
+    file: str | None = None  # Arrival trace (kind ``trace``); relative to the scenario's file
     burst_factors: tuple[float, ...] = option((0.4, 1.0, 2.4), at_least=0)
     """Rate of each state of the ``bursty`` process, relative to each other."""
     burst_dwell_s: float = option(10.0, above=0)
     """Mean time that the ``bursty`` process stays in a state."""
     flash_factor: float = option(5.0, above=0)
     """Rate within a flash crowd, relative to the rate outside."""
-    flash_s: float = option(30.0, above=0)
-    """Length of a flash crowd."""
+    flash_s: float = option(30.0, above=0)  # Length of a flash crowd
     flash_every_s: float = option(150.0, above=0)
     """There is one flash crowd in each such stretch of time, at a random moment of it."""
     diurnal_amplitude: float = option(0.6, at_least=0, at_most=1)
@@ -261,14 +247,11 @@ class Network:
     a bandwidth trace, relative to the scenario's file or in ``traces/``."""
     start: Literal["beginning", "random"] = "beginning"
     """Where in a trace file an episode starts; traces wrap around."""
-    payload_bytes: float = option(300_000.0, at_least=0)
-    """Size of one request."""
-    base_delay_s: float = option(0.01, at_least=0)
-    """Delay that does not depend on the bandwidth."""
+    payload_bytes: float = option(300_000.0, at_least=0)  # Size of one request
+    base_delay_s: float = option(0.01, at_least=0)  # Delay that does not depend on the bandwidth
     fade_every_s: float | None = option(None, above=0)
     """There is one deep fade in each such stretch, at a random moment of it; none if left out."""
-    fade_s: float = option(4.0, above=0)
-    """Length of a fade."""
+    fade_s: float = option(4.0, above=0)  # Length of a fade
     fade_depth: float = option(0.02, above=0, at_most=1)
     """Share of the trace's bandwidth that is left during a fade."""
 
@@ -289,12 +272,9 @@ class Network:
 class RequestClass:
     """One of several kinds of requests in a stream."""
 
-    share: float = option(above=0)
-    """Share of the requests, relative to the other classes' shares."""
-    slo_s: float = option(above=0)
-    """End-to-end latency objective of these requests."""
-    payload_bytes: float = option(at_least=0)
-    """Size of one of them."""
+    share: float = option(above=0)  # Share of the requests, relative to the other classes' shares
+    slo_s: float = option(above=0)  # End-to-end latency objective of these requests
+    payload_bytes: float = option(at_least=0)  # Size of one of them
 
     def __post_init__(self) -> None:
         check_options(self, "classes.")
@@ -312,10 +292,7 @@ class Serving:
     """Earliest deadline first, or first in, first out (to see what the order is worth)."""
 
     def drop_below_s(self, least_left_s: float) -> float:
-        """Return the time to its deadline below which a waiting request is dropped.
-
-        ``least_left_s`` is the shortest time in which it can be answered.
-        """
+        """Return the time left below which a request is dropped that needs ``least_left_s``."""
         return {"none": -math.inf, "expired": 0.0, "unmeetable": least_left_s}[self.drop]
 
 

@@ -172,10 +172,7 @@ class Profile:
         )
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Latency the simulator serves with: measured where measured, else what is planned.
-
-        (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
-        """
+        """(batch_max, cores_max) seconds that the simulator serves with: measured, else planned."""
         table = self.planned.table_s(batch_max, cores_max).copy()
         batches, cores = np.array(self.batches), np.array(self.cores)
         rows, columns = batches <= batch_max, cores <= cores_max

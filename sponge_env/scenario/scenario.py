@@ -32,24 +32,19 @@ class Scenario:
 
     name: str = option(check=config.is_file_name, rule=config.FILE_NAME_RULE)
     """Short name, used for run directories and tables; the file's if left out."""
-    description: str = ""
-    """What the scenario is for."""
-    profile: str = "yolov5s"
-    """Shipped latency profile, ``local`` (this machine's), or a path."""
+    description: str = ""  # What the scenario is for
+    profile: str = "yolov5s"  # Shipped latency profile, ``local`` (this machine's), or a path
     slo_s: float = option(1.0, above=0)
     """End-to-end latency objective: deadline minus send time; of classes that of the strictest."""
     slo_services: float | None = option(None, above=0)
     """The same relative to the models: times what an average request takes alone, with the most
     accurate ones at full speed. ``slo_s`` holds until they were measured on this machine."""
-    interval_s: float = option(1.0, at_least=MIN_INTERVAL_S)
-    """Time between two decisions."""
-    duration_s: float = option(600.0, above=0)
-    """Length of an episode."""
+    interval_s: float = option(1.0, at_least=MIN_INTERVAL_S)  # Time between two decisions
+    duration_s: float = option(600.0, above=0)  # Length of an episode
     start: config.Start = "cold"
     """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
     begins with what the controller settles on under a steady load, and counts from ``warmup_s``."""
-    warmup_s: float = option(30.0, at_least=0)
-    """Time that does not count, of a warm start."""
+    warmup_s: float = option(30.0, at_least=0)  # Time that does not count, of a warm start
     classes: tuple[config.RequestClass, ...] = ()
     """Kinds of requests mixed at random in one stream; empty if all are alike."""
     stages: tuple[config.Stage, ...] = ()
@@ -199,6 +194,5 @@ def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Sc
         raise ConfigError(
             f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
         )
-    return dataclasses.replace(
-        loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}"
-    )
+    profile = "local" if model == LOCAL_MODEL else f"local:{model}"
+    return dataclasses.replace(loaded, profile=profile)

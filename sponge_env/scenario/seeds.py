@@ -14,9 +14,7 @@ uses those from here on."""
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """Return NumPy's generator of one purpose, independent of all other purposes.
-
-    :mod:`sponge_env.core.rng` continues the same streams, such as ``"arrivals"``.
-    """
+    """Return NumPy's generator of one purpose, independent of all other purposes."""
+    # :mod:`sponge_env.core.rng` continues the same streams, such as ``"arrivals"``.
     entropy = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])
     return np.random.Generator(np.random.SFC64(entropy))

@@ -182,7 +182,5 @@ def check_fits(
     """Raise a :class:`ConfigError` where stages hold more cores than the machine's nodes have."""
     if not interfaces.fits(nodes, stages, ready):
         replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
-        cores = " + ".join(map(str, nodes))
-        raise ConfigError(
-            f"{replicas} are more than the {cores} cores of the machine have room for"
-        )
+        room = " + ".join(map(str, nodes))
+        raise ConfigError(f"{replicas} are more than the {room} cores of the machine have room for")

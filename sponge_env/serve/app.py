@@ -77,20 +77,18 @@ async def run_servers(
         front = Front(engine, options, metrics)
         rpc, grpc_port = await start_rpc(front) or (None, None)
         answer = HttpFront(front, resources).answer
-        connections = Connections(options, front.memory, answer, metrics.rejected)
-        http = await loop.create_server(
-            lambda: Connection(connections), sock=listener, backlog=BACKLOG
-        )
+        clients = Connections(options, front.memory, answer, metrics.rejected)
+        http = await loop.create_server(lambda: Connection(clients), sock=listener, backlog=BACKLOG)
         ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
         (listening or _announce)(replace(options, **ports), stop)
         engine.follow(stop.follow)
         stop.follow(engine.snapshot())  # which may have been the last
         await stop.requested.wait()
-        connections.ending = True
+        clients.ending = True
         # not in the loop's threads, which may all be busy with large requests
         await run_detached(engine.drain, options.drain_s)
         http.close()
-        ends = [connections.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])]
+        ends = [clients.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])]
         await asyncio.gather(*ends)
 
 

@@ -138,7 +138,10 @@ class ServingEngine:
         self._system.turn.acquire()
         try:
             while not self._system.is_closed:
-                self._play_interval()
+                allocation, decision_s = self._decision(self._view)
+                self._system.step(allocation, decision_s=decision_s)
+                self._view = self._system.view()
+                self._publish(self._make_snapshot(self._view))
         except Exception as error:
             status = Status.FAILED
             self.error = error if isinstance(error, SpongeError) else WorkerError(repr(error))
@@ -165,12 +168,6 @@ class ServingEngine:
             if submitted.call is not None:
                 send(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
 
-    def _play_interval(self) -> None:
-        allocation, decision_s = self._decision(self._view)
-        self._system.step(allocation, decision_s=decision_s)
-        self._view = self._system.view()
-        self._publish(self._make_snapshot(self._view))
-
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         for follower in self._followers:
@@ -183,17 +180,16 @@ class ServingEngine:
             following = self._next.popleft()
             self._decider.close()
             self._decider, self._warned = following, False
-        decided = self._decider.decide(view)
-        took_s = self._decider.waited_s if decided is None else decided.took_s
-        try:
-            if decided is None:
-                raise WorkerError(f"{self._decider.agent} takes long to decide")
-            return decided.allocation(), took_s
-        except SpongeError as error:
-            if not self._warned:
-                LOG.warning("the last allocation stays in force: %s", error)
-            self._warned = True
-            return Allocation(stages=view.allocation.stages, feasible=False), took_s
+        late = WorkerError(f"{self._decider.agent} takes long to decide")
+        answer, took_s = self._decider.decide(view) or (late, self._decider.waited_s)
+        if isinstance(answer, Allocation):
+            return answer, took_s
+        if not isinstance(answer, SpongeError):
+            raise answer
+        if not self._warned:
+            LOG.warning("the last allocation stays in force: %s", answer)
+        self._warned = True
+        return Allocation(stages=view.allocation.stages, feasible=False), took_s
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
         stages = view.allocation.stages
@@ -220,12 +216,6 @@ class Decision(NamedTuple):
 
     answer: Allocation | Exception
     took_s: float
-
-    def allocation(self) -> Allocation:
-        """Return the allocation, or raise the error."""
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
 
 
 class Decider:

@@ -52,9 +52,8 @@ def make_engine(
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # an error is raised before anything starts
     outputs = models[-1][0].outputs
-    system = ServedSystem(
-        scenario, _starter(profiles, limiter), profile=profile, outputs=outputs, queue_max=queue_max
-    )
+    start = _starter(profiles, limiter)
+    system = ServedSystem(scenario, start, profile, outputs=outputs, queue_max=queue_max)
     served = ServedModel(
         name=name or scenario.name,
         inputs=_named(models[0][0].inputs, INPUT),

@@ -21,27 +21,17 @@ class ServeOptions(Options):
     grpc_port: int | None = option(
         8001, "Port of gRPC, 0 for a free one, none for no gRPC.", at_least=0, at_most=65535
     )
-    token: str | None = option(
-        None, "What clients send as Authorization: Bearer; health needs none."
-    )
-    max_body_bytes: int = option(
-        16 * 2**20, "Largest body of a request, also after it is unpacked.", above=0
-    )
+    token: str | None = option(None, "Sent by clients as Authorization: Bearer; health needs none.")
+    max_body_bytes: int = option(16 * 2**20, "Largest body of a request, also unpacked.", above=0)
     max_rows: int = option(256, "Longest batch axis of a request.", above=0)
     refuse_nan: bool = option(False, "Refuse requests that hold NaN or infinity.")
     max_connections: int = option(
         512, "Connections at a time, of HTTP and of gRPC each; also gRPC's calls.", above=0
     )
-    max_held_bytes: int = option(
-        256 * 2**20, "Bodies in memory at a time, also after they are unpacked.", above=0
-    )
+    max_held_bytes: int = option(256 * 2**20, "Bodies in memory at a time, also unpacked.", above=0)
     max_header_bytes: int = option(32 * 2**10, "Address and headers of a request.", above=0)
-    body_timeout_s: float = option(
-        30.0, "Time within which all of a request has to arrive.", above=0
-    )
-    idle_timeout_s: float = option(
-        75.0, "Time after which a connection without a request is closed.", above=0
-    )
+    body_timeout_s: float = option(30.0, "Time in which all of a request has to arrive.", above=0)
+    idle_timeout_s: float = option(75.0, "Time after which an idle connection is closed.", above=0)
     drain_s: float = option(
         10.0, "How long the server goes on answering what it has once it is to end.", at_least=0
     )

@@ -32,7 +32,6 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.calls import BatchCounts, Inbox, OpenCall, RowTable, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
@@ -124,17 +123,15 @@ class ServedSystem(LiveSystem):
         self.batches = BatchCounts([stage.batch_max for stage in self.spec.stages])
         self.inbox = Inbox(self.worker.wake)
 
-    def _make_memory(
-        self, configuration: Configuration, seed: int, workload: Workload | None
-    ) -> Arrays:
-        room = configuration.room
-        make_room(room, self.spec, self._queue_max + 1)
+    def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
+        room = setup.room
+        room.hold(self.spec, self._queue_max + 1)
         room.ledger = 2 * self._queue_max + MAX_AT_ONCE
         # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
         requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
         requests["sent_s"] = requests["arrival_s"] = np.inf
-        return configuration.allocate(1)._replace(requests=requests)
+        return setup.allocate(1)._replace(requests=requests)
 
     def _rehearse(self) -> None:
         moves = self._arrays, self._metrics
@@ -183,13 +180,11 @@ class ServedSystem(LiveSystem):
             self._drive(self._closing_s)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
-        delays_s, budgets_s = self._arrivals
-        return delays_s, budgets_s
+        return self._arrivals[0], self._arrivals[1]
 
     def _next_arrivals(self, offered: int) -> None:
         self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 2).T
-        self._arriving = []
-        self._past = []
+        self._arriving, self._past = [], []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         return np.array(self._past, LEDGER_ROW)
@@ -269,8 +264,7 @@ class ServedSystem(LiveSystem):
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
-            finished_s = self.stamp(now_s)
-            refusal = Reply(Status.REFUSED, finished_s=finished_s, retry_after_s=retry_s)
+            refusal = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
             self._end_call(own, refusal)
             return math.inf
         self._table.hold(own)
@@ -335,18 +329,10 @@ class ServedSystem(LiveSystem):
                 output = self._output(call.ticket)
         except ModelError as error:
             status, reason = Status.INVALID, str(error)
-        return Reply(
-            status=status,
-            output=output,
-            finished_s=self.stamp(finished_s),
-            queue_s=max(0.0, finished_s - call.arrived_s - call.service_s),
-            service_s=call.service_s,
-            batch=call.batch,
-            cores=call.cores,
-            variant=call.variant,
-            in_time=in_time,
-            reason=reason,
-        )
+        queue_s = max(0.0, finished_s - call.arrived_s - call.service_s)
+        times_s = self.stamp(finished_s), queue_s, call.service_s
+        last = call.batch, call.cores, call.variant
+        return Reply(status, output, *times_s, *last, in_time=in_time, reason=reason)
 
     def _output(self, ticket: int) -> NDArray[Any]:
         answers = self.worker.take_answers(ticket)

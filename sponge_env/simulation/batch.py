@@ -22,7 +22,6 @@ from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
-from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
@@ -129,16 +128,14 @@ class BatchSimulator:
             ("the number of steps", intervals_max),
         ):
             require(value is None or value >= 1, name, value, "at least 1")
-        self.scenarios = tuple(scenarios)
-        self.assignment = assignment
-        self._obs_dim = obs_dim
+        self.scenarios, self.assignment = tuple(scenarios), assignment
+        self._obs_dim, self._workloads = obs_dim, workloads
         self.over = np.ones(count, np.bool_)  # (n,) whether each environment's episode is over
         self.threads = min(threads or CPUS, count)
         self._step_s = np.inf  # CPU time of the last step, if there was one
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""
-        self._workloads = workloads
         self._nodes = np.array([(MAX_TOTAL_CORES,) if grows_ready else self.specs[0].nodes] * 2)
         """(2, nodes) cores of each, and memory."""
         stages = self.specs[0].stages
@@ -152,7 +149,7 @@ class BatchSimulator:
         room = self._configuration.room
         room.queue = queue_capacity or room.queue
         if workloads:
-            make_room(room, self.specs[0], 2 * max(1, *(each.id.size for each in workloads)))
+            room.hold(self.specs[0], 2 * max(1, *(each.id.size for each in workloads)))
         self._arrays = self._configuration.allocate(count)
         self._numbers, self._wanted = allocations(count, len(self._most))
         self._seeds = np.full(count, -1)
@@ -164,7 +161,6 @@ class BatchSimulator:
         return self.__dict__ | {"_pool": None, "_wanted": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Go on where the copied one was."""
         self.__dict__ |= state
         self._wanted = asked_for(self._numbers)
 

@@ -55,8 +55,7 @@ class Configuration(MemoryPlan):
         self.specs: list[SystemSpec] = []  # (scenarios,) what controllers may know
         self.scenarios: list[Scenario] = []  # (scenarios,) as long as their traces
         self._profiles: list[Profile] = []
-        self._replicas_max = replicas_max
-        self._listed = listed
+        self._replicas_max, self._listed = replicas_max, listed
         self._measured_work = measured_work
         by_profile = {scenario.profile: scenario for scenario in scenarios}
         found = cache(lambda name: profile or scenario_profile(by_profile[name]))

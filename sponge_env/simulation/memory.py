@@ -15,8 +15,9 @@ from sponge_env.core.compiled import rows
 from sponge_env.core.records import Arrays
 from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Outcome
+from sponge_env.interfaces import Outcome, SystemSpec
 
+_MOST_ROOM = 1 << 18  # Tasks that the queue of a stage can hold, if there are not more requests
 _UNASKED_BYTES = 1 << 28  # Memory that is taken without looking whether it is free
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
@@ -69,6 +70,12 @@ class Room:
         for name, count in needed.items():
             setattr(self, name, max(getattr(self, name), count))
 
+    def hold(self, spec: SystemSpec, requests: int) -> None:
+        """Hold so many requests at once, and their tasks as far as memory is no matter."""
+        most = math.prod(max(1, len(stage.tasks) - 1) for stage in spec.stages[:-1])
+        self.ledger = requests
+        self.queue = max(requests, min(requests * most, _MOST_ROOM))
+
 
 class MemoryPlan:
     """What environments of some scenarios find in memory, and the room that each needs."""
@@ -83,10 +90,7 @@ class MemoryPlan:
         self.room = Room()
 
     def allocate(self, count: int) -> Arrays:
-        """Allocate ``count`` environments that share settings, bandwidth and tables.
-
-        More than there is free memory is a :class:`ConfigError`.
-        """
+        """Allocate ``count`` environments; a :class:`ConfigError` without memory for them."""
         room, traces = self.room, self.traces.array
         shared, (_, several) = len(traces), self.models.shape
         capacity = 1 << (room.queue - 1).bit_length()

@@ -31,13 +31,11 @@ _KINDS = {"poisson": 0.15, "constant": 0.1, "bursty": 0.25, "flash-crowd": 0.25,
 
 
 @contextmanager
-def random_systems(
-    random: np.random.Generator, machines: Sequence[int]
-) -> Iterator[list[Scenario]]:
+def random_systems(random: np.random.Generator, cores: Sequence[int]) -> Iterator[list[Scenario]]:
     """Draw a system for each machine of so many cores; their profiles go with the context."""
     with TemporaryDirectory(prefix="sponge-") as folder:
-        paths = [Path(folder) / f"system-{k}.json" for k in range(len(machines))]
-        yield [_random_system(random, *each) for each in zip(paths, machines, strict=True)]
+        paths = [Path(folder) / f"system-{k}.json" for k in range(len(cores))]
+        yield [_random_system(random, *each) for each in zip(paths, cores, strict=True)]
 
 
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:

@@ -35,11 +35,8 @@ class _Memory(NamedTuple):
 
 
 def recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:
-    """Write a view into memory, as of time 0; return it and the last interval's metrics.
-
-    The next call overwrites it.
-    """
-    # Lists, not generators: this is done at every decision of a policy.
+    """Write a view into memory, as of time 0; return it and the last interval's metrics."""
+    # The next call overwrites it. Lists, not generators: each decision of a policy does this.
     queue = max([len(stage.queued_deadlines_s) for stage in view.stages])
     replicas = max([_held(stage) for stage in view.stages])
     memory = _memory(spec, _power_of_two(queue), _power_of_two(replicas))

@@ -18,14 +18,7 @@ from sponge_env.arrays import FloatArray, total
 from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
-from sponge_env.interfaces import (
-    HISTORY,
-    Allocation,
-    RunningBatch,
-    StageView,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env.interfaces import HISTORY, Allocation, RunningBatch, StageView, SystemView
 from sponge_env.latency import latency_quantile_s
 from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario.option import require
@@ -34,12 +27,11 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import check_allocation
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.encoding import Control, encode
-from sponge_env.simulation.memory import Room, allocations, blank_metrics, ledger_columns
+from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
 from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
-_MOST_ROOM = 1 << 18  # Tasks that the queue of a stage can hold, if there are not more requests
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
@@ -61,8 +53,8 @@ class System(ABC):
         :mod:`sponge_env.core.service`. A SpongeError says what cannot be used.
         """
         setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
-        self.spec: SystemSpec = setup.specs[0]
-        self.plan: Scenario = setup.scenarios[0]
+        self.spec = setup.specs[0]
+        self.plan = setup.scenarios[0]
         """The scenario as it is played: how long, and from when on it counts."""
         self._arrays = self._make_memory(setup, seed, workload)
         self._env: Any = self._arrays.envs[0]
@@ -87,17 +79,15 @@ class System(ABC):
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)
 
-    def _make_memory(
-        self, configuration: Configuration, seed: int, workload: Workload | None
-    ) -> Arrays:
+    def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
         """Return all memory, the requests of the episode in it."""
-        self._workload = workload or configuration.workload(0, seed)
+        self._workload = workload or setup.workload(0, seed)
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._arrived = (0, 0)
         # With room for all of its requests, come back or not, the queue never overflows.
-        make_room(configuration.room, self.spec, 2 * max(1, self._workload.id.size))
-        return list_requests(configuration.allocate(1), 0, self._workload)
+        setup.room.hold(self.spec, 2 * max(1, self._workload.id.size))
+        return list_requests(setup.allocate(1), 0, self._workload)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
         """Return delays and budgets, (arrived,) each, of the last interval's arrivals."""
@@ -279,13 +269,6 @@ class System(ABC):
                     share = answered / values["answered"] if values["answered"] else math.nan
                     values[SHARE + variant.called] = float(share)
         return found
-
-
-def make_room(room: Room, spec: SystemSpec, requests: int) -> None:
-    """Make room for so many requests at once, and for their tasks as far as memory is no matter."""
-    most = math.prod(max(1, len(stage.tasks) - 1) for stage in spec.stages[:-1])
-    room.ledger = requests
-    room.queue = max(requests, min(requests * most, _MOST_ROOM))
 
 
 class SimulatedSystem(System):

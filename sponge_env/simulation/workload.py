@@ -106,10 +106,8 @@ def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int
 
 
 def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
-    """Put the requests of an episode where environment ``i`` finds them at its next reset.
-
-    Returned is the memory, with more room for requests if they needed it.
-    """
+    """Put the requests of an episode where environment ``i`` finds them at its next reset."""
+    # Returned is the memory, with more room for requests if they needed it.
     count, requests = workload.id.size, arrays.requests
     if requests.shape[1] <= count:
         room = count + count // _SPARE + 1

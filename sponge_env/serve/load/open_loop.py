@@ -72,9 +72,8 @@ def _scenario(arguments: Namespace) -> tuple[Scenario, Profile | None]:
     arguments.drop, arguments.random_start = None, False  # the server's business; none to draw
     changes = cli.scenario_changes(arguments)
     changes.pop("serving.drop", None)
-    for key, value in (("duration_s", arguments.duration), ("profile", arguments.profile)):
-        if value is not None:
-            changes[key] = value
+    given = {"duration_s": arguments.duration, "profile": arguments.profile}
+    changes |= {key: value for key, value in given.items() if value is not None}
     scenario = changed(load_scenario(arguments.scenario), changes)
     try:
         return scenario, scenario_profile(scenario)

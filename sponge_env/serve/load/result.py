@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray
 from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -46,11 +45,6 @@ class LoadResult:
         in_time: NDArray[np.bool_] = self.ended == ANSWERED
         return np.logical_and(in_time, self.finished_s <= self.workload.deadline_s)
 
-    @property
-    def latency_s(self) -> FloatArray:
-        """(n,) time from sending to the end."""
-        return self.finished_s - self.workload.sent_s
-
     def lateness_s(self, quantile: float) -> float:
         """Return a quantile of how late this client itself was; 0 if it has sent nothing."""
         late_s = self.put_s - self.workload.arrival_s
@@ -78,11 +72,12 @@ class LoadResult:
 def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> EpisodeMetrics:
     """Return an episode's metrics as far as a client, with or without the profile, knows them."""
     counted, cores = result.counted, result.state.mean_cores
+    took_s = result.finished_s - result.workload.sent_s
     scenario, served, start = result.scenario.cell
     budget_s = result.workload.deadline_s - result.workload.arrival_s
-    fastest_s = -math.inf
+    least_s = -math.inf
     if profile is not None:
-        fastest_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
+        least_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
     return EpisodeMetrics(
         agent=" then ".join(result.state.agents) or result.target.server,
         scenario=scenario,
@@ -93,9 +88,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         duration_s=result.duration_s,
         mean_cores=cores,
         core_seconds=cores * result.duration_s,
-        **summarise_requests(
-            result.outcome[counted], result.latency_s[counted], budget_s[counted] < fastest_s
-        ),
+        **summarise_requests(result.outcome[counted], took_s[counted], budget_s[counted] < least_s),
         **UNKNOWN,
     )
 

@@ -12,7 +12,6 @@ class WireError(Exception):
     def __init__(
         self, text: str, status: int = 400, ended: Status | None = None, retry_after_s: float = 0.0
     ) -> None:
-        """Take the sentence and an HTTP status."""
         # ``ended`` says how the engine ended the request, None for one that never came there, and
         # ``retry_after_s``, of a refusal, when there should be room again.
         super().__init__(text)

@@ -110,10 +110,8 @@ def write_answer(
             output["data"] = wire.to_values(array, name)
         outputs.append(output)
     identity = {"id": request.id} if request.id else {}
-    answer = {
-        **{"model_name": model, "model_version": VERSION, **identity},
-        **{"parameters": about, "outputs": outputs},
-    }
+    answer: dict[str, Any] = {"model_name": model, "model_version": VERSION, **identity}
+    answer |= {"parameters": about, "outputs": outputs}
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), *blobs]
 
 

@@ -82,7 +82,6 @@ class HeldBytes:
         self._size = 0
 
     def __del__(self) -> None:
-        """Give it back, from whatever thread."""
         self._memory.released.append(self._size)
 
 
