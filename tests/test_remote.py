@@ -177,6 +177,8 @@ def test_an_absent_node_and_bad_addresses_are_sentences(capsys):
             parse_addresses(text)
     assert command.main(["--host", "0.0.0.0"]) == 2
     assert "put a token into SPONGE_REPLICA_TOKEN" in capsys.readouterr().err
+    assert command.main(["--port", "99999", "--model", "busy_model:Quick", *OUTSIDE[2:]]) == 2
+    assert "a port must be 0 to 65535, not 99999" in capsys.readouterr().err
 
 
 def hostile(node):
@@ -271,11 +273,6 @@ def test_a_node_ends_with_all_that_it_has_started():
         replica.close()
     assert not groups_of(pid)
     assert not [each for each in started if os.path.exists(f"/proc/{each}")]
-
-
-def test_a_port_out_of_range_is_a_sentence(capsys):
-    assert command.main(["--port", "99999", "--model", "busy_model:Quick", *OUTSIDE[2:]]) == 2
-    assert "a port must be 0 to 65535, not 99999" in capsys.readouterr().err
 
 
 def test_too_few_descriptors_for_another_replica_are_a_worker_error(monkeypatch):
