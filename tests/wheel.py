@@ -88,10 +88,8 @@ def main():
         assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
 
         def run(program, *arguments):
-            words, env = (
-                [bare / "bin" / program, *arguments],
-                {"HOME": folder, "PATH": "/usr/bin:/bin"},
-            )
+            words = [bare / "bin" / program, *arguments]
+            env = {"HOME": folder, "PATH": "/usr/bin:/bin"}
             return subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, text=True)
 
         evaluation = ["-m", "sponge_env", "evaluate", "--duration", "20", "--json", "out.json"]
