@@ -39,7 +39,6 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
         for variant in (0, 1):
             replica.start(variant, [images[3], images[0]], variant)
             answer = next_event(replica)
-            assert isinstance(answer, Answer)
             assert answer.batch_id == variant
             found, nothing = replica.answers(2)
             assert (found["crop"].shape, len(nothing)) == ((3, 3, 48, 320), 0)
@@ -111,7 +110,6 @@ def ocr(folder):
 def test_every_image_is_answered_once_though_replicas_of_both_stages_die(tmp_path):
     with closing(make_system(ocr(tmp_path), 0, backend="live")) as system:
         worker = system.worker
-        assert isinstance(worker, LiveWorker)
         restarts, stages = 0, {}
         for interval in range(system.plan.intervals):
             metrics = system.step(HELD)
