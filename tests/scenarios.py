@@ -99,7 +99,6 @@ def requests_at(*times_s):
 
 
 def short(**changes):
-    """Return the short scenario with changes."""
     return dataclasses.replace(SHORT, **changes)
 
 

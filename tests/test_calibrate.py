@@ -71,7 +71,6 @@ def test_a_cell_with_many_runs_counts_no_more_than_another():
 
 
 def measured(work, idle_penalty_s=(0.0,), pauses_s=(0.0,)):
-    """Return a bench that has measured this."""
     made = SimpleNamespace(config=SMALL, work=work, pauses_s=pauses_s)
     made.idle_penalty_s, made.limits = idle_penalty_s, SimpleNamespace(period_s=0.01, tick_s=0.004)
     made.alone, made.contending = ColdStart(1.0, 0.5, 0), ColdStart(1.0, 0.7, 0)

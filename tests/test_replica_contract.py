@@ -54,7 +54,6 @@ class Rig:
         self.launcher, self.replicas = launcher, []
 
     def samples(self, count):
-        """Return inputs of the model."""
         return [self.launcher.sample(request) for request in range(count)]
 
     def launch(self, cores=1.0, *, full_speed=False):

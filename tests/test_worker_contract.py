@@ -28,20 +28,17 @@ class Rig:
         self.batches, self.done = 0, []
 
     def batch(self, size):
-        """Make a batch with a number of its own."""
         self.batches += 1
         first = self.batches * 1000
         return Batch(self.batches, tuple(first + i for i in range(size)))
 
     def wait_until(self, condition):
-        """Let time pass until the condition holds."""
         limit_s = self.worker.now() + PATIENCE_S
         while not condition():
             assert self.worker.now() < limit_s, "the worker never got there"
             self.done.extend(self.worker.wait(limit_s))
 
     def run(self, size):
-        """Run one batch to its end."""
         before = len(self.done)
         self.worker.start(self.batch(size))
         self.wait_until(lambda: len(self.done) > before)

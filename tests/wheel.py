@@ -73,7 +73,6 @@ def result(file):
 
 
 def main():
-    """Build, install, use."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         wheel, bare, elsewhere = build(folder), folder / "venv", folder / "elsewhere"
