@@ -74,7 +74,6 @@ def of_command(scenario_file, out):
 
 
 def report(scenario_file, out):
-    """Return all of it."""
     scenario = load_scenario(scenario_file)
     return {
         "package": sponge_env.__file__,

@@ -1,14 +1,10 @@
 """A model of the tests: it loads at once, and each task is some milliseconds of one CPU's work."""
 
 import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sponge_env.models.model import Model, TensorSpec
-
-if TYPE_CHECKING:
-    pass
 
 BUSY = "busy_model:Busy"
 LOOPS = 400_000

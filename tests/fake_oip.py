@@ -2,11 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import numpy as np
 
@@ -19,22 +16,20 @@ LITE0 = {
     "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
 }
 
+ABOUT = {"name": "fake", "version": "0", "extensions": []}
 
-@dataclass
+
 class FakeServer:
-    """Answers with ``status`` after ``delay_s``."""
+    """Answers with the status of the n-th request of a load, after ``delay_s``."""
 
-    metadata: dict[str, Any] = field(default_factory=lambda: dict(LITE0))
-    status: Callable[[int], int] = lambda _: 200  # of the n-th request that a load sends
-    delay_s: float = 0.0
-    held: float | None = 4.0  # cores that ``/state`` tells of, if there is one
-    token: str = ""
-    about: Any = field(default_factory=lambda: {"name": "fake", "version": "0", "extensions": []})
-    url: str = ""
-    taken: list[tuple[dict[str, str], dict[str, Any], int]] = field(default_factory=list)
-    """Headers, JSON and bytes of the tensor of each request."""
-    states: int = 0
-    closing: threading.Event = field(default_factory=threading.Event)
+    def __init__(
+        self, metadata=LITE0, status=lambda _: 200, delay_s=0.0, held=4.0, token="", about=ABOUT
+    ):
+        """``held`` are the cores that ``/state`` tells of; there is none if that is None."""
+        self.metadata, self.status, self.delay_s = metadata, status, delay_s
+        self.held, self.token, self.about = held, token, about
+        self.url, self.states, self.closing = "", 0, threading.Event()
+        self.taken = []  # headers, JSON and bytes of the tensor of each request
 
     def answer(self, path, headers, body):
         """Return the status, and plain values or JSON with bytes after it."""

@@ -39,7 +39,6 @@ class Mutant(NamedTuple):
 
 
 def mutants():
-    """Yield all mutants of all areas."""
     for path in sorted((ROOT / "tests" / "mutants").glob("*.toml")):
         area = tomllib.loads(path.read_text())
         for each in area["mutant"]:
@@ -49,7 +48,6 @@ def mutants():
 
 
 def copied(folder):
-    """Copy what the tests need."""
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
@@ -92,7 +90,6 @@ whole = functools.cache(passes)  # The same without a mutant
 
 
 def main(chosen):
-    """Run the command."""
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         copied(Path(folder))

@@ -36,7 +36,10 @@ class Wire:
         return self
 
     def answer(self):
-        first, *lines = self._read_until(b"\r\n\r\n").decode("latin-1").strip().split("\r\n")
+        while b"\r\n\r\n" not in self._left:
+            self._more()
+        head, _, self._left = self._left.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").strip().split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
         size = int(headers.get("content-length", 0))
         while len(self._left) < size:
@@ -50,12 +53,6 @@ class Wire:
             return self._left == b"" and self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
-
-    def _read_until(self, end):
-        while end not in self._left:
-            self._more()
-        head, _, self._left = self._left.partition(end)
-        return head
 
     def _more(self):
         more = self.socket.recv(2**16)

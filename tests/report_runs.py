@@ -14,8 +14,6 @@ OFFERED = 1000
 DURATION_S = 120.0
 WARMUP_S = 30.0
 
-Cell = tuple[str, str, str]
-
 
 def write_suite(path, agents, cells=(COLD, WARM), bounds=None, arrangement=None):
     """Write a suite's folder.

@@ -90,21 +90,15 @@ STEADY_PROFILE = dataclasses.replace(  # a worker whose every batch takes 1.6 s 
 )  # fmt: skip
 
 
-def requests_at(*times_s, delay_s=0.0, payload_bytes=0.0):
+def requests_at(*times_s):
     """Return a workload of requests with the given arrivals and deadlines, in seconds."""
     arrival_s, deadline_s = np.array(times_s, dtype=np.float64).reshape(-1, 2).T
     order = np.argsort(arrival_s, kind="stable")
-    return Workload(
-        id=order,
-        sent_s=arrival_s[order] - delay_s,
-        arrival_s=arrival_s[order],
-        deadline_s=deadline_s[order],
-        payload_bytes=np.full(order.size, payload_bytes),
-    )
+    arrival_s, deadline_s = arrival_s[order], deadline_s[order]
+    return Workload(order, arrival_s, arrival_s, deadline_s, np.zeros(order.size))
 
 
 def short(**changes):
-    """Return the short scenario with changes."""
     return dataclasses.replace(SHORT, **changes)
 
 

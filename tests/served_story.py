@@ -46,7 +46,6 @@ class Story:
         self._rng, self._rate_rps, self._at = np.random.default_rng(seed), rate_rps, 0
 
     def play(self, seconds):
-        """Let so many seconds pass."""
         for _ in range(seconds):
             self._at += 1
             self._play_second(self._at)

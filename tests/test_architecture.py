@@ -52,7 +52,6 @@ def files(*folders):
 
 @cache
 def tree(path):
-    """Parse a module, once."""
     return ast.parse((ROOT / path).read_text())
 
 

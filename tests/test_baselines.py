@@ -75,17 +75,11 @@ class TestQueueRule:
         assert answers == cores
 
 
-def hpa_view(now_s, utilisation, replicas, ready=None):
+def hpa_view(now_s, utilisation, replicas):
     """One-core replicas after an interval of one second."""
-    ready = replicas if ready is None else ready
-    last = IntervalMetrics(utilisation=utilisation * ready / replicas, core_seconds=float(replicas))
-    return busy_view(
-        now_s=now_s,
-        allocation=Allocation(cores=1, batch=1, replicas=replicas),
-        replicas_ready=ready,
-        starting_s=(5.0,) * (replicas - ready),
-        last=last,
-    )
+    last = IntervalMetrics(utilisation=utilisation, core_seconds=float(replicas))
+    held = Allocation(cores=1, batch=1, replicas=replicas)
+    return busy_view(now_s=now_s, allocation=held, replicas_ready=replicas, last=last)
 
 
 class TestHPA:

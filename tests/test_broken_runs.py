@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gzip
 import json
 import os
 import signal
@@ -135,8 +136,6 @@ def test_a_link_in_place_of_the_partial_file_is_not_followed():
 
 @pytest.mark.parametrize("content", [b"x" * 2000, None])
 def test_more_than_fits_is_refused(monkeypatch, content):
-    import gzip
-
     monkeypatch.setattr("sponge_env.utils.files.MAX_BYTES", 1000)
     Path("big").write_bytes(content or gzip.compress(bytes(1001)))
     with pytest.raises(ValueError, match=r"it holds more than 0\.001 MB"):

@@ -71,7 +71,6 @@ def test_a_cell_with_many_runs_counts_no_more_than_another():
 
 
 def measured(work, idle_penalty_s=(0.0,), pauses_s=(0.0,)):
-    """Return a bench that has measured this."""
     made = SimpleNamespace(config=SMALL, work=work, pauses_s=pauses_s)
     made.idle_penalty_s, made.limits = idle_penalty_s, SimpleNamespace(period_s=0.01, tick_s=0.004)
     made.alone, made.contending = ColdStart(1.0, 0.5, 0), ColdStart(1.0, 0.7, 0)
@@ -226,7 +225,6 @@ def test_two_files_of_one_name_do_not_share_a_profile():
 
 
 WORK_S, IDLE_S = (0.01, 0.02), 0.001
-END_S = 0.0  # long ago: the grid is measured once
 
 
 class Machine(Bench):
@@ -257,7 +255,7 @@ class Machine(Bench):
     def slow_cells(self):
         """Measure the grid; return how many runs of each cell were slow."""
         self.grid.clear()
-        self.measure_grid(END_S)
+        self.measure_grid(0.0)  # long ago: it is measured once
         return {
             (b, c): sum(run.cpu_s > 1.5 * WORK_S[b - 1] for run in runs)
             for (b, c), runs in self.grid.items()

@@ -329,9 +329,6 @@ def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start):
     assert set(cells["n"]) == {1 if replayed else 8}
 
 
-STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
-
-
 @pytest.mark.parametrize(
     ("line", "drop"),
     [
@@ -346,7 +343,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
 ):
     for name in ("run_unit", "_report_cell"):  # it need not be played
         monkeypatch.setattr(compare, name, lambda *_, **__: None)
-    Path("steady.csv").write_text(STEADY)
+    Path("steady.csv").write_text("time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n")
     Path("keeps.toml").write_text("[serving]\ndrop = 'none'\n")
     assert evaluate.main(f"--agent static-8 --run-dir run {line}".split()) == 0
     (group,) = json.loads(Path("run/run.json").read_text())["definition"]["cells"]

@@ -16,8 +16,6 @@ from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.utils import console
 from sponge_env.utils.console import ConsoleSink, Progress, frame
 
-INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
-
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
@@ -36,7 +34,7 @@ def play(stream, intervals, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     sink = ConsoleSink(Progress("fa2 seed 0", intervals, "interval"))
     for _ in range(intervals):
-        sink.interval(INTERVAL)
+        sink.interval(IntervalMetrics(cores=8.0, queued=3, violations=2))
     sink.episode(EpisodeMetrics(violation_rate=0.015, mean_cores=5.0))
     sink.close()
     return stream.getvalue()

@@ -306,7 +306,10 @@ def test_another_thread_wakes_a_poll(make_rig):
 
 @pytest.fixture
 def launcher():
-    return FakeLauncher()
+    launcher = FakeLauncher()
+    yield launcher
+    assert launcher.closed
+    assert all(replica.closed for replica in launcher.launched)
 
 
 def make_worker(launcher):
@@ -317,8 +320,6 @@ def make_worker(launcher):
 def worker(launcher):
     with make_worker(launcher) as worker:
         yield worker
-    assert launcher.closed
-    assert all(replica.closed for replica in launcher.launched)
 
 
 def test_a_worker_that_is_dropped_is_closed_but_not_by_a_fork(launcher, monkeypatch):
@@ -331,7 +332,6 @@ def test_a_worker_that_is_dropped_is_closed_but_not_by_a_fork(launcher, monkeypa
     del worker, release, arguments
     gc.collect()
     assert launcher.closed
-    assert all(replica.closed for replica in launcher.launched)
 
 
 def test_cores_are_charged_as_they_are_held(clock, launcher, monkeypatch):
@@ -379,5 +379,3 @@ def test_a_worker_that_cannot_start_releases_everything(refuses, launcher, monke
     reason = "no replica is to be had" if refuses else "attempt 3: no such operator"
     with pytest.raises(WorkerError, match=reason):
         make_worker(launcher)
-    assert launcher.closed
-    assert all(replica.closed for replica in launcher.launched)

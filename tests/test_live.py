@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,18 +83,14 @@ def followed(run, metric):
 
 def the_summary(run):
     (file,) = (run / "results" / AGENT).iterdir()
-    summary: dict[str, Any]
     (summary,) = json.loads(file.read_text())["episodes"]
     return summary
 
 
-def children(pid):
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def replica_of(pid):
-    (replica,) = [c for c in children(pid) if "child.py" in Path(f"/proc/{c}/cmdline").read_text()]
-    return replica
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (replica,) = [c for c in children if "child.py" in Path(f"/proc/{c}/cmdline").read_text()]
+    return int(replica)
 
 
 def test_simulator_and_real_worker_agree(machine_profile, scenario_file):
@@ -120,34 +115,25 @@ def test_simulator_and_real_worker_agree(machine_profile, scenario_file):
     pytest.fail(f"they differ, relative to what is allowed, by {differences}")
 
 
-@dataclasses.dataclass
-class Episode:
-    """An episode's requests by id, and how many of them were violated."""
-
-    requests: pd.DataFrame
-    violation_rate: float
-
-    @property
-    def latency_s(self):
-        return self.requests["finished_s"] - self.requests["sent_s"]
-
-
 def play(system, backend):
+    """Play an episode; return its requests by id, and the share that was violated."""
     with closing(system):
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
         requests = pd.DataFrame(system.columns()).set_index("id").sort_index()
-        return Episode(requests, summary.violation_rate)
+        requests["latency_s"] = requests["finished_s"] - requests["sent_s"]
+        return requests, summary.violation_rate
 
 
 def compare(sim, live):
     """Return the differences in units of what is allowed."""
-    common = sim.requests.index.intersection(live.requests.index)
-    assert len(common) >= 0.97 * max(len(sim.requests), len(live.requests))
+    (sim, sim_rate), (live, live_rate) = sim, live
+    common = sim.index.intersection(live.index)
+    assert len(common) >= 0.97 * max(len(sim), len(live))
     columns = ["sent_s", "arrival_s", "deadline_s"]
-    assert np.allclose(sim.requests.loc[common, columns], live.requests.loc[common, columns])
-    sim_s, live_s = (each.latency_s.loc[common] for each in (sim, live))
+    assert np.allclose(sim.loc[common, columns], live.loc[common, columns])
+    sim_s, live_s = (each.loc[common, "latency_s"] for each in (sim, live))
     return {
-        "violations": abs(sim.violation_rate - live.violation_rate) / 0.01,
+        "violations": abs(sim_rate - live_rate) / 0.01,
         "mean": abs(live_s.mean() / sim_s.mean() - 1) / 0.15,
         "median": abs(live_s.median() / sim_s.median() - 1) / 0.15,
     }

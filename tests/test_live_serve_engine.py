@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from control_groups import groups_of
-from machine import needs_two_cpus
+from machine import PATIENCE_S, needs_two_cpus, wait_until
 
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.serve.interface import Call, Status
 from sponge_env.serve.make import make_engine
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
-
-SOON_S = 60.0
 
 
 def one_stage(folder, model):
@@ -42,32 +39,14 @@ def engine_of(scenario, agent, **more):
     assert not groups_of(os.getpid())
 
 
-class Sent:
-    """Calls and what came of them."""
-
-    def __init__(self, engine):
-        self.engine, self.told = engine, []
-        self._ended = threading.Semaphore(0)
-
-    told: list[list[Reply]]
-
-    def submit(self, tensor, budget_s=SOON_S):
-        now_s = time.monotonic()
-        told = []
-        self.told.append(told)
-
-        def done(reply):
-            told.append(reply)
-            self._ended.release()
-
-        self.engine.submit(Call(tensor, now_s, now_s + budget_s, tensor.nbytes), done)
-
-    def replies(self):
-        """Wait for all, each of which comes once."""
-        for _ in self.told:
-            assert self._ended.acquire(timeout=SOON_S)
-        assert [len(told) for told in self.told] == [1] * len(self.told)
-        return [reply for (reply,) in self.told]
+def answers(engine, images):
+    """Submit images at once, and wait for the replies: one to each."""
+    told, now_s = [[] for _ in images], time.monotonic()
+    for image, replies in zip(images, told, strict=True):
+        call = Call(image, now_s, now_s + PATIENCE_S, image.nbytes)
+        engine.submit(call, replies.append)
+    wait_until(lambda: all(told))
+    return [reply for (reply,) in told]
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite0-uint8"])
@@ -79,15 +58,10 @@ def test_answers_are_those_of_the_bare_runtime(tmp_path, name):
     with engine_of(one_stage(tmp_path, name), "static-16") as engine:
         assert engine.served.inputs == model.inputs
         for image, wanted in zip(images, expected, strict=True):
-            sent = Sent(engine)
-            sent.submit(image)
-            (reply,) = sent.replies()
+            (reply,) = answers(engine, [image])
             assert (reply.status, reply.batch, reply.cores) == (Status.ANSWERED, 1, 16)
             np.testing.assert_array_equal(reply.output, [wanted])
-        sent = Sent(engine)
-        for image in [*images] * 4:
-            sent.submit(image)
-        replies = sent.replies()
+        replies = answers(engine, [*images] * 4)
         for reply, wanted in zip(replies, expected * 4, strict=True):
             np.testing.assert_allclose(reply.output, [wanted], atol=1e-3)
         assert max(reply.batch for reply in replies) > 1

@@ -10,7 +10,6 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
-TOUR = ROOT / "examples" / "tour.ipynb"
 
 
 def test_the_site_has_every_page_and_no_dead_link(tmp_path):
@@ -26,7 +25,7 @@ def test_the_site_has_every_page_and_no_dead_link(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # those of Jupyter are Jupyter's
 def test_the_tour_runs_and_ships_with_what_it_prints(tmp_path, monkeypatch):
-    notebook = nbformat.read(TOUR, as_version=4)
+    notebook = nbformat.read(ROOT / "examples" / "tour.ipynb", as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) == 5
     assert all(cell.outputs for cell in cells)

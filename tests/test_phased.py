@@ -282,11 +282,6 @@ def test_the_run_of_something_else_is_not_resumed(trained, tmp_path):
         settings({}, tmp_path)
 
 
-def test_scenarios_of_two_systems_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be trained on together"):
-        _ = plan(tmp_path, scenarios=(SCENARIO, short(profile="resnet18"))).spec
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -28,7 +28,7 @@ from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
-from sponge_env.live.replica import Answer, LiveConfig, Ready
+from sponge_env.live.replica import LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, Layout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
@@ -111,7 +111,6 @@ def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path):
                 assert isinstance(next_event(replica), Ready)
                 replica.start(1, rows)
                 answer = next_event(replica)
-                assert isinstance(answer, Answer)
                 assert answer.failed == {1: "a negative number"}
                 answers = replica.answers(4)
                 assert list(map(len, answers)) == size
@@ -177,6 +176,8 @@ def test_an_absent_node_and_bad_addresses_are_sentences(capsys):
             parse_addresses(text)
     assert command.main(["--host", "0.0.0.0"]) == 2
     assert "put a token into SPONGE_REPLICA_TOKEN" in capsys.readouterr().err
+    assert command.main(["--port", "99999", "--model", "busy_model:Quick", *OUTSIDE[2:]]) == 2
+    assert "a port must be 0 to 65535, not 99999" in capsys.readouterr().err
 
 
 def hostile(node):
@@ -271,11 +272,6 @@ def test_a_node_ends_with_all_that_it_has_started():
         replica.close()
     assert not groups_of(pid)
     assert not [each for each in started if os.path.exists(f"/proc/{each}")]
-
-
-def test_a_port_out_of_range_is_a_sentence(capsys):
-    assert command.main(["--port", "99999", "--model", "busy_model:Quick", *OUTSIDE[2:]]) == 2
-    assert "a port must be 0 to 65535, not 99999" in capsys.readouterr().err
 
 
 def test_too_few_descriptors_for_another_replica_are_a_worker_error(monkeypatch):

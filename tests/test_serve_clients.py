@@ -83,13 +83,10 @@ def plain(client, found):
     return MessageToDict(found, preserving_proto_field_name=True)
 
 
-def test_health(client):
+def test_health_and_metadata(client):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("tiny", "1")
-
-
-def test_metadata(client):
     assert plain(client, client.get_server_metadata())["name"] == "sponge"
     (tensor,) = plain(client, client.get_model_metadata("tiny"))["inputs"]
     assert [int(size) for size in tensor["shape"]] == [-1, 4]

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from served import running
 
-CORPUS = Path(__file__).parent / "conformance"
 CASES = [
     pytest.param(case, id=f"{file.stem}: {case['name']}")
-    for file in sorted(CORPUS.glob("*.json"))
+    for file in sorted((Path(__file__).parent / "conformance").glob("*.json"))
     for case in json.loads(file.read_text())
 ]
 

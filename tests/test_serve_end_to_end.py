@@ -29,7 +29,6 @@ from sponge_env.serve.interface import ServedModel, Status
 
 IMAGES = [draw(seed) for seed in range(8)]
 LONG_S = 60.0
-SHORT_MS = 2.0  # less than any detection takes
 
 
 def texts(server, images, slo_ms):
@@ -74,7 +73,7 @@ def test_text_is_read_with_one_deadline_for_both_stages(tmp_path):
     with engine_of(ocr(tmp_path), "static-8") as engine, running(engine) as server:
         assert read_over_the_wire(server) > 0.7
         with pytest.raises(InferenceServerException) as refused:
-            texts(server, IMAGES[:1], SHORT_MS)
+            texts(server, IMAGES[:1], 2.0)  # less than any detection takes
         assert refused.value.status() in ("503", "504")
     statuses = [reply.status for _, reply, _ in server.recorder.ended]
     assert statuses.count(Status.ANSWERED) == len(statuses) - 1 == len(IMAGES)

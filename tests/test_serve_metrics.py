@@ -13,8 +13,6 @@ from sponge_env.serve.interface import Batches, Reply, Status
 from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
-LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
-
 
 @pytest.fixture
 def metrics():
@@ -45,7 +43,7 @@ def has(metrics, expected):
         (ANSWER, "on_time"),
         (dataclasses.replace(ANSWER, finished_s=1.0), "on_time"),
         (dataclasses.replace(ANSWER, finished_s=1.0000001), "on_time"),  # another clock's rounding
-        (LATE, "late"),
+        (dataclasses.replace(ANSWER, finished_s=1.5, in_time=False), "late"),
         *((Reply(Status[name.upper()]), name) for name in ("refused", "expired", "failed")),
         *((Reply(Status[name.upper()]), name) for name in ("cancelled", "stopped")),
     ],

@@ -28,7 +28,6 @@ from sponge_env.serve.wire.outcomes import WireError
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tritonclient.grpc import service_pb2
-"""What a client of HTTP/2 says first, with empty settings."""
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The system that serves calls, in virtual time: each ends exactly once, whatever happens."""
 
 from collections import Counter, deque
-from typing import Any
 
 import numpy as np
 import pytest
@@ -311,7 +310,7 @@ def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace():
 CALL = Call(np.zeros(1), 0.0, 1.0, 8)
 
 
-class Interrupted(deque[Any]):
+class Interrupted(deque):
     """After something is put in, another thread does this before the first one goes on."""
 
     def __init__(self, meanwhile):

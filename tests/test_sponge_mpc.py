@@ -1,7 +1,6 @@
 """sponge-mpc: its queue against the serving core, its forecasts, its price, its decisions."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from agents.lookahead.planner import drawn_tasks
 from agents.lookahead.service_times import cost_curve, price_of
 from agents.lookahead.tandem import COMING, SamplePath, advance, copy_queues, make_queues, resize
 from sponge_env.core.compiled import entry_point
-from sponge_env.interfaces import Allocation, FloatArray, StageAllocation
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.latency import LatencyModel
 from sponge_env.scenario.config import Serving
 
@@ -58,21 +57,12 @@ def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
     return arrivals_s[: play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)]
 
 
-class Case(NamedTuple):
-    """A chain and its requests, with some cores up to a moment and with others after it."""
+def played(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
+    """Play a chain as the look-ahead does: the late requests, weighted.
 
-    arrivals_s: FloatArray  # (requests, 2)
-    service_s: FloatArray  # (stages, cores, batches)
-    tasks: list[int]  # what each answer of a stage but the last leads to
-    replicas: list[int]
-    cores: tuple[int, int]
-    batch: int
-    edge_s: float
-
-
-def played(case):
-    """Play it as the look-ahead does: the late requests, weighted."""
-    arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
+    Requests (requests, 2) go through stages whose batches take ``service_s`` (stages, cores,
+    batches), with some cores up to a moment and others after it; each answer leads to ``tasks``.
+    """
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
     fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
     arrivals, kept = np.zeros((stages, most, 2)), np.zeros_like(replicas)
@@ -86,9 +76,8 @@ def played(case):
     return serve(queues, spare, future, service_s, cores, batch, edge_s)
 
 
-def reference(case):
+def reference(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
     """Serve with the plain model of a pipeline; weight late answers alike."""
-    arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     models = [
         StageModel([table_s.T.tolist()], [1.0], (k - 1,) if k else (), count, 1.0, True)
         for k, (table_s, count) in enumerate(zip(service_s, replicas, strict=True))
@@ -123,8 +112,8 @@ def test_the_played_queues_count_what_a_plain_pipeline_counts(
     arrivals_s = np.stack([arrival_s, arrival_s + budgets_s[: arrival_s.size]], axis=1)
     held = [replicas] * (len(tasks) + 1)
     service_s = np.stack([SERVICE_S * share for share in (1.0, 0.3, 0.6)[: len(held)]])
-    case = Case(arrivals_s, service_s, tasks, held, cores, batch, edge_s)
-    assert played(case) == pytest.approx(reference(case), abs=1e-6)
+    case = (arrivals_s, service_s, tasks, held, cores, batch, edge_s)
+    assert played(*case) == pytest.approx(reference(*case), abs=1e-6)
 
 
 def test_drawn_fan_outs_have_the_mean_of_their_distribution():

@@ -87,8 +87,8 @@ def test_the_pipeline_of_the_docs_runs_and_its_stages_arrive_wherever_metrics_ar
             assert re.search(rf"^{agent} +{stage} ", printed, re.MULTILINE)
 
 
-def with_stages(path):
-    """Write a run of two agents on a scenario with variants, the second the more accurate."""
+def test_stages_and_accuracy_are_reported_where_there_are_some():
+    path = Path("staged")
     write_suite(path, {"sponge-ip": ([0] * 3, 8.0), "fa2": ([0] * 3, 6.0)}, [COLD])
     for agent, accuracy in (("sponge-ip", 0.75), ("fa2", 0.78)):
         result = agent_result(agent, COLD, [0] * 3, 8.0)
@@ -97,13 +97,8 @@ def with_stages(path):
             episode |= {"accuracy": accuracy, "effective_accuracy": accuracy - 0.01}
             episode |= {"stages": {"first": row}}
         keep(path, agent, COLD, result)
-    return path
-
-
-def test_stages_and_accuracy_are_reported_where_there_are_some():
-    run = with_stages(Path("staged"))
-    assert report([str(run)]) == 0
-    page = (run / "report/report.html").read_text()
+    assert report(["staged"]) == 0
+    page = (path / "report/report.html").read_text()
     for text in ("<h4>Stage by stage</h4>", "small 25 %, large 75 %", "effective accuracy [%]"):
         assert text in page
 

@@ -260,12 +260,3 @@ def test_a_budget_for_all_stages():
             assert chain.within(budget)
             assert chain.options() == options
     assert not chain.within(4)
-
-
-@pytest.mark.parametrize("total_cores", [3, 4])
-def test_the_machine_is_one_for_all(total_cores):
-    chain = Chain([2, 2], horizon=4, total_cores=total_cores)
-    chain.choices.cores[:] = [1, 3, 1, 3]
-    chain.choices.cost[:] = [9, 0, 9, 0]
-    chain.choices.room[:] = 4
-    assert chain.cheapest() == (18 if total_cores == 3 else 9)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -137,14 +138,6 @@ def test_an_agent_that_fails_leaves_the_others_alone(capsys):
     assert set(frame[frame["agent"] == "own_controllers:Fails"]["profile"]) == {"resnet18"}
 
 
-def somebody_is_in_group(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_an_interrupted_suite_leaves_its_results_and_no_process():
     line = "--suite tiny.toml --agent static-8 own_controllers:Hangs --run-dir run --jobs 2"
     command = [sys.executable, str(ROOT / "evaluate.py"), *line.split()]
@@ -159,8 +152,10 @@ def test_an_interrupted_suite_leaves_its_results_and_no_process():
     again = "evaluate.py --suite tiny.toml --agent static-8 own_controllers:Hangs --jobs 2"
     assert f"{again} --run-dir run\n" in out
     assert not list(Path("run").rglob("*.partial"))
-    while somebody_is_in_group(process.pid):
-        time.sleep(0.05)  # what ends last only notices that the others have
+    with suppress(ProcessLookupError):
+        while True:  # what ends last only notices that the others have
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
     assert len(load_results(Path("run"))) >= 2
 
 

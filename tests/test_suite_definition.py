@@ -177,16 +177,10 @@ def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules():
         suites.with_agents(suite(agents={"three": entry}), ["thre"])
 
 
-def named(*agents, scenario="paper-300kb"):
-    """Return what some names stand for on a scenario of which nobody said more."""
-    group = CellGroup((scenario,), ("yolov5s",))
-    entries, bounds = suites.chosen(agents)
-    work = units(suite(agents=entries, bounds=bounds, cells=(group,), starts=("cold",)))
-    return [unit for unit in work if isinstance(unit, AgentUnit)]
-
-
 def test_a_constant_is_sized_where_it_is_played():
-    training, hindsight = named("fixed-fleet", "fixed-hindsight")
+    agents, _ = suites.chosen(["fixed-fleet", "fixed-hindsight"])
+    cells = (CellGroup(("paper-300kb",), ("yolov5s",)),)
+    training, hindsight = units(suite(agents=agents, cells=cells, starts=("cold",)))
     assert (training.constant, hindsight.constant) == ("training", "hindsight")
     assert training.options == hindsight.options == {}
 

@@ -168,17 +168,15 @@ def test_the_most_frequent_allocation_at_the_end_is_taken():
     ],
     ids=lambda arrivals: arrivals.kind,
 )
-def test_steady_means_equal_gaps_at_the_mean_rate(arrivals):
-    steady = rollout.steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+def test_steady_means_equal_gaps_at_the_mean_rate_and_no_fades(arrivals):
+    moving = dataclasses.replace(WARM, arrivals=arrivals)
+    steady = rollout.steady_scenario(moving, PROFILE)
     sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
-    expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+    expected_s = 1 / rate_rps(moving, PROFILE)
     np.testing.assert_allclose(np.diff(sent_s), expected_s)
     assert (steady.intervals, steady.simulation.noise) == (rollout.SETTLING, 0.0)
-
-
-def test_steady_means_no_fades():
-    fading = dataclasses.replace(WARM, network=dataclasses.replace(WARM.network, fade_every_s=60.0))
-    assert rollout.steady_scenario(fading, PROFILE) == rollout.steady_scenario(WARM, PROFILE)
+    fading = dataclasses.replace(WARM.network, fade_every_s=60.0)
+    assert rollout.steady_scenario(dataclasses.replace(moving, network=fading), PROFILE) == steady
 
 
 def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pickle
-from functools import partial
 
 import gymnasium
 import numpy as np
@@ -235,7 +234,7 @@ def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name):
     shorter = dataclasses.replace(scenario, duration_s=3.0, slo_s=0.7 * scenario.slo_s)
     each = [scenario, shorter, scenario]
     ours = SpongeVecEnv(each, 3, control=control)
-    theirs = DummyVecEnv([partial(_monitored, s, control) for s in each])
+    theirs = DummyVecEnv([lambda s=s: Monitor(SpongeEnv(s, control=control)) for s in each])
     for envs in (ours, theirs):
         envs.seed(11)
     np.testing.assert_array_equal(ours.reset(), theirs.reset())
@@ -262,10 +261,6 @@ def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name):
     with pytest.raises(AttributeError, match="no attribute 'system'"):
         ours.get_attr("system")
     ours.close()
-
-
-def _monitored(scenario, control):
-    return Monitor(SpongeEnv(scenario, control=control))
 
 
 def test_stable_baselines_trains_and_evaluates_on_it():

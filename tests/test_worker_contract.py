@@ -4,8 +4,6 @@ Times differ by orders of magnitude between a virtual and a real worker, so the 
 compare durations with each other, never with a clock.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import busy_model
@@ -15,37 +13,32 @@ from fake_replicas import crash
 from nodes import remote_launcher
 from reference.worker import ProfileService, SimulatedWorker
 
-from sponge_env.interfaces import Allocation, Batch, Completion, Worker
+from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live.worker import LiveWorker
 
 CORES, BATCH, REPLICAS = 16, 8, 3
 PATIENCE_S = 60.0  # episode time after which a test gives up on an event
 
 
-@dataclass
 class Rig:
     """A worker, how to kill one of its replicas, and helpers."""
 
-    worker: Worker
-    crash: Callable[[], None]
-    batches: int = 0
-    done: list[Completion] = field(default_factory=list)
+    def __init__(self, worker, crash):
+        self.worker, self.crash = worker, crash
+        self.batches, self.done = 0, []
 
     def batch(self, size):
-        """Make a batch with a number of its own."""
         self.batches += 1
         first = self.batches * 1000
         return Batch(self.batches, tuple(first + i for i in range(size)))
 
     def wait_until(self, condition):
-        """Let time pass until the condition holds."""
         limit_s = self.worker.now() + PATIENCE_S
         while not condition():
             assert self.worker.now() < limit_s, "the worker never got there"
             self.done.extend(self.worker.wait(limit_s))
 
     def run(self, size):
-        """Run one batch to its end."""
         before = len(self.done)
         self.worker.start(self.batch(size))
         self.wait_until(lambda: len(self.done) > before)

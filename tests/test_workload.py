@@ -46,7 +46,6 @@ def scenario(arrivals, **changes):
 
 
 def draw_times_s(arrivals, duration_s, seed=1):
-    """Return when the requests of an episode are sent."""
     return draw_workload(scenario(arrivals, duration_s=duration_s), PROFILE, seed).sent_s
 
 

@@ -1,7 +1,6 @@
 """Builds the views and specs that controllers decide on."""
 
 import dataclasses
-from typing import TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -9,8 +8,6 @@ from hypothesis import strategies as st
 from sponge_env import Allocation
 from sponge_env.interfaces import RunningBatch, StageSpec, StageView, SystemSpec, SystemView
 from sponge_env.scenario.profile import load_profile
-
-System = TypeVar("System", SystemSpec, SystemView)
 
 NOTHING = np.zeros(0)
 INITIAL = Allocation(cores=4, batch=4)

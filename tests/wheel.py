@@ -73,7 +73,6 @@ def result(file):
 
 
 def main():
-    """Build, install, use."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         wheel, bare, elsewhere = build(folder), folder / "venv", folder / "elsewhere"
@@ -88,10 +87,8 @@ def main():
         assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
 
         def run(program, *arguments):
-            words, env = (
-                [bare / "bin" / program, *arguments],
-                {"HOME": folder, "PATH": "/usr/bin:/bin"},
-            )
+            words = [bare / "bin" / program, *arguments]
+            env = {"HOME": folder, "PATH": "/usr/bin:/bin"}
             return subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, text=True)
 
         evaluation = ["-m", "sponge_env", "evaluate", "--duration", "20", "--json", "out.json"]

@@ -4,7 +4,6 @@ import json
 import re
 import time
 from http.server import BaseHTTPRequestHandler
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from fake_cluster.store import ApiError, check_resize, has, merge
@@ -27,7 +26,6 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: Any
 
     def log_message(self, *_):
         pass
@@ -142,11 +140,8 @@ def authorize(store, account, verb, group, what, *at):
         if account in [subject["name"] for subject in binding["subjects"]]:
             for rule in store.get(("roles", space, binding["roleRef"]["name"]))["rules"]:
                 fits = verb in rule["verbs"] and what in rule["resources"]
-                if (
-                    fits
-                    and name in rule.get("resourceNames", [name])
-                    and group in rule["apiGroups"]
-                ):
+                named = name in rule.get("resourceNames", [name])
+                if fits and named and group in rule["apiGroups"]:
                     return
     user = f'User "system:serviceaccount:{space}:{account}" cannot {verb} resource "{what}"'
     raise ApiError(403, "Forbidden", f'{what} is forbidden: {user} in API group "{group}"')
