@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from contextlib import closing
 
 import pytest
 from machine import needs_cgroup, needs_two_cpus, wait_until
@@ -15,8 +16,7 @@ from sponge_env.k8s.api import Api, own_namespace, server_url
 from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live.worker import LiveWorker
 
-pytestmark = [pytest.mark.cgroup, pytest.mark.slow, needs_cgroup, needs_v1]
-live = pytest.mark.live
+pytestmark = [pytest.mark.cgroup, needs_cgroup, needs_v1]
 SCALE = "/apis/apps/v1/namespaces/default/deployments/sponge-replica/scale"
 
 
@@ -77,7 +77,8 @@ def serving(tmp_path):
         assert sorted(serving.answered) == list(range(next(serving._ids)))  # each of them once
 
 
-@live
+@pytest.mark.live
+@pytest.mark.slow
 @needs_two_cpus
 def test_pods_are_resized_and_the_right_one_is_removed(serving):
     boxes = serving.cluster.node.boxes
@@ -98,7 +99,8 @@ def test_pods_are_resized_and_the_right_one_is_removed(serving):
     assert serving.worker.status().restarts == 1
 
 
-@live
+@pytest.mark.live
+@pytest.mark.slow
 @needs_two_cpus
 def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(serving, caplog):
     serving.resize(4)
@@ -124,7 +126,8 @@ def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(serving, caplo
     serving.until(serving.has(25), "its right is back")
 
 
-@live
+@pytest.mark.live
+@pytest.mark.slow
 @needs_two_cpus
 def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving):
     serving.resize(4, replicas=2)
@@ -156,6 +159,18 @@ def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path):
         cluster.away.clear()
         assert client.call("PATCH", SCALE, {"spec": {"replicas": 0}})["spec"] == {}
         KubernetesLauncher([BUSY], "sponge-replica", "").close()
+
+
+def test_odd_answers_end_nothing_and_old_ones_change_nothing(tmp_path, monkeypatch, caplog):
+    with pods(tmp_path) as cluster, closing(launcher(BUSY)) as own:
+        wait_until(lambda: all(pod.ready for pod in own._pods.values()), "a pod")
+        (found,) = cluster.store.list("pods")
+        own._take(found | {"status": {}}, asked=True)
+        assert all(pod.ready for pod in own._pods.values())
+        monkeypatch.setattr(own._api, "call", lambda *_: {})
+        own._api.interrupt()
+        wait_until(lambda: "an odd answer, KeyError('items')" in caplog.text, "a warning")
+        assert all(thread.is_alive() for thread in own._loops)
 
 
 def test_where_the_api_is(tmp_path, monkeypatch):

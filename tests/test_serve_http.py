@@ -1,5 +1,6 @@
 """HTTP as strangers speak it: in pieces, too much, too slow, not at all."""
 
+import asyncio
 import dataclasses
 import gzip
 import itertools
@@ -8,6 +9,7 @@ import socket
 import threading
 import time
 import zlib
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -23,6 +25,7 @@ from sponge_env.serve import app
 from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.wire import protocol
+from sponge_env.serve.wire.work import Result, begin
 
 LIMITS = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
@@ -396,3 +399,18 @@ def test_what_is_unpacked_counts():
     with running(max_held_bytes=5000) as server, Wire(server) as wire:
         for _ in range(3):  # it is given back
             assert wire.send(packed).answer().status == 200
+
+
+def test_a_coroutine_that_fails_harms_nobody_who_resumes_it(caplog):
+    there = Result()
+
+    async def fail():
+        await there
+        raise ValueError("odd")
+
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.call_soon(begin, fail())
+        loop.call_soon(there.set_result, None)
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    assert "ValueError: odd" in caplog.text

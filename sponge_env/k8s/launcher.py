@@ -30,6 +30,7 @@ LOG = logging.getLogger("sponge_env")
 PREFIX = "k8s:"
 PERIOD_S, TICK_S = 0.1, 0.004  # Period of the quota that a kubelet sets, and the kernel's tick
 RETRY_S, LOOK_S = 1.0, 0.25  # Pause before a call is made again; longest time between two looks
+FAILURES = (WorkerError, LookupError, TypeError, ValueError)  # The others are odd answers
 
 
 class Resizes(NamedTuple):
@@ -154,17 +155,18 @@ class KubernetesLauncher(RemoteLauncher):
                         break
                     self._take(event["object"], gone=event["type"] == "DELETED")
                 self._ended.wait(LOOK_S)  # a proxy may end each watch at once
-            except WorkerError as error:
+            except FAILURES as error:
                 self._warn(("watch", ""), error)
                 self._ended.wait(RETRY_S)
 
-    def _take(self, *found: Mapping[str, Any], gone: bool = False) -> None:
+    def _take(self, *found: Mapping[str, Any], gone: bool = False, asked: bool = False) -> None:
         """Note what pods are now, unless newer is known."""
+        # An answer to what was asked may be older than an event of the same generation.
         with self._changed:
             for pod in map(read_pod, found):
                 if gone:
                     self._pods.pop(pod.name, None)
-                elif pod.generation >= self._pods.get(pod.name, pod).generation:
+                elif pod.generation >= self._pods.get(pod.name, pod).generation + asked:
                     self._pods[pod.name] = pod
                 milli, since_s = self._sent.get(pod.name, (-1, 0.0))
                 if pod.granted_milli == milli:
@@ -183,7 +185,7 @@ class KubernetesLauncher(RemoteLauncher):
             try:
                 self._make(*call)
                 self._trouble.pop(call[:2], None)
-            except WorkerError as error:
+            except FAILURES as error:
                 self._warn(call[:2], error)
                 with self._changed:
                     self._pause(call.kind, call.pod)
@@ -212,11 +214,12 @@ class KubernetesLauncher(RemoteLauncher):
     def _pause(self, kind: str, pod: str) -> None:
         self._resumes_s[kind, pod] = time.monotonic() + RETRY_S
 
-    def _warn(self, what: tuple[str, str], error: WorkerError) -> None:
+    def _warn(self, what: tuple[str, str], error: Exception) -> None:
         """Say what goes wrong, once as long as it is the same."""
-        if str(error) != self._trouble.get(what) and not self._ended.is_set():
-            LOG.warning("going on with what was granted: %s", error)
-        self._trouble[what] = str(error)
+        told = str(error) if isinstance(error, WorkerError) else f"an odd answer, {error!r}"
+        if told != self._trouble.get(what) and not self._ended.is_set():
+            LOG.warning("going on with what was granted: %s", told)
+        self._trouble[what] = told
 
     def _make(self, kind: str, name: str, value: int) -> None:
         pod, begin_s = self._pods.get(name), time.monotonic()
@@ -234,7 +237,7 @@ class KubernetesLauncher(RemoteLauncher):
             found = self._api.call("PATCH", path, patch, STRATEGIC)
             with self._changed:
                 self._sent[name] = value, begin_s
-                self._take(found)
+                self._take(found, asked=True)
         else:
             with self._changed:
                 self._pause(kind, name)  # until the kubelet has noticed

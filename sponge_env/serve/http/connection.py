@@ -69,10 +69,10 @@ class Connections:
 
     def look_after(self) -> None:
         """End what takes too long, again and again: one timer for all, not one for each request."""
+        asyncio.get_running_loop().call_later(LOOK_S, self.look_after)
         now_s = time.monotonic()
         for connection in [each for each in self.open if each.due_s <= now_s]:
             connection.on_timeout()
-        asyncio.get_running_loop().call_later(LOOK_S, self.look_after)
 
     def begin_later(self, connection: "Connection") -> None:
         """Begin a pipelined request: one of all connections in each turn of the event loop."""

@@ -1,9 +1,11 @@
 """Coroutines without tasks: what they wait for resumes them without a turn of the event loop."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
 from typing import Any
+
+LOG = logging.getLogger("sponge_env")
 
 
 class Result:
@@ -36,16 +38,20 @@ class Result:
 
 
 def begin(coroutine: Coroutine[Any, None, None]) -> Callable[[], None]:
-    """Run a coroutine, which must not raise, now; return what ends it where it waits."""
+    """Run a coroutine now, whose errors are only logged; return what ends it where it waits."""
     awaited: Any = None
 
     def resume(there: object) -> None:
         nonlocal awaited
         if there is awaited:  # else it was ended
             awaited = None
-            with suppress(StopIteration):
+            try:
                 awaited = coroutine.send(None)
                 awaited.add_done_callback(resume)
+            except StopIteration:
+                pass
+            except Exception:  # must not reach whoever resumes it, which may be the engine
+                LOG.exception("a coroutine failed")
 
     def end() -> None:
         nonlocal awaited
