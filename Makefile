@@ -123,7 +123,7 @@ fidelity: setup  ## compare simulator and real worker anew, two hours
 	    --option static.cores=$$2 --out runs/fidelity/$$1; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
-	held local 7; held swing-local 10; held flash-crowd-local 12
+	held swing-local 11; held flash-crowd-local 13
 
 docs: setup  ## write the generated pages again, and build the site in build/site
 	$(PY) -m benchmarks.results
