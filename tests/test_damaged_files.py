@@ -154,7 +154,10 @@ def loaders(tmp_path_factory):
         "trace": (sorted(p for p in TRACES.iterdir() if p.is_file()), use_trace),
         "policy": ([policy], load_policy),
         "tuned": ([shortened(ROOT / "baselines" / "tuned.json", folder)], load_tuned),
-        "fidelity": ([shortened(ROOT / "docs" / "fidelity.json", folder)], load_fidelity),
+        "fidelity": (
+            [shortened(ROOT / "docs" / "fidelity-swing-local.json", folder)],
+            load_fidelity,
+        ),
     }
 
 
