@@ -20,7 +20,7 @@ COMMANDS = {
     "report": ("app.report", "make one page of what runs found"),
     "validate": ("app.validate", "play the allocations of a simulated run again"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
-    "demo": ("app.demo", "show all of that in five minutes"),
+    "demo": ("app.demo", "measure, train and compare in six minutes"),
 }  # Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere
 EXAMPLES = """examples:
   sponge evaluate --agent sponge-ip sponge-joint static-8    compare three controllers

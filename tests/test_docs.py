@@ -60,8 +60,8 @@ def test_the_demo_says_what_its_comparison_found(tmp_path, monkeypatch, capsys):
     assert [words[0] for words in commands] == ["calibrate", "train", "evaluate"]
     assert all(words[-1] == "--wait" for words in commands)
     said = capsys.readouterr().out
-    assert "Live, of the requests missed their deadline: hpa 75.0% on 2.5 cores." in said
-    assert "The simulator had said: hpa 50.0% on 2.5 cores." in said
+    assert "on the real worker, and cores held: hpa 75.0% on 2.5 cores." in said
+    assert "in the simulator: hpa 50.0% on 2.5 cores." in said
     assert demo.main(["--cpus", "0-1"]) == 2, "what fails ends it"
     assert len(commands) == 5
 

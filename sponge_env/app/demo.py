@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(
         prog="sponge demo",
         description="Measure this machine's worker, train a small policy and compare it with other "
-        "controllers in flash crowds, simulated and live. It takes about five minutes.",
+        "controllers in flash crowds, simulated and live. It takes about six minutes.",
     )
     cli.add_machine(parser)
     parser.parse_args(argv)
@@ -58,6 +58,6 @@ def seen(summaries: Path) -> str:
         missed, cores = each["violation_rate"], each["mean_cores"]
         found[each["backend"]].append(f"{each['agent']} {missed:.1%} on {cores:.1f} cores")
     return (
-        f"Live, of the requests missed their deadline: {', '.join(found['live'])}.\n"
-        f"The simulator had said: {', '.join(found['sim'])}."
+        f"Deadlines missed on the real worker, and cores held: {', '.join(found['live'])}.\n"
+        f"The same in the simulator: {', '.join(found['sim'])}."
     )
