@@ -109,7 +109,7 @@ class Policy:
 
 
 def reading(policy: Policy, shown: Sequence[str]) -> Policy:
-    """Return a policy that finds its inputs among those shown; a PolicyError names what lacks."""
+    """Return a policy that finds its inputs among those shown; a PolicyError names missing ones."""
     inputs = policy.info.inputs
     if inputs == tuple(shown):
         return replace(policy, places=None)

@@ -153,8 +153,9 @@ class StageProgram:
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
-        fitted = self._spec.fit_stages(self._chosen(replicas), "cores")
-        return Allocation(stages=fitted, feasible=feasible)
+        chosen = tuple(self._chosen(replicas))
+        fitted = self._spec.fit_stages(chosen, "cores")
+        return Allocation(stages=fitted, feasible=feasible and fitted == chosen)
 
     def solve(self, states: Sequence[StageState], count_late: bool) -> bool:
         """Choose options by dynamic programming; return False if each choice makes some late.

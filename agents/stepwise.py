@@ -127,6 +127,8 @@ class PolicyState:
         self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""
         self._holds_peak = form.holds_peak and first.is_one_model
+        nodes = (MAX_TOTAL_CORES,) if self._holds_peak else first.nodes
+        self._nodes = np.array([nodes, nodes])  # (2, nodes) cores of each, and memory
         self._fewest, self._ready = np.zeros((2, *self.replicas.shape), np.int64)
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
@@ -208,8 +210,7 @@ class PolicyState:
         """Return the allocations as far as they fit on the machine."""
         # The stage that holds the most cores gives up first, replicas too, even between steps.
         # Where those that start count as one core, the choices fit already.
-        nodes = self._spec.nodes if not self._holds_peak else (MAX_TOTAL_CORES,)
-        fits = fit(self._rows, self.choices.limits, np.array([nodes, nodes]))
+        fits = fit(self._rows, self.choices.limits, self._nodes)
         assert fits, "a policy chooses within the limits"
         self.replicas[:] = self._rows[..., 2]
         return self._rows

@@ -15,11 +15,15 @@ def most_cores(nodes: Any, replicas: int, starting: int = 0) -> int:
     for each in nodes:
         total += each
         largest = max(largest, each)
-    cores, found = min((total - starting) // replicas, largest) + 1, 0
-    while found < replicas and cores > 1:
-        cores, found = cores - 1, 0
+    cores = min((total - starting) // replicas, largest)
+    while cores > 1:
+        found, fewer = 0, 1  # Where one more finds room on a node
         for each in nodes:
             found += each // cores
+            fewer = max(fewer, each // (each // cores + 1))
+        if found >= replicas:
+            break
+        cores = fewer
     return max(1, cores)
 
 

@@ -131,7 +131,7 @@ class FakeLauncher:
     def sample(self, request_id, stage=0):
         return np.array([request_id])
 
-    def launch(self, id, cores, *, stage=0, full_speed=False):
+    def launch(self, id, cores, *, stage=0, node=0, full_speed=False):
         if self.refuses:
             self.refused += 1
             raise WorkerError("no replica is to be had")

@@ -161,7 +161,7 @@ def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path):
         KubernetesLauncher([BUSY], "sponge-replica", "").close()
 
 
-def test_odd_answers_end_nothing_and_old_ones_change_nothing(tmp_path, monkeypatch, caplog):
+def test_malformed_answers_end_nothing_and_old_ones_change_nothing(tmp_path, monkeypatch, caplog):
     with pods(tmp_path) as cluster, closing(launcher(BUSY)) as own:
         wait_until(lambda: all(pod.ready for pod in own._pods.values()), "a pod")
         (found,) = cluster.store.list("pods")
@@ -169,7 +169,7 @@ def test_odd_answers_end_nothing_and_old_ones_change_nothing(tmp_path, monkeypat
         assert all(pod.ready for pod in own._pods.values())
         monkeypatch.setattr(own._api, "call", lambda *_: {})
         own._api.interrupt()
-        wait_until(lambda: "an odd answer, KeyError('items')" in caplog.text, "a warning")
+        wait_until(lambda: "a malformed answer, KeyError('items')" in caplog.text, "a warning")
         assert all(thread.is_alive() for thread in own._loops)
 
 

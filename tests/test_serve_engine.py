@@ -233,6 +233,20 @@ def test_a_loop_serves_while_the_engine_waits():
         until(lambda: sum(past.on_time for past in r.intervals) == count + 1)
 
 
+def test_the_loop_goes_on_while_the_engine_has_its_turn():
+    async def serve(r):
+        loop = asyncio.get_running_loop()
+        with r.engine.lend(loop):
+            with r.engine._system.turn:
+                assert not r.engine._system.serve_now(True)
+                reply = r.submit()
+                await asyncio.sleep(0)
+            return await loop.run_in_executor(None, reply)
+
+    with rig() as r:
+        assert asyncio.run(serve(r)).status is Status.ANSWERED
+
+
 def test_an_error_in_the_loop_ends_the_engine():
     async def serve(r):
         with r.engine.lend(asyncio.get_running_loop()):

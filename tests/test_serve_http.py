@@ -25,7 +25,7 @@ from sponge_env.serve import app
 from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.wire import protocol
-from sponge_env.serve.wire.work import Result, begin
+from sponge_env.serve.wire.inline import InlineFuture, run_inline
 
 LIMITS = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
@@ -402,14 +402,14 @@ def test_what_is_unpacked_counts():
 
 
 def test_a_coroutine_that_fails_harms_nobody_who_resumes_it(caplog):
-    there = Result()
+    there = InlineFuture()
 
     async def fail():
         await there
         raise ValueError("odd")
 
     with closing(asyncio.new_event_loop()) as loop:
-        loop.call_soon(begin, fail())
+        loop.call_soon(run_inline, fail())
         loop.call_soon(there.set_result, None)
         loop.call_soon(loop.stop)
         loop.run_forever()

@@ -149,7 +149,8 @@ class LookAhead:
         ]
         # Of several stages on several nodes the search knows all cores, and not where they are.
         serving = [each._replace(replicas=n) for each, n in zip(stages, ready, strict=True)]
-        pairs = zip(stages, spec.fit_stages(serving, "cores"), strict=True)
+        pairs = list(zip(stages, spec.fit_stages(serving, "cores"), strict=True))
+        feasible &= all(each.cores == fitted.cores for each, fitted in pairs)
         stages = [each._replace(cores=fitted.cores) for each, fitted in pairs]
         fitted = spec.fit_stages(stages, "starting replicas", ready)
         return Allocation(stages=fitted, feasible=feasible)

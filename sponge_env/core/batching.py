@@ -70,10 +70,13 @@ def is_expired(w: World, due_s: float) -> bool:
     return due_s < w.env.now_s + w.model.drop_below_s
 
 
-@inlined
 def is_on_time(due_s: float, finished_s: float) -> bool:
     """Return whether an answer at a moment meets a deadline."""
     return finished_s <= due_s
+
+
+_is_on_time = inlined(is_on_time)
+"""The same for compiled code, which Python cannot call."""
 
 
 @compiled
@@ -246,7 +249,7 @@ def _answer(
     if _is_cancelled(w, request.row):
         _close_cancelled(w, request.row, request.sent_s, attempts)
         return
-    on_time = is_on_time(due_s(w, request.row, request.sent_s), end_s)
+    on_time = _is_on_time(due_s(w, request.row, request.sent_s), end_s)
     if on_time:
         metrics.on_time += 1
         env.accuracy_on_time += accuracy

@@ -107,11 +107,10 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int
 @inlined
 def _is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
     """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
-    room, largest, fits = nodes[1], 0, True
+    room, fits = nodes[1], True
     for node in range(room.size):
         room[node] = nodes[0, node]
-        largest = max(largest, room[node])
-    for cores in range(largest, 0, -1):
+    for cores in range(asked[:, 0].max(), 0, -1):
         for k in range(len(asked)):
             for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
                 node = room.argmax()

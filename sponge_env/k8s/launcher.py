@@ -30,7 +30,7 @@ LOG = logging.getLogger("sponge_env")
 PREFIX = "k8s:"
 PERIOD_S, TICK_S = 0.1, 0.004  # Period of the quota that a kubelet sets, and the kernel's tick
 RETRY_S, LOOK_S = 1.0, 0.25  # Pause before a call is made again; longest time between two looks
-FAILURES = (WorkerError, LookupError, TypeError, ValueError)  # The others are odd answers
+FAILURES = (WorkerError, LookupError, TypeError, ValueError)  # The others come of malformed answers
 
 
 class Resizes(NamedTuple):
@@ -97,7 +97,7 @@ class KubernetesLauncher(RemoteLauncher):
             thread.start()
 
     def launch(
-        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+        self, id: int, cores: float, *, stage: int = 0, node: int = 0, full_speed: bool = False
     ) -> PodReplica:
         """Return a replica that gets a pod when there is one; at full speed, as large as it is."""
         granted_cores = self._cores_max if full_speed else cores  # until a pod says more
@@ -216,7 +216,7 @@ class KubernetesLauncher(RemoteLauncher):
 
     def _warn(self, what: tuple[str, str], error: Exception) -> None:
         """Say what goes wrong, once as long as it is the same."""
-        told = str(error) if isinstance(error, WorkerError) else f"an odd answer, {error!r}"
+        told = str(error) if isinstance(error, WorkerError) else f"a malformed answer, {error!r}"
         if told != self._trouble.get(what) and not self._ended.is_set():
             LOG.warning("going on with what was granted: %s", told)
         self._trouble[what] = told

@@ -60,7 +60,7 @@ class Member:
     launched_s: float
     hangs_from_s: float  # When it is taken for hung; moved on by times in which there was no poll
     cores: int  # Core units that it is limited to; 0 while it starts at full speed
-    node: int = 0  # Of the machine's; those of a launcher may be others
+    node: int = 0  # Of the machine's
     state: Phase = Phase.STARTING
     draining: bool = False  # Whether it is stopped after its batch
     batch: Batch | None = None  # The batch it runs
@@ -126,7 +126,9 @@ class Watch:
 class Fleet:
     """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
-    def __init__(self, config: LiveConfig, launcher: Launcher, watch: Watch, k: int = 0) -> None:
+    def __init__(
+        self, config: LiveConfig, launcher: Launcher, watch: Watch, stage: int = 0
+    ) -> None:
         self.config = config
         self.members: list[Member] = []  # Oldest first
         self.target = config.initial.stages[0]  # What was asked for
@@ -135,9 +137,9 @@ class Fleet:
         self.batch_cpu_s = self.warm_up_cpu_s = 0.0  # Of ended batches, and before the clock began
         self.cold_start_s = config.cold_start_s  # Time until the last one was ready; first a guess
         self.restarts = 0
-        self._launch = partial(launcher.launch, stage=k)
-        last = k + 1 == len(launcher.max_tasks)
-        self._keeps_answers = last or launcher.max_tasks[k] > 0
+        self._launch = partial(launcher.launch, stage=stage)
+        last = stage + 1 == len(launcher.max_tasks)
+        self._keeps_answers = last or launcher.max_tasks[stage] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
@@ -269,7 +271,7 @@ class Fleet:
             if launched_s < self._resumes_s:
                 return
             try:
-                replica = self._launch(self._next_id, cores, full_speed=full_speed)
+                replica = self._launch(self._next_id, cores, node=node, full_speed=full_speed)
             except WorkerError as error:
                 if not (self._warm or self.members):
                     raise

@@ -220,7 +220,7 @@ class LocalLauncher(Stages):
         self.limiter, self.period_s, self.tick_s = self.limits[:3]
 
     def launch(
-        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+        self, id: int, cores: float, *, stage: int = 0, node: int = 0, full_speed: bool = False
     ) -> LocalReplica:
         """Start a child process under a limit of its own."""
         with too_many_as_sentence():

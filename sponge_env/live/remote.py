@@ -306,6 +306,7 @@ class RemoteLauncher(Stages):
         super().__init__(configs)
         self._token, self._replicas = token, list[RemoteReplica]()
         self._closed, self.nodes = threading.Event(), list(map(Node, nodes))
+        self._machine_nodes = len(configs[0].nodes)
         own = token, self.facts, self._closed
         self._threads = [in_thread(node.watch, *own) for node in self.nodes]
         self._threads.append(in_thread(self._watch))
@@ -328,16 +329,18 @@ class RemoteLauncher(Stages):
                 replica.look(time.monotonic())
 
     def launch(
-        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+        self, id: int, cores: float, *, stage: int = 0, node: int = 0, full_speed: bool = False
     ) -> RemoteReplica:
         """Return a replica that gets its connection later."""
-        beating = [node for node in self.nodes if node.beats]
+        # As many nodes as the scenario's machine has are those.
+        fitting = [self.nodes[node]] if len(self.nodes) == self._machine_nodes else self.nodes
+        beating = [each for each in fitting if each.beats]
         if not beating:
-            raise WorkerError(f"no node gives a sign of life: {self.nodes[0].error}")
-        node = min(beating, key=self._load)
-        granted_cores = float(node.facts["cpus"]) if full_speed else cores
-        replica = RemoteReplica(id, self.jobs[stage], str(node.address), cores, granted_cores)
-        self.start(replica, lambda: node.address, stage, full_speed)
+            raise WorkerError(f"no node gives a sign of life: {fitting[0].error}")
+        chosen = min(beating, key=self._load)
+        granted_cores = float(chosen.facts["cpus"]) if full_speed else cores
+        replica = RemoteReplica(id, self.jobs[stage], str(chosen.address), cores, granted_cores)
+        self.start(replica, lambda: chosen.address, stage, full_speed)
         return replica
 
     def _load(self, node: Node) -> float:

@@ -124,8 +124,12 @@ class Launcher(Protocol):
     def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         """Return an input of a stage's model, for a request that brings none."""
 
-    def launch(self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False) -> Replica:
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, node: int = 0, full_speed: bool = False
+    ) -> Replica:
         """Start a replica, which loads its model under its limit of physical cores.
+
+        ``node`` is where the worker's account has it, for launchers that have the same nodes.
 
         At full speed it loads without one, until :meth:`Replica.limit` is called. If it cannot be
         started or limited, that is a ``WorkerError``.

@@ -11,9 +11,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.core import records
+from sponge_env.core import batching, records
 from sponge_env.core import replicas as worker
-from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.overload import size_in_time
 from sponge_env.core.rng import NOISE, seed_stream
@@ -21,6 +20,8 @@ from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.core.step import jump
 from sponge_env.oracle.episode import MAX_CLASSES, KnownEpisode
+
+_is_on_time = inlined(batching.is_on_time)
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 
@@ -169,7 +170,7 @@ def late_in_batch(e: KnownEpisode, replica: PlannedReplica, finish_s: float) -> 
     late = 0
     for kind in range(e.classes):
         for i in range(replica.begin[kind], replica.end[kind]):
-            late += e.counts[i] * (not is_on_time(e.deadline_s[i], finish_s))
+            late += e.counts[i] * (not _is_on_time(e.deadline_s[i], finish_s))
     return late
 
 
@@ -203,7 +204,9 @@ def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
 def _drop_expired(e: KnownEpisode, w: Branch, interval: int) -> None:
     for kind in range(e.classes):
         i = w.env.served[kind]
-        while _waits(e, w.env, interval, kind, i) and is_expired(_world(w), e.deadline_s[i]):
+        while _waits(e, w.env, interval, kind, i) and batching.is_expired(
+            _world(w), e.deadline_s[i]
+        ):
             w.env.violations += e.counts[i]
             i += 1
         w.env.served[kind] = i

@@ -1,4 +1,4 @@
-"""The calls of a server: those that wait for the serving thread, those that have not ended."""
+"""The calls of a server: those that wait to be taken in, those that have not ended."""
 
 import itertools
 from collections import deque
@@ -20,7 +20,7 @@ class Submitted(NamedTuple):
 
 
 class Inbox:
-    """Calls of any thread for the serving thread: without a lock, one wake-up for many calls."""
+    """Calls of any thread for whoever serves: without a lock, one wake-up for many calls."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake

@@ -1,4 +1,4 @@
-"""The serving thread: takes calls, lets a controller decide, replies to each call."""
+"""The engine: takes calls, lets a controller decide, replies to each call."""
 
 import asyncio
 import logging
@@ -23,6 +23,7 @@ from sponge_env.serve.system import ServedSystem, send
 LOG = logging.getLogger("sponge_env")
 
 MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
+RETRY_S = 1e-3  # Pause before the loop looks again whether it may serve
 MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
 MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
@@ -58,7 +59,7 @@ class ServingEngine:
         return self._thread.is_alive()
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
-        """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.
+        """Take a call; ``done`` is called exactly once, by the thread that serves, quickly.
 
         The ticket that is returned is for :meth:`cancel`. It does not block: a call that cannot
         be met or has no room is refused through ``done``, perhaps before this returns.
@@ -96,9 +97,21 @@ class ServingEngine:
         """Serve in the thread of a loop, which this is, while the engine's own waits."""
         # The worker may close its descriptor before the end.
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
-        wake, inbox.wake = inbox.wake, lambda: loop.call_soon_threadsafe(system.serve_now, False)
-        loop.add_reader(fd, system.serve_now, True)
+
+        def serve(events: bool) -> None:
+            # While the engine has its turn, the loop goes on and looks again later.
+            if not system.serve_now(events):
+                loop.remove_reader(fd)
+                loop.call_later(RETRY_S, watch)
+
+        def watch() -> None:
+            if system.lent:
+                loop.add_reader(fd, serve, True)
+                serve(True)
+
+        wake, inbox.wake = inbox.wake, lambda: loop.call_soon_threadsafe(serve, False)
         system.lent = True
+        watch()
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.core import entry
+from sponge_env.core.batching import is_on_time
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.errors import ModelError
@@ -204,17 +205,19 @@ class ServedSystem(LiveSystem):
             raise self._error
         super()._wait(until_s)
 
-    def serve_now(self, events: bool) -> None:
-        """Do what is to be done now, in another thread; take in the worker's ``events`` or not."""
-        if not self.turn.acquire(timeout=1e-3):
-            self.worker.wake()  # which calls this again
-            return
+    def serve_now(self, events: bool) -> bool:
+        """Do what is to be done now, in another thread; take in the worker's ``events`` or not.
+
+        Return False, with nothing done, while the serving thread has its turn.
+        """
+        if not self.turn.acquire(blocking=False):
+            return False
         try:
             if self.lent:
                 if events:
                     super()._wait(-math.inf)
                     if not (self._by_ticket or self.inbox or self._closing_s < math.inf):
-                        return  # all are answered: the ledger is read when something comes
+                        return True  # all are answered: the ledger is read when something comes
                 next_s = self._advance(self._ended_s)
                 if next_s is None or next_s < self._next_s:
                     self.turn.notify()
@@ -223,6 +226,7 @@ class ServedSystem(LiveSystem):
             self.turn.notify()
         finally:
             self.turn.release()
+        return True
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
@@ -288,14 +292,18 @@ class ServedSystem(LiveSystem):
     def _end(self, completion: Completion) -> None:
         batch = completion.batch
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
+        stages = self._arrays.stages[0]
+        # Where no other waits for the replica: before the accounts, which take as long as the
+        # answer.
+        at_once = completion.ok and len(stages) == 1 and bool(stages["tail"] <= stages["head"])
         for call in self._table.end(batch.id):
             call.add_batch(completion)
             call.batch, call.cores = batch.size, cores
             call.variant = self.variants[batch.stage][batch.variant]
-            if completion.ok and len(self.spec.stages) == 1 and call.ticket in self._by_ticket:
-                # Sure to be answered: before the accounts, which take as long as the answer.
+            if at_once and call.ticket in self._by_ticket:
                 end_s, due_s = completion.finished_s, self._arrays.requests["deadline_s"]
-                outcome = Outcome.ON_TIME if end_s <= due_s[0, call.row] else Outcome.LATE
+                on_time = is_on_time(due_s[0, call.row], end_s)
+                outcome = Outcome.ON_TIME if on_time else Outcome.LATE
                 self._end_call(call, self._reply(call, outcome, end_s))
         super()._end(completion)
         if completion.ok:

@@ -22,9 +22,9 @@ import httptools
 from sponge_env.serve.http import messages
 from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.wire.inline import run_inline
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import Memory
-from sponge_env.serve.wire.work import begin
 
 LOG = logging.getLogger("sponge_env")
 
@@ -56,7 +56,7 @@ class Connections:
         self.open: set[Connection] = set()
         self.ending = False  # Whether each connection ends with its next answer
         self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
-        self.look_after()
+        self.end_overdue()
 
     def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
@@ -67,9 +67,9 @@ class Connections:
         longest.transport.abort()
         return True
 
-    def look_after(self) -> None:
+    def end_overdue(self) -> None:
         """End what takes too long, again and again: one timer for all, not one for each request."""
-        asyncio.get_running_loop().call_later(LOOK_S, self.look_after)
+        asyncio.get_running_loop().call_later(LOOK_S, self.end_overdue)
         now_s = time.monotonic()
         for connection in [each for each in self.open if each.due_s <= now_s]:
             connection.on_timeout()
@@ -342,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin the next request, if the one before is answered; go on reading after the last."""
         if self._running is None and self._write_timer is None and self._waiting:
             self._running = self._waiting.popleft()
-            self._cancel = begin(self._answer(self._running))
+            self._cancel = run_inline(self._answer(self._running))
         if self._paused and not self._waiting:
             self._paused = False
             self.transport.resume_reading()
@@ -365,7 +365,8 @@ class Connection(asyncio.BufferedProtocol):
         if socket and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
             with suppress(OSError):
                 sent = os.write(socket.fileno(), data)
-        self.transport.write(data[sent:])
+        if sent < len(data):
+            self.transport.write(memoryview(data)[sent:])
         self._end(request)
 
     def _end(self, request: Request) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 
 from sponge_env.serve.interface import Status
+from sponge_env.serve.wire.inline import InlineFuture
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import HeldBytes, Memory
 from sponge_env.serve.wire.tensors import Buffer, brief
-from sponge_env.serve.wire.work import Result
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"application/json"
@@ -55,7 +55,7 @@ class Request:
         self._body: Buffer = b""
         self._error: WireError | None = None
         self._whole = False
-        self._arrived = Result()
+        self._arrived = InlineFuture()
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:

@@ -20,12 +20,12 @@ from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import VIOLATIONS, ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_deadline
+from sponge_env.serve.wire.inline import InlineFuture
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
 from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import brief, datatype
 from sponge_env.serve.wire.trace import TRACEPARENT
-from sponge_env.serve.wire.work import Result
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
@@ -194,7 +194,7 @@ class Front:
 
 
 class _PendingRows:
-    """Collects replies in the engine's thread and wakes the loop once, with the last of them."""
+    """Collects replies, which come in the loop's thread or the engine's, until the last of them."""
 
     def __init__(self, front: Front, calls: Sequence[Call]) -> None:
         self._engine, self._calls, self._record = front.engine, calls, front.record
@@ -203,7 +203,7 @@ class _PendingRows:
         self._tickets: list[int] = []
         self._left, self._lock = len(calls), threading.Lock()
         self._in_vain = False  # Whether a row has ended without an answer
-        self.all = Result()  # All replies, in their order
+        self.all = InlineFuture()  # All replies, in their order
 
     def submit(self) -> None:
         for row, call in enumerate(self._calls):

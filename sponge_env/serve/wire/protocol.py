@@ -66,7 +66,8 @@ def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) ->
         rows = wire.from_bytes(view[size:], len(known.rows), served.inputs)
         return InferRequest(rows, known.outputs, known.id, known.parameters, wire.is_finite(rows))
     request = make_request(read_json(view[:size]), view[size:], served, max_rows)
-    if size <= KNOWN_BYTES and size < len(body) and not served.inputs.fields:
+    # An id is another each time.
+    if size <= KNOWN_BYTES and size < len(body) and not (served.inputs.fields or request.id):
         if len(served.known) >= MAX_KNOWN:
             served.known.clear()
         # An array of as many rows stands in for the client's.

@@ -8,7 +8,7 @@ from typing import Any
 LOG = logging.getLogger("sponge_env")
 
 
-class Result:
+class InlineFuture:
     """Something that one coroutine awaits, in a task or without, in the same thread."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Result:
         return self._values[0]
 
 
-def begin(coroutine: Coroutine[Any, None, None]) -> Callable[[], None]:
+def run_inline(coroutine: Coroutine[Any, None, None]) -> Callable[[], None]:
     """Run a coroutine now, whose errors are only logged; return what ends it where it waits."""
     awaited: Any = None
 
