@@ -99,7 +99,7 @@ policies: setup  ## train the policies that ship, two at a time, two hours
 	  $(PY) train.py --agent $$agent "$$@" --run-dir $$run; touch $$run/whole; \
 	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'
 
-# The best constants on training seeds of this worker and the tuned options of hpa, as
+# The best constants on training seeds of a worker, and options of hpa tuned for it, as
 # "evaluate.py --suite live" and "python -m baselines.tune --suite live --agents hpa" find them.
 HELD := --agent static hpa sponge-joint ppo-joint --option static.replicas=1 \
   --option static.batch=1 --option hpa.min_replicas=5 --option hpa.target=0.7706 \

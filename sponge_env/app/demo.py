@@ -12,7 +12,7 @@ from sponge_env.utils.installation import imported, require_extra
 
 STEPS = {  # What each command is for, and its words
     "measure this machine's worker": "calibrate",
-    "train PPO, on a twentieth of the usual steps": "train --scenario {scenario} "
+    "train PPO on 400,000 steps, a twentieth of the usual": "train --scenario {scenario} "
     "--steps 400000 --run-dir {folder}/training",
     "compare controllers, simulated and then live": "evaluate --agent {agents} --backend both "
     "--scenario {scenario} --duration 45 --policy {folder}/training/policy.safetensors "
@@ -46,18 +46,19 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         if code := run([*words.split(), *argv]):
             return int(code)
-    sys.stdout.write(f"\n{seen(folder / 'summaries.json')}\n")
+    sys.stdout.write(f"\n{findings(folder / 'summaries.json')}\n")
     sys.stdout.write(f"picture: {folder}/comparison/live/comparison.png\n")
     return 0
 
 
-def seen(summaries: Path) -> str:
-    """Return two sentences on what a comparison found."""
+def findings(summaries: Path) -> str:
+    """Say what a comparison found, and how much that is worth."""
     found: dict[str, list[str]] = {"live": [], "sim": []}
     for each in json.loads(summaries.read_text()):
         missed, cores = each["violation_rate"], each["mean_cores"]
         found[each["backend"]].append(f"{each['agent']} {missed:.1%} on {cores:.1f} cores")
     return (
         f"Deadlines missed on the real worker, and cores held: {', '.join(found['live'])}.\n"
-        f"The same in the simulator: {', '.join(found['sim'])}."
+        f"The same in the simulator: {', '.join(found['sim'])}.\n"
+        "That was one run of each, on a machine whose speed drifts; sponge fidelity repeats them."
     )

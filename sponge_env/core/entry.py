@@ -107,10 +107,12 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int
 @inlined
 def _is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
     """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
-    room, fits = nodes[1], True
+    room, fits, largest = nodes[1], True, 0
     for node in range(room.size):
         room[node] = nodes[0, node]
-    for cores in range(asked[:, 0].max(), 0, -1):
+    for k in range(len(asked)):
+        largest = max(largest, asked[k, 0])
+    for cores in range(largest, 0, -1):
         for k in range(len(asked)):
             for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
                 node = room.argmax()
