@@ -42,7 +42,7 @@ class FakeReplica:
 
     pid = None
     silent = False
-    limits_late = True
+    limits_late = placed = True
 
     def __init__(self, id, cores, launcher):
         self.id, self.closed, self.killed = id, False, False

@@ -208,7 +208,8 @@ def test_later_controllers_are_registered_ones():
 @pytest.mark.parametrize(
     "arguments",
     ["--agent static --port 70000", "--agent static --grpc-port x", "--agent static --slo-ms 0",
-     "--agent static --queue 0", "--agent static --limiter hope", "--model ocr"],
+     "--agent static --queue 0", "--agent static --limiter hope", "--model ocr",
+     "--agent static --replicas 127.0.0.1:7700 --limiter cgroup"],
 )  # fmt: skip
 def test_a_mistyped_option_is_one_sentence(arguments, refused):
     name = arguments.split()[-2].removeprefix("--model").strip("-")

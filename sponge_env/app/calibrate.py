@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure and report."""
     args = _parser().parse_args(argv)
     files = _files(args)
-    prepare_machine(args.wait, args.cpus, args.replicas)
+    prepare_machine(args.wait, args.cpus, args.replicas, args.limiter)
     for config in files.values():
         resolve_model(config.model)  # which says what is missing before anything is measured
     with cli.terminate_like_interrupt():

@@ -44,7 +44,7 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
     backends = both if arguments.backend == "both" else [arguments.backend]
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
-    prepare_machine(arguments.wait, arguments.cpus, arguments.replicas)
+    prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         path = arguments.run_dir

@@ -150,13 +150,20 @@ def live_machine(
     return reserve(real_configs(spec, stages, limiter))
 
 
-def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "local") -> None:
+def prepare_machine(
+    wait: bool,
+    cpus: frozenset[int] | None,
+    replicas: str = "local",
+    limiter: Limiter = "auto",
+) -> None:
     """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
 
-    Each where asked for; ``replicas`` that are neither nodes nor a Deployment's are a
-    ``ConfigError``.
+    Each where asked for. A ``ConfigError`` says that ``replicas`` are neither nodes nor a
+    Deployment's, or that a ``limiter`` is named beside them.
     """
     if replicas != "local":
+        if limiter != "auto":
+            raise ConfigError("--limiter is an option of 'sponge replica' where there are nodes")
         from sponge_env.k8s.launcher import PREFIX, KubernetesLauncher
         from sponge_env.live.local import PLACE
         from sponge_env.live.remote import RemoteLauncher, parse_addresses

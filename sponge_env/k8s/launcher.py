@@ -50,7 +50,7 @@ class PodReplica(RemoteReplica):
         self, id: int, job: Job, cores: float, granted_cores: float, changed: threading.Condition
     ) -> None:
         super().__init__(id, job, "without a pod", cores, granted_cores)
-        self.pod, self.milli, self._changed = "", 0, changed
+        self.pod, self.placed, self.milli, self._changed = "", False, 0, changed
 
     def limit(self, cores: float) -> None:
         """Have its threads follow, and its pod when Kubernetes comes to it; the newest counts."""
@@ -137,7 +137,7 @@ class KubernetesLauncher(RemoteLauncher):
             if replica.pod:  # its readiness is news of yesterday
                 with self._changed:
                     self._pause("assign", replica.pod)
-                    replica.pod = ""
+                    replica.pod, replica.placed = "", False
 
     def _follow(self) -> None:
         """Keep the account of the pods."""
@@ -230,7 +230,8 @@ class KubernetesLauncher(RemoteLauncher):
             return  # gone meanwhile
         elif kind == "assign":
             with self._changed:
-                self._wanting[value].pod, self._wanting[value].where = name, f"pod {name}"
+                chosen = self._wanting[value]
+                chosen.pod, chosen.placed, chosen.where = name, True, f"pod {name}"
                 self._changed.notify_all()
         elif kind == "resize":
             path, patch = f"{self._pods_path}/{name}/resize", resize_patch(pod, value)

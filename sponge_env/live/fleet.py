@@ -289,7 +289,9 @@ class Fleet:
         # This comes after the events: a report may have lain there while there was no poll.
         now_s = time.monotonic()
         for member in self.members:
-            if now_s > member.hangs_from_s:
+            if not member.replica.placed:
+                member.hangs_from_s = now_s + START_TIMEOUT_S
+            elif now_s > member.hangs_from_s:
                 member.replica.kill()
 
     def extend_timeouts(self, seconds: float) -> None:

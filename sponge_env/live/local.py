@@ -45,7 +45,7 @@ class LocalReplica:
     # exhausted in the microseconds between, the answer arrives up to a period later. It lives under
     # its limiter from its start to its end, at full speed with all CPUs granted at first.
 
-    limits_late = silent = False
+    limits_late, silent, placed = False, False, True
 
     def __init__(
         self,

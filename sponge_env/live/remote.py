@@ -100,7 +100,7 @@ class RemoteReplica:
     def __init__(self, id: int, job: Job, where: str, cores: float, granted_cores: float) -> None:
         """Make one to be launched at ``where``, with physical cores as asked and as granted."""
         self.id, self.where, self.cores = id, where, cores
-        self.silent = self.closed = False
+        self.silent, self.placed, self.closed = False, True, False
         self._last = Frame(wire.STATUS, cores=granted_cores)  # What the node reported last
         self._event_cpu_s = 0.0
         self._event: Event | None = None

@@ -52,6 +52,7 @@ class Replica(Protocol):
     limits_late: bool
     """Whether a limit may come into force later, or be set by others: what is granted counts."""
     silent: bool  # Whether where it runs gives no sign of life; it gets no batch meanwhile
+    placed: bool  # Whether it has a place to run; until then it does not count as hung
 
     def fileno(self) -> int:
         """Return a descriptor, always the same, readable when :meth:`poll` may have news."""

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     from sponge_env.serve.monitor.page import monitored
 
     options = _server_options(arguments)
-    prepare_machine(arguments.wait, arguments.cpus, arguments.replicas)
+    prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
     sys.setswitchinterval(SWITCH_S)
     with cli.terminate_like_interrupt():  # the first process of a container gets no signal unasked
         engine = make_engine(
