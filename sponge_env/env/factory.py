@@ -151,10 +151,7 @@ def live_machine(
 
 
 def prepare_machine(
-    wait: bool,
-    cpus: frozenset[int] | None,
-    replicas: str = "local",
-    limiter: Limiter = "auto",
+    wait: bool, cpus: frozenset[int] | None, replicas: str = "local", limiter: Limiter = "auto"
 ) -> None:
     """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
 
