@@ -1,6 +1,6 @@
 """The one door to numba, and records: rows of memory that compiled code sees as objects.
 
-Every kernel is an ordinary function with types, decorated with :func:`compiled`,
+Every kernel is an ordinary function with types, decorated with :func:`compiled`, :func:`called`,
 :func:`inlined` or :func:`entry_point`. Only entry points are kept on disk; what they call is
 compiled into them. With ``NUMBA_DISABLE_JIT=1`` the decorators give the functions back as they
 are, for debuggers and coverage; :func:`rows` then lets Python see records as objects, too.
@@ -68,6 +68,11 @@ def compiled(function: Function) -> Function:
     passes: the machine code becomes part of the caller's.
     """
     return cast(Function, numba.njit(forceinline=True, **_INNER)(function))
+
+
+def called(function: Function) -> Function:
+    """Compile a long function once for several callers; each call copies its arguments."""
+    return cast(Function, numba.njit(**_INNER)(function))
 
 
 def inlined(function: Function) -> Function:

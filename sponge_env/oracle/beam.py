@@ -112,14 +112,14 @@ def find_schedules(e: KnownEpisode, replicas: IntArray, s: Beam) -> tuple[int, i
     return here, followed
 
 
-@compiled
+@inlined
 def _copy(branches: Branches, source: int, target: int) -> None:
     branches.states[target] = branches.states[source]
     for n in range(branches.states[source].replicas):
         branches.replicas[target, n] = branches.replicas[source, n]
 
 
-@compiled
+@inlined
 def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> None:
     """Serve an interval with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
@@ -137,7 +137,7 @@ def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> 
             batch = min(batch, largest) - 1
 
 
-@compiled
+@inlined
 def _note(e: KnownEpisode, s: Beam, k: int, interval: int, cores: int, batch: int) -> None:
     """Add the schedule that was just tried to the candidates."""
     k_tried, end_s = 2 * s.beam, (interval + 1) * e.interval_s
@@ -166,7 +166,7 @@ def _note(e: KnownEpisode, s: Beam, k: int, interval: int, cores: int, batch: in
     s.least[0] = min(s.least[0], cost)
 
 
-@compiled
+@inlined
 def _choose(s: Beam, interval: int, replicas: int) -> int:
     """Choose the candidates that are followed; return how many they are."""
     s.kept_count[:] = 0

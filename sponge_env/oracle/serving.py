@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sponge_env.core import batching, records
 from sponge_env.core import replicas as worker
-from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
+from sponge_env.core.compiled import Records, Words, called, compiled, dtype_of, inlined
 from sponge_env.core.overload import size_in_time
 from sponge_env.core.rng import NOISE, seed_stream
 from sponge_env.core.service import advance, start_service
@@ -90,7 +90,7 @@ def _world(w: Branch) -> records.World:
     return w  # type: ignore[return-value]
 
 
-@compiled
+@inlined
 def begin(e: KnownEpisode, w: Branch) -> None:
     """Start at time 0 with nothing served and the initial replicas warm."""
     w.env.now_s = 0.0
@@ -102,7 +102,7 @@ def begin(e: KnownEpisode, w: Branch) -> None:
     w.env.counted_core_s, w.env.violations = 0.0, 0
 
 
-@compiled
+@called
 def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
     """Serve an interval under an allocation; return how many requests the largest batch had.
 
@@ -110,17 +110,20 @@ def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, rep
     """
     held_core_s, w.env.planned_cores = worker.held_core_s(_world(w)), cores
     worker.resize(_world(w), cores, replicas)
-    largest = _serve_until(e, w, interval, batch, (interval + 1) * e.interval_s)
-    for n in range(w.env.replicas):  # as the core does when it reads the meters
-        advance(_world(w), w.replicas[n], w.env.now_s)
-    held_core_s = worker.held_core_s(_world(w)) - held_core_s
-    w.env.counted_core_s += e.cores_count[interval] * held_core_s
-    if interval == e.intervals - 1:
-        largest = max(largest, _serve_until(e, w, interval, batch, math.inf))
+    largest, until_s = 0, (interval + 1) * e.interval_s
+    while until_s > 0.0:
+        largest = max(largest, _serve_until(e, w, interval, batch, until_s))
+        if until_s == math.inf:
+            return largest
+        for n in range(w.env.replicas):  # as the core does when it reads the meters
+            advance(_world(w), w.replicas[n], w.env.now_s)
+        held_core_s = worker.held_core_s(_world(w)) - held_core_s
+        w.env.counted_core_s += e.cores_count[interval] * held_core_s
+        until_s = math.inf if interval == e.intervals - 1 else 0.0
     return largest
 
 
-@compiled
+@inlined
 def _serve_until(e: KnownEpisode, w: Branch, interval: int, batch: int, until_s: float) -> int:
     """Serve until a moment, at which no batch is formed any more; return the largest batch."""
     largest = 0
@@ -136,7 +139,7 @@ def _serve_until(e: KnownEpisode, w: Branch, interval: int, batch: int, until_s:
     return largest
 
 
-@compiled
+@inlined
 def _next_arrival_s(e: KnownEpisode, w: Branch, interval: int) -> float:
     """Return when a request comes for which a replica is idle."""
     for n in range(w.env.replicas):
@@ -150,7 +153,7 @@ def _next_arrival_s(e: KnownEpisode, w: Branch, interval: int) -> float:
     return math.inf
 
 
-@compiled
+@inlined
 def _settle(e: KnownEpisode, w: Branch) -> None:
     """Take the batches that have ended from their replicas, and count who was late."""
     row = worker.first_ended(_world(w))
@@ -174,7 +177,7 @@ def late_in_batch(e: KnownEpisode, replica: PlannedReplica, finish_s: float) -> 
     return late
 
 
-@compiled
+@inlined
 def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
     """Give what waits to the idle replicas; return the largest batch."""
     largest = 0
@@ -212,7 +215,7 @@ def _drop_expired(e: KnownEpisode, w: Branch, interval: int) -> None:
         w.env.served[kind] = i
 
 
-@compiled
+@inlined
 def _batch_limit(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
     """Return how large a batch may be; drop what it would answer late, as the core does."""
     size = limit
