@@ -72,6 +72,7 @@ class Layout:
         self.batch_max, self._max_tasks = job.batch_max, job.max_tasks
         self._input, self.input_bytes = inputs.base, inputs.itemsize // job.batch_max
         self._answer, self._shape = answers.base, tuple(job.outputs[0])
+        self._task_bytes = np.dtype((self._answer, self._shape)).itemsize
         self.max_answer_bytes = answers.itemsize + counts.itemsize + MAX_REPORT_BYTES
 
     def inputs(self, tensors: Sequence[NDArray[Any]]) -> Parts:
@@ -90,8 +91,8 @@ class Layout:
     def read(self, body: memoryview, size: int) -> tuple[list[NDArray[Any]], dict[int, str] | None]:
         """Return what :meth:`answers` sent, or raise ``ValueError``."""
         begin = 4 * size if self._max_tasks else 0
-        counts = np.frombuffer(body[:begin], np.int32) if begin else np.ones(size, np.int32)
-        end = begin + int(counts.sum()) * np.dtype((self._answer, self._shape)).itemsize
+        counts = np.frombuffer(body[:begin], np.int32)
+        end = begin + (int(counts.sum()) if begin else size) * self._task_bytes
         rows = np.frombuffer(body[begin:end], self._answer).reshape(-1, *self._shape)
         answers = np.split(rows, np.cumsum(counts)[:-1]) if begin else list(rows)
         text = bytes(body[end:])
