@@ -58,40 +58,54 @@ def quick_scenario(folder):
     return dataclasses.replace(scenario, profile=str(folder / "quick.json"), limits=limits)
 
 
-@pytest.mark.live
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, None])
-def test_a_node_that_goes_costs_no_request(fault, tmp_path, monkeypatch):
-    with ExitStack() as opened:
+class TwoNodes:
+    """An engine with a replica on each of two nodes, one of which has a fault, and its replies."""
+
+    def __init__(self, scenario, opened, monkeypatch):
         nodes = [NodeProcess(*OUTSIDE) for _ in range(2)]
         for each in nodes:
             opened.callback(each.end)
-        proxy = opened.enter_context(closing(Proxy(nodes[1].address)))
-        opened.callback(nodes[1].process.send_signal, signal.SIGCONT)
-        addresses = [nodes[0].address, proxy.address]
+        self.faulty, self.told = nodes[1].process, []
+        self.proxy = opened.enter_context(closing(Proxy(nodes[1].address)))
+        opened.callback(self.faulty.send_signal, signal.SIGCONT)
+        addresses = [nodes[0].address, self.proxy.address]
         monkeypatch.setattr(PLACE, "open", partial(RemoteLauncher, nodes=addresses, token=""))
         allocation = {"static": {"cores": 4, "batch": 4, "replicas": 2}}
-        engine = make_engine(quick_scenario(tmp_path), "static", options=allocation)
-        opened.enter_context(closing(engine))
-        worker = engine._system.worker
+        self.engine = make_engine(scenario, "static", options=allocation)
+        opened.enter_context(closing(self.engine))
+        worker = self.engine._system.worker
         # not status(), which reads connections that are the serving thread's
         wait_until(lambda: worker._fleets[0].serving == 2)
         assert {replica.where for replica in worker.replicas} == set(map(str, addresses))
-        told = []
+
+    def submit(self):
+        now_s = time.monotonic()
+        self.told.append([])
+        call = Call(np.zeros(2, np.float32), now_s, now_s + 1.0, 8)
+        self.engine.submit(call, self.told[-1].append)
+
+
+@pytest.mark.live
+def test_a_node_that_goes_costs_no_request(tmp_path, monkeypatch):
+    with ExitStack() as opened:
+        killed, stopped, cut = systems = [
+            TwoNodes(quick_scenario(tmp_path), opened, monkeypatch) for _ in range(3)
+        ]
         begin_s = time.monotonic()
         for k in range(RATE_RPS * (BEFORE_S + AFTER_S)):
             if k == RATE_RPS * BEFORE_S:
-                if fault is None:
-                    proxy.cut.set()
-                else:
-                    nodes[1].process.send_signal(fault)
+                killed.faulty.send_signal(signal.SIGKILL)
+                stopped.faulty.send_signal(signal.SIGSTOP)
+                cut.proxy.cut.set()
             threading.Event().wait(begin_s + k / RATE_RPS - time.monotonic())
-            now_s = time.monotonic()
-            told.append([])
-            engine.submit(Call(np.zeros(2, np.float32), now_s, now_s + 1.0, 8), told[-1].append)
-        wait_until(lambda: all(told))
-        assert {len(replies) for replies in told} == {1}
-        statuses = Counter(replies[0].status for replies in told[RATE_RPS * BEFORE_S :])
-        assert statuses[Status.ANSWERED] >= 0.98 * sum(statuses.values()), statuses
+            for each in systems:
+                each.submit()
+        for each in systems:
+            wait_until(lambda told=each.told: all(told))
+            assert {len(replies) for replies in each.told} == {1}
+            after = each.told[RATE_RPS * BEFORE_S :]
+            statuses = Counter(replies[0].status for replies in after)
+            assert statuses[Status.ANSWERED] >= 0.98 * len(after), statuses
 
 
 @pytest.mark.live
