@@ -104,7 +104,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused(capsys):
+def refused(own_folder, capsys):
     """Run a command that must end with one sentence and write nothing here; return the sentence."""
 
     def run(main, line):
