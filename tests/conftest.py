@@ -20,6 +20,10 @@ settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# Else each process that a test starts compiles the source of all that it imports, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A shell's background jobs ignore the first, what nohup starts the second, and so would every
 # process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
