@@ -98,6 +98,7 @@ OF_A_READER = {  # files of traces/ that stand for those that pages name
 
 @pytest.mark.parametrize(("text", "page"), PAGES)
 @pytest.mark.filterwarnings("default")  # those of other libraries are theirs
+@pytest.mark.usefixtures("inline")
 def test_blocks_run(text, page, monkeypatch, tmp_path):
     """Python as it stands, and commands: evaluations of five seconds, servers and trainings not."""
     monkeypatch.chdir(tmp_path)
