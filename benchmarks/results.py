@@ -204,10 +204,16 @@ def metrics_page(page: str) -> str:
 
 def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
-    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
-    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
+    own = [("", field) for field in REQUEST_FIELDS] + [("STAGE.", field) for field in STAGE_FIELDS]
+    names = ", ".join(f"`{prefix}{field.name}`" for prefix, field in own)
+    more = [
+        (f"`{prefix}{field.name}`", field.meaning, field.scale)
+        for prefix, field in own
+        if field not in JOINT_FIELDS
+    ]
+    table = text_table(("not above", "meaning", "divided by"), more)
     page = with_block(page, "fields", field_table())
-    return with_block(page, "stage-fields", text_table(("name", "meaning", "divided by"), rows))
+    return with_block(page, "stage-fields", f"{names}\n\n{table}")
 
 
 if __name__ == "__main__":
