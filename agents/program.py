@@ -5,7 +5,7 @@ deadline. Two formulations say which do: the published one, of one stage, gives 
 worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
 some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
 already makes the next ones late until it is gone. It is solved by dynamic programming
-(:mod:`.stages`), and with PuLP on request (:mod:`.solvers`).
+or, on request, with PuLP (:mod:`.stages`).
 """
 
 import math
@@ -25,8 +25,7 @@ TICKS = 128  # Ticks of an SLO. Latencies are rounded up to them, and budgets do
 _TASKS_SHARE = 0.9  # Share of the requests whose tasks are planned for, the others have more
 _MAX_TASKS = 256
 _MARGIN_PROBABILITY = 0.9
-"""Probability with which a latency should stay below prediction plus margin, by the residuals of
-the profile's fit."""
+"""Probability of a latency below prediction plus margin, by the residuals of the profile's fit."""
 
 
 class StageTables(NamedTuple):
@@ -39,9 +38,7 @@ class StageTables(NamedTuple):
     """(variants,) cores that the accuracy is worth which is lost, compared to the best variant."""
     group: int  # Tasks of a request to plan for
     before_s: float  # Shortest service of the stages before it
-    left_s: float
-    """Shortest service of a task here and in the stages after it: with less time a task is
-    hopeless."""
+    left_s: float  # Shortest service here and in the stages after: with less a task is hopeless
     tick_s: float
     interval_s: float
     delay_s: float  # Time until a decision is in force
@@ -81,8 +78,7 @@ class SystemModel:
         self._spec = spec
         part = {"smallest": slice(-1, None), "largest": slice(1)}.get(which, slice(None))
         self.variants = [range(len(each.latencies))[::-1][part] for each in spec.stages]
-        """Which variant each row of a stage's tables is, the most accurate first: where they cost
-        the same."""
+        """Each row's variant in a stage's tables, the most accurate first where costs are equal."""
         self._fits = [
             [stage.latencies[variant] for variant in variants]
             for stage, variants in zip(spec.stages, self.variants, strict=True)

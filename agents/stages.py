@@ -8,11 +8,11 @@ the stages after it take. So an option says of every latency of the later stages
 it makes late, and :mod:`sponge_env.control.chain` finds the cheapest. Where every plan makes
 some late, it makes the fewest late, and of such plans works the backlog off fastest.
 
-What a stage takes of requests that come later: the wait for a replica or for the backlog there,
-whichever is longer, and the batches for all tasks of a request, each as large as what arrives
-during it.
+What a stage takes of later requests: the longer one of the waits for a replica and for the backlog,
+and the batches for all tasks of a request, each as large as what arrives during it.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +27,6 @@ from . import lateness
 from .lateness import Service
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
-from .solvers import solve_chain
 
 _BUSIEST = 0.95  # Utilisation from which on waiting times are taken to grow no more
 _SECOND = 2**30  # Cost of a second of work, where the backlog is to be worked off fast
@@ -71,8 +70,7 @@ def lay_out(
     if compete and table.after[-1] >= INFEASIBLE:
         return INFEASIBLE
     for each in range(rows):
-        # The cheapest first, for the others to lose at once: the fewest cores, or the most where
-        # late requests count.
+        # The cheapest first, for the others to lose: the most cores where late requests count.
         row = rows - 1 - each if late.shape[0] else each
         variant, cores = row // cores_max, row % cores_max + 1
         on, held = lateness.begin_cores(tables, state, variant, cores), cores * state.replicas
@@ -112,8 +110,7 @@ def lay_out(
 def _steady(tables: StageTables, state: StageState, service_s: FloatArray, size: int) -> Steady:
     replicas, own_s = state.free_s.size, service_s[size - 1]
     rounds = math.ceil(tables.group / (size * replicas))
-    # What arrives at random waits by Pollaczek and Khinchine's formula; the noise says how much
-    # longer than on average.
+    # Random arrivals wait by Pollaczek and Khinchine's formula; by the noise, longer than average.
     busy = min(state.rate_rps * own_s / (size * replicas), _BUSIEST)
     queue_s = state.noise * busy / (2 * (1 - busy)) * own_s / replicas
     return Steady(size, max(own_s / replicas, queue_s), rounds * own_s)
@@ -191,3 +188,54 @@ class StageProgram:
             variant = self.model.variants[k][row]
             chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
         return tuple(chosen)
+
+
+def solve_chain(chain: Chain, count_late: bool) -> tuple[int, ...]:
+    """Solve the program of a chain of stages as :meth:`Chain.cheapest` does; return the options.
+
+    A chosen option bounds the ticks of the stages after it. Where late requests count, their
+    number is minimised first, and bounded then. There are no options where nothing may be late and
+    each choice makes some late; a RuntimeError if the optimum was not found.
+    """
+    import pulp  # takes a while, and only this solver needs it
+
+    # PuLP 3.3 warns that its class for the bundled CBC will go; the binary is the same. The gap is
+    # 0, for the weight of the batch size is below the usual tolerances.
+    solver = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0)
+    choices, stages = chain.choices, list(itertools.pairwise(chain.choices.first.tolist()))
+    model = pulp.LpProblem("stages", pulp.LpMinimize)
+    count = int(choices.first[-1])
+    chosen = [model.add_variable(f"option{k}", cat=pulp.LpBinary) for k in range(count)]
+    for first, stop in stages:
+        model += pulp.lpSum(chosen[first:stop]) == 1
+    model += pulp.lpDot(choices.cores.tolist(), chosen) <= chain.total_cores
+    big_m = int(choices.ticks.sum()) + 1
+    late: list[Any] = []
+    for first, stop in stages:
+        after = pulp.lpDot(choices.ticks[stop:].tolist(), chosen[stop:])
+        for option in range(first, stop):
+            if not count_late and (room := int(choices.room[option])) < chain.horizon:
+                model += after <= room + (big_m + 1) * (1 - chosen[option])
+        if not count_late:
+            continue
+        late += [int(chain.late[option, 0]) * chosen[option] for option in range(first, stop)]
+        for ticks in range(1, chain.horizon + 1) if stop < count else ():
+            reached = model.add_variable(f"reached{first}_{ticks}", cat=pulp.LpBinary)
+            model += after - (ticks - 1) <= big_m * reached
+            for option in range(first, stop):
+                if more := int(chain.late[option, ticks] - chain.late[option, ticks - 1]):
+                    both = model.add_variable(f"late{option}_{ticks}", lowBound=0)
+                    model += both >= chosen[option] + reached - 1
+                    late.append(more * both)
+    # The costs of a single stage by their ranks, for a solver's tolerance is relative to them.
+    cost = choices.cost.argsort(kind="stable").argsort() if len(stages) == 1 else choices.cost
+    goals = [pulp.lpSum(late)] if late else []
+    for goal in (*goals, pulp.lpDot(cost.tolist(), chosen)):
+        model.setObjective(goal)
+        status = model.solve(solver)
+        if status == pulp.LpStatusInfeasible and not count_late:
+            return ()
+        if status != pulp.LpStatusOptimal:
+            raise RuntimeError(f"{solver.name} ended as {pulp.LpStatus[status]}")
+        model += goal <= round(pulp.value(goal) or 0)
+    return tuple(k for k in range(count) if chosen[k].varValue > 0.5)

@@ -12,9 +12,8 @@ from scenarios import decisions
 
 from agents.learn import spec_of
 from agents.program import TICKS, StageState, tasks_of_requests
-from agents.solvers import solve_chain
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
-from agents.stages import StageProgram
+from agents.stages import StageProgram, solve_chain
 from sponge_env import StageAllocation, SystemSpec, load_scenario
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER, Chain
 from sponge_env.scenario.config import Arrivals
