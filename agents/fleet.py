@@ -22,11 +22,9 @@ _COLD_STARTS_AHEAD = 6
 _KEPT = 600  # Intervals for which a second replica is held after it was last worth its core
 _REMEMBERED = 3600  # Past intervals whose rates are remembered
 _OVERLOAD = 10.0
-"""Cost of each core that is missing: that the CPU does not have, or that the rate would need
-beyond the largest allocation."""
+"""Cost of each missing core: the CPU lacks it, or the largest allocation is below the rate."""
 _SOON = 1.5
-"""How late a backlog may end, relative to the soonest, that fewer replicas may do: the more there
-start, the less the ready ones serve for so long."""
+"""How much later than the soonest a backlog may end, for starting replicas take cores meanwhile."""
 
 _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """The highest rate of so many seconds, so long ago at most (or two cold starts, if that is longer),
@@ -38,8 +36,7 @@ standard deviations of Poisson arrivals: replicas that start in time take no cor
 What it asks for is kept for a cold start, or replicas would be given up as they start."""
 _NEWEST = 3  # Intervals whose highest rate the ready replicas have to serve meanwhile
 _MISSED = 0.02
-"""Share of an interval's requests from which on missing them shows that the ready replicas are too
-few: what cannot be met does not wait."""
+"""Share of requests missed that shows too few ready replicas: what cannot be met does not wait."""
 
 _most_cores = inlined(most_cores)
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
@@ -48,8 +45,7 @@ fleet changes. Stages of a pipeline have to be quick rather than busy: what one 
 late in all, and few cores cannot come to the rescue."""
 _FEWEST = 2
 """Replicas to hold at least where one core would be half busy, but not in a pipeline or where all
-share one CPU. Each core adds less than the one before, so that two replicas serve a burst that one
-cannot, or serve it on fewer cores."""
+share one CPU. Each core adds less than the one before, so two serve a burst on fewer cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +53,7 @@ class FleetOptions(Planning):
     """Options of :class:`FleetPlanner`."""
 
     utilisation: float | None = option(None, above=0, at_most=1)
-    """Share of the planned throughput that a replica is trusted with; if left out 0.9, of stages of
-    a pipeline 0.45."""
+    """Share of the planned throughput a replica is trusted with; else 0.9, in pipelines 0.45."""
     overload_windows: int = option(3, at_least=0)
     """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
     replicas cannot serve it; 0 for none."""
@@ -299,8 +294,7 @@ def _most(fleet: Fleet, serving: int, starting: int) -> int:
 @compiled
 def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float:
     """Return what replicas cost if those that serve have such loads each and need such cores."""
-    # They hold these as far as the machine has so many for all. Replicas that hold more than their
-    # CPU has take it from each other.
+    # They hold these as far as the machine has as many. Beyond their CPU they slow each other down.
     if fleet.in_pipeline:
         # Charged like the others: at one core, stages would start some in every swing.
         serving, starting = serving + starting, 0

@@ -38,14 +38,12 @@ _MARGIN_DRAWN = 0.1
 """The same for inputs that say which system this is: they are drawn evenly, so none is rare."""
 _MIN_WIDTH = 0.1  # Minimum width of a range, for inputs that never changed
 _DRIFT = {"cold_start": 0.3}
-"""Minimum margin of what differs from one calibration of a machine to the next: a third longer, or
-a quarter shorter."""
+"""Minimum margin of what calibrations of one machine differ in: a third more, or a quarter less."""
 _GROWING = 3  # Intervals in a row in which a hopeless queue has grown
 _CALM_S = 10.0  # Time without alarm after which the policy decides again
 _RECALLED = 120
-"""Maximum number of past intervals that the program is shown before it decides: it learns from them
-how long batches take and how the load comes. More would hardly change its decisions, and this many
-take ten milliseconds."""
+"""Past intervals that the program is shown at most before it decides, for it to know service times
+and load. More would hardly change its decisions, and this many take ten milliseconds."""
 
 
 class InputRange:
@@ -100,8 +98,7 @@ class Guard:
     ) -> tuple[FloatMatrix, Allocation | None]:
         """Take in the interval that has passed; call it once for each.
 
-        Returns the (fields,) observation within the range that the policy has seen, and the
-        program's allocation if it decides.
+        Return the (fields,) observation within the policy's range, and what the program decides.
         """
         decided = self._left > 0
         if decided:
@@ -116,8 +113,7 @@ class Guard:
     def alarmed(self, observed: FloatMatrix, view: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
         """Take in an interval of (n,) episodes in which no program has decided yet.
 
-        Returned are the (n, fields) observations within the range that the policy has seen, and
-        whether the program decides from now on.
+        Return (n, fields) observations within the policy's range, and whether the program decides.
         """
         shown, is_alarming = self._look(observed, view.queued)
         if self._shadow and view.last is not None:
@@ -153,8 +149,7 @@ class Guard:
         if not self._left:
             return None
         if not decided:
-            # The program learns latencies only of the allocations in force, and would believe all
-            # others to be faster than the last ones.
+            # The program learns latencies in force only, and would take all others for faster.
             self._program.reset(self._spec.with_headroom(longer - 1), seed=0)
             # It has not decided so far: it has to catch up on the load and on service times.
             for past in self._views:

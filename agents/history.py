@@ -1,7 +1,6 @@
 """What a stepwise policy sees: the joint observation, and what it remembers of earlier ones.
 
-One kernel keeps the memory of thousands of episodes while a policy is trained and of one while it
-is followed, so that both see the same.
+One kernel keeps the memory in training and in following, so that both see the same.
 """
 
 import math
@@ -30,8 +29,7 @@ PEAK_TIME_S = 600.0
 AGES_S = (30.0, 300.0)  # Time constants with which the beginning of an episode is forgotten
 SERVICE_TIME_S = 20.0  # Time constant of the moving average of how long batches take
 BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores", "offered")
-"""Metrics of an interval that tell how long its batches took, and how many requests came: fleets
-serve more than an observation can show."""
+"""Metrics that tell how long batches took, and how many requests came, beyond an observation."""
 
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
@@ -123,9 +121,8 @@ INPUTS = JOINT_LAYOUT.inputs  # Names of what a policy of one model sees, in ord
 def units_of(spec: SystemSpec, every: int) -> FloatArray:
     """Return the (5 + 2 stages,) units of what is observed of a system, for :func:`remember`.
 
-    In order: SLO, interval, intervals after which the replicas may step (never if 0), resize
-    delay, longest cold start; of each stage, the requests that 1 of its queue stands for and the
-    replicas likewise.
+    In order: SLO, interval, intervals after which the replicas may step (never if 0), resize delay,
+    longest cold start; of each stage, the requests and the replicas that a value of 1 stands for.
     """
     cold_start_s = max(stage.cold_start_s for stage in spec.stages)
     stages = [(each.capacity_rps * spec.slo_s, each.replicas_max) for each in spec.stages]
@@ -156,8 +153,8 @@ def remember(
     ``batch_times`` (n, 4) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
     ended in it; ``fits_s`` (n or 1, cores, batches) is how long batches should take. ``intervals``
     (n,) counts the decisions of each episode before this one: at 0 the (n, remembered) memory is
-    begun anew. ``scales`` is (n, 5 + 2 stages), see :func:`units_of`; of places in an observation
-    see :class:`InputLayout`.
+    begun anew. For ``scales`` (n, 5 + 2 stages) see :func:`units_of`, for places
+    :class:`InputLayout`.
     """
     for i in range(len(observations)):
         if not chosen[i]:

@@ -2,9 +2,8 @@
 
 An option serves the queue batch by batch in order of the deadlines, after the batches that are
 running, and the forecast arrivals behind it. What the later stages take is time that a task must
-have left when it is done here. The throughput must reach the forecast rate. What not even the
-fastest service could save is *hopeless*: it takes its service time from the next ones, but does not
-count as late.
+have left when it is done here. The throughput must reach the forecast rate. What the fastest
+service could not save is *hopeless*: it delays the next ones, but does not count as late.
 """
 
 import math
@@ -38,8 +37,7 @@ class Option(NamedTuple):
 def write_arrivals(state: StageState) -> None:
     """Write when each forecast arrival comes, and when it is due."""
     # They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
-    # ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
-    # queue, get the lowest.
+    # ``x + noise * sqrt(x) = n``. Budgets rise evenly, for the first arrivals meet the queue.
     count, noise, low_s = len(state.arrivals_s), state.noise, state.budget_low_s
     step_s = (state.budget_high_s - low_s) / max(count - 1, 1)
     for n in range(count):

@@ -41,9 +41,8 @@ class PolicyController(BaseController):
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
         That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
-        and on this scenario; or else the shipped one for the system; or else the newest for any
-        model. Or it is ``shipped``, or the path of a policy file or run directory. Without
-        ``guard`` it is followed wherever it leads.
+        and on this scenario; or else the shipped one for the system, or else for any model. Or it
+        is ``shipped``, or a file's or run's path. Without ``guard`` it is followed everywhere.
         """
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard

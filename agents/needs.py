@@ -1,8 +1,7 @@
 """What a load asks of a system of one model: by these inputs one policy decides for any of them.
 
 Rates and delays become the cores that each replica needs for them, by the latencies of the profile
-and the service that was seen. One kernel computes them of thousands of episodes in training and of
-one that is followed.
+and the service that was seen, in one kernel for training and for following.
 """
 
 import math
@@ -70,8 +69,7 @@ _CAPACITY, _SLO, _TOTAL, _REPLICAS, _MOST_REPLICAS = range(_ALONE + CORES, _ALON
 def table_of(spec: SystemSpec, most_replicas: int) -> FloatArray:
     """Return what :func:`add_needs` has to know of a system with one model, as one row.
 
-    In order: the values of :data:`STATIC`, what a replica of 1, 2, ... cores serves, how long
-    it takes for a request, and five numbers.
+    In order: :data:`STATIC`, what 1, 2, ... cores serve, how long they take for one, five numbers.
     """
     stage, slo_s = spec.first, spec.slo_s
     cores = np.minimum(np.arange(CORES), stage.cores_max - 1)

@@ -2,8 +2,7 @@
 
 A policy file is a safetensors file: plain arrays, so loading it executes nothing, and deciding
 needs neither PyTorch nor Stable-Baselines3. It names its inputs, so that a new field of the
-observation changes nothing, and has the fingerprint of the system that it was trained on,
-because to any other its numbers mean nothing.
+observation changes nothing, and the fingerprint of the system whose numbers it knows.
 """
 
 import json
@@ -28,8 +27,7 @@ from .stepwise import MAX_REPLICAS, Form
 FORMAT = 3  # Version of the file layout
 
 STEPWISE_PARTS = 3
-"""Parts of an action, for each stage: cores, batch size, and a step of the
-replicas; and the variant where there are several."""
+"""Parts of an action of a stage: cores, batch size, step of the replicas; variant if several."""
 
 ANY_MODEL = "any model"  # In place of a fingerprint: a policy for every system of one model
 POLICY_FILE = "policy.safetensors"  # Its name in a run directory
@@ -54,8 +52,7 @@ class PolicyInfo:
     batches: tuple[int, ...] = ()  # Batch sizes that it chooses among (:mod:`.stepwise`)
     every: int = 0  # Intervals after which it may change the number of replicas; never if 0
     score: float | None = None
-    """By which its training kept it, see :func:`agents.learn.phased.score_of`: better when
-    smaller. None in files that do not say so."""
+    """By :func:`agents.learn.phased.score_of`, better when smaller; None if a file lacks it."""
     median_of: int = 1
     """Trainings, whose seeds alone differ, of which this one was the median by that score."""
     replicas: int = 8  # Most replicas of a stage that it asks for; 8 in files that do not say so
@@ -85,8 +82,7 @@ class Policy:
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
     input_range: FloatMatrix | None = None
-    """(2, inputs) minimum and maximum of each input when it was validated; None in files that do
-    not say so."""
+    """(2, inputs) minimum and maximum of each input in validation; None if a file lacks them."""
 
     @property
     def hidden(self) -> tuple[int, ...]:

@@ -18,9 +18,8 @@ from sponge_env.latency import quantile
 
 ROUNDING = 1e-9  # Requests, or ticks, that a count may be off by rounding
 _RATE_WINDOWS = 10
-"""Past intervals over which the arrival rate is averaged. This and the next ones were tuned on the
-YOLOv5s profile at 20 requests per second over a 4G trace, with constant, Poisson and bursty
-arrivals."""
+"""Past intervals over which the arrival rate is averaged. This and the next were tuned on YOLOv5s
+at 20 requests per second over a 4G trace, with constant, Poisson and bursty arrivals."""
 _RECENT_WINDOWS = 2
 """Past intervals whose mean rate is the least to expect, so that a step up is followed at once."""
 SIGMAS, STAGE_SIGMAS = 1.0, 3.0
@@ -65,9 +64,8 @@ def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS
 
 def _dispersion(counts: list[float], mean: float) -> float:
     """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson."""
-    # The variance is the smaller of two estimates. That around the mean takes a slow swing of the
-    # rate for scatter; that from successive differences counts requests twice which the network
-    # held back in one interval and delivered in the next.
+    # The smaller of two estimates of the variance. That around the mean takes a slow swing for
+    # scatter; that of successive differences counts twice what the network held back meanwhile.
     if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
         return 1.0
     around_mean, successive, before = 0.0, 0.0, counts[0]

@@ -30,21 +30,17 @@ class SpongeIPConfig(VariantPlanning, FleetOptions):
     """Options of :class:`SpongeIP`."""
 
     formulation: Literal["per-request", "paper"] = "per-request"
-    """``per-request`` holds every request to its own deadline; ``paper`` is the published
-    program."""
+    """``per-request`` holds each one to its own deadline; ``paper`` is the published program."""
     on_infeasible: Literal["least-violations", "hold"] = "least-violations"
     """Where no pair meets every budget: take one of those that miss the fewest, or keep the
     allocation in force, as published. Both count as infeasible."""
     solver: Literal["exact", "pulp"] = "exact"
-    """Of the per-request form: ``exact`` is compiled dynamic programming; ``pulp`` solves the same
-    program with PuLP and its CBC. Their answers are equal."""
+    """Of the per-request form: compiled dynamic programming, or PuLP's CBC with equal answers."""
     slo_fraction: float = option(1.0, above=0, at_most=1)
-    """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
-    batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);
-    the published code's 0.9 gives 6 and 10."""
+    """Share of the SLO that ``paper`` plans with: 1 for the published answer (5 cores, batch 10 for
+    ResNet18 at 100 requests/s, 50 ms of delay and an SLO of 1 s), 0.9 for the published code's."""
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
-    """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
-    latencies of the stages or the same for all."""
+    """Of a pipeline: one budget for all stages, or shares, by their latencies or all the same."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"
     """Of each stage: chosen by the program, or always the least or the most accurate."""
 

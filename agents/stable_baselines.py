@@ -1,7 +1,6 @@
 """A model that Stable-Baselines3 or sb3-contrib saved, as a controller.
 
-Loading one executes code that is in its file: it holds pickled objects. Follow only files that
-you trust.
+Loading one executes code in its file, which holds pickled objects. Follow only files you trust.
 """
 
 import inspect

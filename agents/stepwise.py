@@ -23,9 +23,8 @@ from .needs import CORES, add_needs, table_of
 MAX_REPLICAS = 16  # Replicas of a stage beyond which no stepwise policy goes
 PER_REPLICA = MAX_REPLICAS + 1
 SITUATIONS = 2 * PER_REPLICA**2
-"""What may be chosen depends on the situation: whether no replica may be given up (0 or 1), how
-many are asked for, and how many of them are ready. Its number is ``(kept * PER_REPLICA + asked) *
-PER_REPLICA + ready``."""
+"""What may be chosen depends on whether no replica may be given up (0 or 1), how many are asked for
+and how many are ready: situation ``(kept * PER_REPLICA + asked) * PER_REPLICA + ready``."""
 MOVES = 3  # Choices of the replicas' part of an action: one down, as they are, one up
 _NUMBERS = len(StageAllocation._fields)
 _batch_times = attrgetter(*BATCH_TIMES)
@@ -40,9 +39,9 @@ class Form(NamedTuple):
     holds_peak: bool = True
     """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
     gives the ready replicas what those that start leave."""
-    any_model: bool = False
-    """Whether it is for any system of one model: it then chooses up to :data:`.needs.CORES`
-    cores."""
+    any_model: bool = (
+        False  # Whether for any system of one model, with up to CORES of :mod:`.needs`
+    )
 
     @property
     def most_replicas(self) -> int:
@@ -60,9 +59,8 @@ class StageChoices(NamedTuple):
     where there is nothing to choose, and so no part of an action."""
     limits: IntArray  # (stages, 4) largest cores, batch, replicas and variant
     room: NDArray[np.bool_]
-    """(stages, situations, cores) which numbers of cores, from 1 on, the ready replicas have room
-    for beside one for each that starts. One core always counts as such: the machine then has fewer
-    replicas."""
+    """(stages, situations, cores) which numbers of cores, from 1 on, ready replicas have room for
+    beside one for each that starts. One core always is: the machine then has fewer replicas."""
     moves: NDArray[np.bool_]
     """(stages, situations, 3) which steps, one down, none or one up, are allowed."""
 
@@ -144,8 +142,7 @@ class PolicyState:
     ) -> None:
         """Take in the observations of the next decision, (n, fields) of all or (n,) chosen ones.
 
-        ``batch_times`` (n, 4) are those of the last interval, see :func:`.history.batch_times_of`;
-        None if there was none.
+        ``batch_times`` (n, 4) are :func:`.history.batch_times_of` the last interval; None if none.
         """
         times = self._nothing if batch_times is None else batch_times
         who = self._all if chosen is None else chosen

@@ -20,8 +20,7 @@ FOLLOWED = "--scenario", "--profile", *CONDITIONS
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS  # Options for what a suite defines already
 MACHINES = (16, 8, 16, 32, 16, 4)  # Cores of those on which random systems run, in turn
 STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 40_000_000, 1152
-"""Default environment steps of a training, of one that begins with a policy, and of one on random
-systems; and its environments."""
+"""Default steps of a training, of one from a policy, of one on random systems; environments."""
 
 
 def machines(count: int) -> list[int]:

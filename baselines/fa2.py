@@ -74,9 +74,8 @@ def smallest_fleet(
 
     With ``l`` the latency of ``b`` requests on one core, floored to whole milliseconds, and
     the budget ``q = SLO - cl``, a pair fits if ``l <= q``, ``n * floor(q / l) * b >= lambda``
-    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``. Lambda is how many
-    requests come within one SLO (the published formula has the rate, for its SLO of 1 s), cl
-    the largest communication delay.
+    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``. Lambda are the requests of one
+    SLO (as published the rate, for an SLO of 1 s), cl the largest communication delay.
     """
     batches = np.arange(1, spec.first.batch_max + 1)
     replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]

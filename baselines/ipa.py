@@ -1,10 +1,9 @@
 """IPA: replicas, variants and batch sizes of a chain of stages, by one latency budget.
 
 After Ghafouri et al., "IPA: Inference Pipeline Adaptation to Achieve High Accuracy and
-Cost-Efficiency" (2023): of each stage choose variant, batch and replicas so that it keeps up with
-the load, and all latencies, the time that a batch takes to fill included, add up to no more than
-the SLO; of all such choices take the best in accuracy and cost. FA2 (Razavi et al., RTAS 2022) does
-the same for one-core replicas without variants.
+Cost-Efficiency" (2023): the choice of variant, batch and replicas of each stage that is best in
+accuracy and cost, of those that keep up with the load and whose latencies, with the time to fill a
+batch, add up to no more than the SLO. FA2 (Razavi et al., RTAS 2022) has one core and no variants.
 """
 
 import dataclasses
@@ -43,8 +42,8 @@ class IPA(BaseController):
     """Chooses variant, batch size and replicas of each stage, by one budget for all of them.
 
     It knows nothing of queues, of replicas that still start, or of single deadlines. Where nothing
-    fits it asks for as many replicas as there can be. The defaults, chosen on training seeds, look
-    at many rates because replicas take seconds to start.
+    fits it asks for all replicas. The defaults, by training seeds, look at many rates, for replicas
+    take seconds to start.
     """
 
     config: IPAConfig

@@ -103,8 +103,7 @@ class Scaler:
 
     def scale(self, now_s: float, current: Any, desired: Any, replicas_max: int) -> Any:
         """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
-        # They grow at once, as far as the policies allow, and shrink to the highest recommendation
-        # of the window.
+        # They grow as far as the policies allow, and shrink to the window's highest recommendation.
         recommended, changes = self._recommended, self._changes
         recommended.append((now_s, desired))
         _forget(recommended, now_s - self._config.down_window_s)

@@ -57,8 +57,7 @@ class StaticConfig(Options):
     batch: int | None = option(None, at_least=1)
     """Largest batch; the scenario's limit if left out, and never above it."""
     replicas: int | None = option(None, at_least=1)
-    """Replicas, never more than there can be. If left out one, and of each stage of a pipeline
-    those that there are at first."""
+    """Replicas, as far as there can be; if left out one, of a pipeline's stages those at first."""
 
 
 class Static(ArrayController):
@@ -103,8 +102,7 @@ class QueueRuleConfig(BatchConfig):
 class QueueRule(ArrayController):
     """Scales one replica by how many requests wait at the moment of the decision.
 
-    Between the two thresholds nothing changes, and giving back takes a while: the hysteresis
-    that keeps a rule of this kind from swinging.
+    Between the thresholds nothing changes, and giving back takes a while: it must not swing.
     """
 
     config: QueueRuleConfig
@@ -134,8 +132,7 @@ class HeldConfig(Options):
     """What a stage holds always."""
 
     cores: int | None = option(None, at_least=1)
-    """Core units of each replica, of which there are as many as at first; all of them if left out,
-    and never more than there are."""
+    """Core units of each of the first replicas, as far as there are; all of them if left out."""
 
     def of(self, spec: SystemSpec) -> list[StageAllocation]:
         """Return what each stage holds, as far as it fits on the machine."""
@@ -167,8 +164,7 @@ class SlackFit(_Held):
 class GrandSLAm(_Held):
     """Makes batches as large as the slack of a stage allows, by its share of the SLO.
 
-    A stage's share is in proportion to its latency, and what the stages before left of theirs is
-    its own to spend.
+    A stage's share is in proportion to its latency, and it may spend what the earlier ones left.
     """
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:

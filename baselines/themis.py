@@ -78,8 +78,7 @@ def grow(
 ) -> Allocation:
     """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
 
-    Where no cores are enough, all that each can have, at the highest throughput. The budget
-    is for waiting and service.
+    Where none suffice, all that each can have, at the highest throughput. Waiting is in the budget.
     """
     latency_s = spec.first.latency.table_s(spec.first.batch_max, cores_max).T  # (cores, batch)
     fits = _fits(latency_s, np.array(replicas), rate_rps, budget_s)
@@ -94,9 +93,8 @@ def _fits(
     latency_s: FloatArray, replicas: NDArray[np.int_], rate_rps: float, budget_s: float
 ) -> NDArray[np.bool_]:
     """Return with which batch sizes, in the last axis, replicas keep up and are in time."""
-    # They keep up if ``replicas * b / l(b, c) >= rate``. They are in time if the batch's first
-    # request, which waits for ``b - 1`` more at its replica, and the service fit the budget: ``(b -
-    # 1) * replicas / rate + l(b, c) <= budget``.
+    # They keep up if ``replicas * b / l(b, c) >= rate``, and are in time if a batch fills and is
+    # served within the budget: ``(b - 1) * replicas / rate + l(b, c) <= budget``.
     batches = np.arange(1, latency_s.shape[-1] + 1)
     filling_s = (batches - 1) * replicas / max(rate_rps, 1e-9)
     return (replicas * batches / latency_s >= rate_rps) & (filling_s + latency_s <= budget_s)

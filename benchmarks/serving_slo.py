@@ -3,10 +3,9 @@
     python -m benchmarks.serving_slo [--triton PYTHON] [--seeds 3]
 
 ``sponge load`` sends the scenario ``local`` at 80 % of this machine's capacity, open loop. Triton
-has the same CPU limit (a control group's quota on its model's processes), dynamic batching, and
-each request's own timeout, after which it refuses it; its settings are the best of a search on
-other seeds. All are measured in turn, seed by seed, so that a drift of the
-machine's speed meets all alike.
+has the same CPU limit (a control group's quota on its model's processes), dynamic batching, each
+request's own timeout, after which it refuses it, and the best settings of a search on other seeds.
+All are measured in turn, seed by seed, so that a drift of the machine's speed meets all alike.
 """
 
 import json

@@ -4,9 +4,8 @@
 
 It prints the CPU time of one step: of a batch of environments (on one thread unless it says two),
 of a single one, and of an evaluation. The earlier version is checked out, and the two are measured
-alternately, so that their ratio compares them on one machine in one state. With ``--at-most`` only
-a batch of 1,024 is measured, and the exit code is 1 if this version takes more than RATIO times
-the CPU time of the earlier one.
+alternately, so that their ratio is of one machine in one state. With ``--at-most`` only a batch of
+1,024 is measured, and the exit code is 1 if this takes more than RATIO times its CPU time.
 """
 
 import argparse

@@ -118,9 +118,8 @@ def fit_latency(
     relative: bool = False,
 ) -> tuple[LatencyModel, FitError]:
     """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares."""
-    # It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
-    # spans two decades of latency wants relative ones. The cells' own relative errors are the
-    # model's residual quantiles.
+    # It minimises ``relative`` errors, for grids over two decades of latency, or absolute ones, as
+    # published. The cells' own relative errors are the model's residual quantiles.
     grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
     b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)
     if measured.size < 4 or measured.shape != b.shape:
@@ -192,8 +191,7 @@ class QuotaService:
     dispatch_request_s: float = 0.0  # The same per request (tensors that are copied)
     tick_s: float = 0.004  # Time between two looks of the limiter at what was used, as at 250 Hz
     wake_s: float | None = None
-    """Extra CPU time of a batch that follows a rest, for its caches are cold; None if it was not
-    measured, in which case :attr:`resume_s` is taken."""
+    """Extra CPU time of a batch after a rest, on cold caches; if None, it is :attr:`resume_s`."""
     resume_s: float = 0.0  # CPU time lost whenever work goes on after the quota was used up
     loading_contention: float = 1.0
     """CPU time to load the model when :data:`CONTENDING` replicas do so, relative to one alone."""

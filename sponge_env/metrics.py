@@ -1,9 +1,8 @@
 """The one schema of metrics, and the one list of columns.
 
 Each quantity is declared here once, as a dataclass field with its group, help and direction. That
-declaration is the CSV column, the JSON key, the TensorBoard tag, the axis label, the row in
-``docs/metrics.md`` and the field of the compiled code's records. How people read it in tables is
-one :class:`Column` beside it.
+is the CSV column, the JSON key, the TensorBoard tag, the axis label, the row in ``docs/metrics.md``
+and the field of the compiled code's records. How tables show it is one :class:`Column` beside it.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def unit_of(name: str) -> str:
 def metric(group: str, help: str, better: Better = "", default: Any = 0) -> Any:
     """Declare a metric; ``default`` is its value where nothing was measured.
 
-    The group is TensorBoard's and the docs', the help one sentence, and ``better`` the direction
-    that is good, if one is.
+    The group is TensorBoard's and the docs', the help a sentence, ``better`` the good direction.
     """
     return field(default=default, metadata={"group": group, "help": help, "better": better})
 

@@ -29,8 +29,7 @@ from ..stepwise import Form, PolicyState
 from . import spec_of
 
 QUEUE, QUEUED_S = 1 << 13, 10.0
-"""Least room for requests that wait, and for how many SLOs of arrivals there is room: with more of
-them an episode is lost anyway."""
+"""Least room for waiting requests, and SLOs of arrivals that fit: beyond, an episode is lost."""
 DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
 OTHERS = 5  # One in so many versions is of another system, if the training is randomised
 LENGTHS = (0.33, 0.7)

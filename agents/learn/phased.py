@@ -36,8 +36,7 @@ RENEWED = 1_200_000  # Steps after which random systems are drawn anew
 AVERAGED = 0.2
 """Share of the steps, the last ones, over which the weights of the policy are averaged."""
 CRITIC_FIRST = 0.02
-"""Share of the steps in which only the critic learns: what it says of a policy that imitates is
-noise at first."""
+"""Share of the steps in which only the critic learns, whose values are noise at first."""
 IMITATION_RATE = 2e-3  # Learning rate of the imitation at first; falls linearly to nothing
 TOLERANCE = 1e-4
 """Share of the requests by which violations may exceed the program's and still count as no more."""
@@ -210,9 +209,8 @@ def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> N
 
 def score_of(result: Evaluation, rule: Evaluation) -> float:
     """Return one number, better when smaller: cores relative to the program's, on average."""
-    # Violations beyond the program's, or beyond few where it has more, count like cores: as many
-    # more as the tolerance are a tenth, and the more there are the less each counts, for some
-    # systems are hopeless.
+    # Violations beyond the program's, or beyond few where it has more, count like cores: as many as
+    # the tolerance are a tenth, and each further one counts less, for some systems are hopeless.
     allowed = np.minimum(rule.violation_rate, MET) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + np.log1p(0.1 * over)))

@@ -28,9 +28,7 @@ SATURATION = 5.0
 CLIP = 0.2  # Largest relative change of an action's probability that an update rewards
 VIOLATION_PRICE = 2000.0
 """What it would cost to miss all requests of a mean interval, if none counted less for many."""
-SATURATES = 50.0
-"""Cost from which on it grows with its logarithm only, so that one lost queue is not all that
-matters."""
+SATURATES = 50.0  # Cost beyond which it grows as its logarithm, so that one lost queue is not all
 MIN_TYPICAL = 0.05  # Smallest typical advantage
 _MOST_LOG = 11.0  # Largest logarithm that the critic is believed
 _NEVER = -1e9  # Logit of what may not be chosen

@@ -26,9 +26,8 @@ class SpongeMPC(BaseController):
         + accuracy_price * percent of accuracy lost.
 
     The price of the backlog, which is what serving one more request costs at the forecast rate,
-    keeps the cores at the level that the load needs in the long run. It asks for one replica
-    always, in a pipeline for those that each stage begins with, and takes everything before the
-    load is known.
+    keeps the cores at the level that the load needs in the long run. It holds one replica, in a
+    pipeline those that each stage begins with, and everything before the load is known.
     """
 
     config: MPCConfig

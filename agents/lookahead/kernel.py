@@ -30,8 +30,7 @@ class Rules(NamedTuple):
     service_s: FloatArray
     """(stages, variants, cores, batches) seconds of a batch; row ``c - 1``, column ``b - 1``."""
     limits: IntArray
-    """(stages, 3) variants, and the largest cores and batch to ask for; cores in
-    force may be more."""
+    """(stages, 3) variants, and the largest cores and batch to ask for; more may be in force."""
     loss: FloatArray  # (stages, variants) cores that the accuracy is worth which is lost
     tasks: IntArray  # (stages, draws), see :attr:`.tandem.SamplePath.tasks`
     replicas: IntArray  # (stages,) replicas; each that starts holds one core
@@ -49,8 +48,7 @@ class Scratch(NamedTuple):
     """Arrays to play in, allocated once."""
 
     start: Queues
-    """Queues at the decision, under the cores in force; then after the next interval, and at the
-    end of the look-ahead."""
+    """Queues at the decision; below, after the next interval and at the end of the look-ahead."""
     middle: Queues
     end: Queues
     speed: FloatArray  # (intervals,) speed of transfers, the next interval and the look-ahead
@@ -234,8 +232,7 @@ def _fits(rules: Rules, tried: IntArray, changed: int) -> bool:
 def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, float]:
     """Return what an allocation costs: its cores, the accuracy that it loses, and each path.
 
-    And the late requests to expect in the next interval. The paths come worst first, and no more
-    is played once the cost must reach ``limit``.
+    And the late requests to expect next. The worst paths come first, up to a cost of ``limit``.
     """
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     whole_s, cost, expected, least = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0, 0.0

@@ -16,8 +16,7 @@ from .tandem import insert_arrival
 _MEMORY_PER_S = 0.75  # Correlation of a 4G bandwidth from one second to the next
 _RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
 _BANDWIDTH_SHARES = (0.7, 0.3)
-"""Probabilities of the strata of arrivals, fewest first, and of bandwidth, highest first. They
-are fine where it hurts."""
+"""Probabilities of strata, fine where it hurts: arrivals, fewest first, and highest bandwidth."""
 _LEAST_SHARE = 0.012  # Less probable combinations are left out
 _DRAWS = 1024  # Random numbers of each path; used again where more are needed
 
@@ -122,8 +121,7 @@ def _rate_rps(
 ) -> float:
     """Return the rate that sends the path's share of requests up to ``until_s``."""
     # The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
-    # at least what it may surge to. The gaps are scaled so that they do not scatter the count once
-    # more.
+    # at least what it may surge to. Scaled gaps do not scatter the count once more.
     variance = forecast.spread * forecast.spread
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
     log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance

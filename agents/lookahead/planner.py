@@ -30,8 +30,7 @@ _SPARE = 0.25
 """Share of their cores that the ready replicas may give to those that start in any case."""
 _GUARD_MAX = 0.9
 _BACKLOG_PRICE = 1.2
-"""What a request costs that is left at the end of the look-ahead, relative to what serving one more
-costs at the forecast rate."""
+"""Cost of a request that the look-ahead leaves, over that of serving one more at the rate."""
 _LATE_IN_ONE_PLAN = 0.5  # Late requests to expect from which on a plan counts as infeasible
 
 
@@ -39,17 +38,15 @@ _LATE_IN_ONE_PLAN = 0.5  # Late requests to expect from which on a plan counts a
 class MPCConfig(VariantPlanning):
     """Options of the look-ahead program.
 
-    Prices are in core-seconds of the system's core units. The defaults were chosen on training
-    seeds over all scenarios and profiles at once.
+    Prices are in core-seconds. Defaults were chosen on training seeds, over all cells at once.
     """
 
     look_ahead: int = option(1, at_least=0, at_most=5)
     """Intervals after the next one that are played, each future with the cores that suit it."""
     late_price: float = option(15.0, at_least=0)  # What a late request costs
     guard: float = option(0.25, above=0, below=1)
-    """Share of the SLO before a deadline within which an answer counts as late in part, the
-    more the closer it comes: predictions are not that exact. Of a pipeline, times the root of its
-    number of stages."""
+    """Share of the SLO before a deadline within which an answer counts as late in part, the more
+    the closer: predictions err. In a pipeline, times the root of its number of stages."""
 
 
 class LookAhead:
@@ -296,8 +293,7 @@ def replica_states(
     """Return when each replica is free, in seconds, and the size of its batch; soonest first.
 
     One that is asked for now is ready after ``asked_s``. A batch on a replica beyond the ready ones
-    is on one that goes when it is done; the view does not say which that is, so the batches that
-    end last are taken to stay.
+    is on one that goes then; a view does not say on which, so those that end last count as staying.
     """
     ready = min(stage.replicas_ready, replicas)
     batches = [(max(0.0, b.expected_end_s - now_s), b.size) for b in stage.running]

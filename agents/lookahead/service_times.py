@@ -47,9 +47,8 @@ class ServiceTimes:
     That is one factor for each number of cores, which begins at the mean of all of them: whatever
     the size, a batch tells of all others on these cores, for their ratios were measured.
 
-    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
-    back to back do not. So a batch counts as long as its cores take to grant what it used,
-    should that be longer than it ran.
+    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches back
+    to back do not. So a batch counts at least as long as its cores take to grant what it used.
     """
 
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
@@ -57,8 +56,7 @@ class ServiceTimes:
         self._cpu_cores = spec.first.cpu_cores
         self._measured_s = np.ascontiguousarray(measured_s)
         self._known = np.zeros((3, len(measured_s)))
-        """Seconds that batches ran on so many cores and seconds that they should have, and the
-        factor."""
+        """Seconds that batches ran on so many cores, those they should have, and the factor."""
         self._loading, self._cores = False, 0
         self._known[2] = _CAUTION
         # Nothing is learned from no batch, but compiled now.
@@ -120,8 +118,7 @@ class StageTimes:
         self._spec, self._shares = spec, shares(spec, "proportional")
         sizes = [(len(each.latencies), each.cores_max, each.batch_max) for each in spec.stages]
         self.service_s = np.full((len(sizes), *np.max(sizes, axis=0)), math.inf)
-        """(stages, variants, cores, batches) seconds of a batch; infinite where a stage has no such
-        variant, cores or batch."""
+        """(stages, variants, cores, batches) seconds of a batch; infinite beyond a stage's own."""
         self._before = [-1] * len(spec.stages)
         self._times: list[list[ServiceTimes]] = []
         for k, stage in enumerate(spec.stages):
@@ -176,7 +173,6 @@ def cost_curve(service_s: FloatArray) -> list[tuple[float, float]]:
 def price_of(curve: Sequence[tuple[float, float]], rate_rps: float) -> float:
     """Return the core-seconds that one more request costs at a rate.
 
-    It is 0 where a single core serves more than the rate, since no fewer can be held,
-    and stays at its last value beyond what all cores serve.
+    It is 0 where a single core serves more, and stays the same beyond what all cores serve.
     """
     return next((slope for end_rps, slope in curve if rate_rps <= end_rps), curve[-1][1])

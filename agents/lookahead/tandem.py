@@ -29,8 +29,7 @@ class Queues(NamedTuple):
     """Waiting and running tasks of each stage; times count from the decision."""
 
     due_s: FloatArray
-    """(stages, capacity) deadlines; those between head and tail wait, ascending. Those of a running
-    batch stay where they were."""
+    """(stages, capacity) deadlines; ascending of what waits, head to tail; before, of batches."""
     marks: IntArray
     """(stages, 5) head, tail, the next arrival, how many are known, and how many tasks are done."""
     free_s: FloatArray
@@ -38,8 +37,7 @@ class Queues(NamedTuple):
     size: IntArray  # (stages, replicas) tasks that it runs
     first: IntArray  # (stages, replicas) place of their first deadline
     ids: IntArray
-    """(stages, capacity) whose task each deadline is. Of a single stage there are none, for there
-    each task is a request."""
+    """(stages, capacity) whose task each deadline is; none where a stage alone has requests."""
     counted: FloatArray  # (requests,) by how much each has counted as late so far
 
 
@@ -119,8 +117,7 @@ def advance(
 ) -> float:
     """Serve a stage from one moment until another, at which nothing is started any more.
 
-    (batch_max,) are the seconds of a batch. Returns the late requests among those that are
-    answered by it, weighted by :func:`_lateness`.
+    Return the late requests of those answered, weighted by :func:`_lateness`.
     """
     late, now_s, most = 0.0, from_s, future.most[k]
     queue, arrivals_s = queue_of(queues, k), future.arrivals_s[k]
@@ -205,8 +202,7 @@ def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
 @compiled
 def _lateness(over_s: float, guard_s: float) -> float:
     """Return 1 for a late answer, less if it was only just in time."""
-    # Of two late answers the later one weighs a little more, for a queue in which everything is
-    # late should be worked off all the same.
+    # A later answer weighs a little more: a queue that is late should be worked off all the same.
     return 1.0 + (_TARDINESS_PER_S * over_s if over_s > 0.0 else over_s / guard_s)
 
 

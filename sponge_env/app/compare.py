@@ -169,8 +169,7 @@ def _chosen_suite(arguments: Namespace) -> tuple[Suite, list[str]]:
 
 def _run(backend: Backend, store: RunStore, todo: Sequence[Unit], arguments: Namespace) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched."""
-    # A failure on the only scenario is raised, a controller's after all units; after an interrupt
-    # no process is left.
+    # A failure on the only scenario is raised, a controller's after all units.
     if not arguments.suite:
         alone = backend == "live" and todo
         with live_machine(todo[0].scenario, arguments.limiter) if alone else nullcontext():

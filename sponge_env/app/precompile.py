@@ -1,7 +1,6 @@
 """Compile now what would be compiled at its first use, and keep it on disk.
 
-``python -m sponge_env.app.precompile`` covers simulated, batched and live systems and every
-registered controller; ``--all`` the oracle as well.
+``python -m sponge_env.app.precompile`` covers systems and controllers; ``--all`` the oracle too.
 """
 
 import sys

@@ -46,15 +46,13 @@ class Trial:
     repetition: int  # Counts from 0; trials of the same one belong together
     summary: EpisodeMetrics
     cpu_ratio: float
-    """CPU time of the live run's batches, relative to the profile's at full speed, without rests
-    before them and pauses in them."""
+    """CPU time of the live batches over the profile's at full speed, without rests and pauses."""
 
 
 class MeasuredWork:
     """CPU time of a stage's batches, for a replay by variant and size, in measured order."""
 
-    # A simulated batch of a kind that has run out, or never ran, takes the profile's time, times
-    # the ratio of all live batches to theirs.
+    # Beyond the batches of a kind that ran, it is the profile's time, times all live ones' ratio.
 
     def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
         """Take batches in the order of their end, and CPU seconds, ([variants,] batch_max)."""

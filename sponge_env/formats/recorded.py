@@ -147,8 +147,7 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
     """Each line is the millisecond at which 1500 bytes can be delivered."""
     # The last line is also the period after which the trace repeats. A delivery counts towards the
     # bin that ends with it or spans it. Bins without any are one sample until the next delivery.
-    # What is left of the period beyond whole bins joins the last one: alone it could be 1 ms, in
-    # which one packet is 1.5 MB/s.
+    # The rest beyond whole bins joins the last: in 1 ms alone, one packet would be 1.5 MB/s.
     delivery_ms = rows.column("milliseconds")
     rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
     rows.require(delivery_ms < _MAHIMAHI_MAX_MS, "milliseconds do not count from the trace's start")
@@ -272,9 +271,8 @@ def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
 
 def _counts_by_time(rows: Rows) -> CountTrace:
     """Requests from each time on until the next, as monitoring systems export them."""
-    # The times are dates or seconds, and equally far apart; where a reading is missing the one
-    # before goes on. The requests of a longer time than a second are spread over its seconds as
-    # evenly as whole numbers allow.
+    # The times are dates or seconds, equally far apart; where a reading is missing the one before
+    # goes on. Requests of more than a second are spread as evenly as whole numbers allow.
     time_s = rows.seconds("timestamp", _seconds)
     name, *others = [name for name in COUNTED if name in rows.header]
     if others:

@@ -29,8 +29,7 @@ class Line(NamedTuple):
 
 def read_lines(path: Path) -> list[Line]:
     """Return the lines of a text file, gzipped or not; TraceError if it is none, or empty."""
-    # A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
-    # the end are left out.
+    # Without byte order mark, comments (lines that start with ``#``), and blank lines at the ends.
     try:
         text = read_text(path)
         marks = _BREAKS + " \t," * ("\n" not in text)

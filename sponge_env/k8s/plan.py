@@ -44,8 +44,7 @@ def next_calls(
     pods: Mapping[str, Pod], wants: Collection[Want], set_aside: Collection[str], scale: int
 ) -> list[Call]:
     """Return what brings the pods closer to what is wanted, the most urgent first."""
-    # ``scale`` is the number of pods last asked for. Those ``set_aside`` are retired, or could not
-    # be reached a moment ago.
+    # ``scale`` pods were last asked for; those ``set_aside`` are retired or could not be reached.
     staying = {name: pod for name, pod in pods.items() if not pod.ending}
     taken = {want.pod for want in wants}
     free = [pod for name, pod in sorted(staying.items()) if name not in taken]

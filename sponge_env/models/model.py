@@ -191,8 +191,7 @@ def onnx_session(path: str, threads: int) -> Any:
 
 def run_onnx(session: Any, batch: Array) -> Any:
     """Return the output for a batch; of several outputs a tuple for each task."""
-    # The fields of a batch of records are the inputs, in their order. A file whose batch axis is 1
-    # runs one task after the other.
+    # A record's fields are the inputs, in order. A file whose batch axis is 1 runs task after task.
     inputs = session.get_inputs()
     if len(batch) > 1 and inputs[0].shape[0] == 1:
         return [run_onnx(session, batch[k : k + 1])[0] for k in range(len(batch))]

@@ -114,8 +114,7 @@ def _is_fixed(tensor: Any) -> bool:
 
 def inspect_onnx(path: Path) -> OnnxModel:
     """Check that an ONNX file can be served: with tensors of numbers or texts, batch axis first."""
-    # The batch axis is open, or of one task; the others are fixed. Shapes of outputs that the file
-    # does not say are measured.
+    # The batch axis is open, or of one task; the others are fixed, of outputs perhaps by measuring.
     try:
         session = onnx_session(str(path), threads=1)
     except FileNotFoundError:

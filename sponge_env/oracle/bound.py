@@ -41,8 +41,7 @@ class Bound:
 def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
     """Bound what any controller can reach in an episode, or raise a SpongeError where none can be.
 
-    With ``joint``, replicas may be added; else there is one. The lower side knows no single
-    request.
+    With ``joint``, replicas may be added; else there is one. The lower side knows no one request.
     """
     if scenario.stages:
         raise ConfigError(f"scenario {scenario.name!r} lists stages, which have no bound")

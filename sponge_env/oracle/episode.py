@@ -45,14 +45,12 @@ class KnownEpisode(NamedTuple):
     # (n,) when each request arrives; class by class, ascending within a class
     release_s: FloatArray
     deadline_s: FloatArray  # (n,) ascending within a class
-    # (n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
-    # when it arrives
+    # (n + 1,) violations from each request of a class on that are certain if nothing waits then
     late: IntArray
     urgency: FloatArray  # (n,) rank in which requests that wait are served; no two are equal
     counts: IntArray  # (n,) 1 where a violation counts, 0 before the counting starts
     first: IntArray  # (classes + 1,) position of each class's first request, and n
-    # (intervals + 1, classes) position after the last request that has arrived at each boundary of
-    # the intervals
+    # (intervals + 1, classes) position after the last arrival at each boundary of the intervals
     arrived: IntArray
     cores_count: IntArray  # (intervals,) 1 where cores count, 0 before the counting starts
     cores_max: int
@@ -71,8 +69,7 @@ class KnownEpisode(NamedTuple):
     padded_s: FloatArray
     shortest_s: FloatArray  # (batch_max,) the same under the cores that suit it best
     share: FloatArray  # (cores_max,) work done per second in the long run
-    # (cores_max,) by how much time the CPU granted in an interval can be ahead of the long run at
-    # its end
+    # (cores_max,) by how much CPU granted in an interval can be ahead of the long run at its end
     ahead_s: FloatArray
     # (cores_max,) the same of all intervals since the quota was written
     ahead_written_s: FloatArray
@@ -236,8 +233,7 @@ def count_late(e: KnownEpisode, speedup: float) -> int:
 def unavoidable(e: KnownEpisode, kind: int, start: int, free_s: float, speedup: float) -> int:
     """Count the violations of one class that nothing can avoid, from the request ``start`` on.
 
-    It is the first of the class that was not started, and a replica can begin with it at
-    ``free_s``.
+    It is the first of the class that was not started; a replica can begin with it at ``free_s``.
     """
     end = e.first[kind + 1]
     if start >= end:

@@ -26,16 +26,14 @@ class Fluid(NamedTuple):
 
     arrived: FloatArray  # (intervals, steps) requests that have arrived by the end of each step
     due: FloatArray  # (intervals, steps) those of them whose deadline has passed then
-    # (intervals, steps, cores_max) how much of them can be done then, were there a replica for each
-    # of those of the same interval
+    # (intervals, steps, cores_max) how much of them can be done then, a replica for each new one
     startable: FloatArray
     # (intervals, steps, cores_max) those that come and are due within the interval and have too
     # little time for these cores, by the step in which they are due
     hopeless: FloatArray
     # (cores_max,) requests that a replica can serve in an interval in the long run
     served: FloatArray
-    # (cores_max + 1,) how many more it can have served at the end of an interval, by its new cores,
-    # since a quota was written; 0 at first
+    # (cores_max + 1,) what more it can have served since a quota was written, by new cores; 0 first
     ahead: FloatArray
     ahead_awake: FloatArray  # (cores_max + 1,) the same since any moment
     refill: FloatArray  # (cores_max + 1,) how many more than that before an interval's end
@@ -44,8 +42,7 @@ class Fluid(NamedTuple):
     # (replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
     # and leave their cores to the others; see :func:`mixed`
     mixed: FloatArray
-    # (costs,) requests at most that a replica still answers after it was taken away, by what that
-    # costs, rounded down
+    # (costs,) most requests that a replica still answers when taken away, by that cost, floored
     last_batch: FloatArray
     cores_count: IntArray  # (intervals,) 1 where cores count
     start: IntArray  # (intervals,) cores that a replica has cost by the time it is ready, at least
@@ -258,8 +255,7 @@ def _arrived_before(f: Fluid, k: int) -> float:
 @compiled
 def _scale(f: Fluid, k: int) -> None:
     """Let replicas be added at what they have cost by now, and be taken away."""
-    # One that is taken away finishes its batch first, of what has arrived, and holds its cores so
-    # long; what that costs is rounded down.
+    # One that is taken away first finishes a batch of what has arrived, at a cost rounded down.
     for n in range(f.replicas_max):
         for level in range(LEVELS):
             f.origin[n, level] = n * LEVELS + level

@@ -26,13 +26,11 @@ class Comparison:
     """Results, and in which order they are shown."""
 
     episodes: pd.DataFrame
-    """See :func:`sponge_env.run.read.load_results`, as for the other frames. Bounds are like
-    agents."""
+    """See :mod:`sponge_env.run.read`, as for the other frames; bounds are like agents."""
     failures: pd.DataFrame
     agents: Sequence[str]
     shown: Arrangement
-    """Cells, and the agent that the others are compared with. Seeds of a cell that is ``replayed``
-    count as one sample."""
+    """Cells, and the reference. Seeds of a cell that is ``replayed`` count as one sample."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
 

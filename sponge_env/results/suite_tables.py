@@ -2,9 +2,8 @@
 
 A cell is *met* where avoidable violations, mean over the seeds, are at most
 :data:`~sponge_env.metrics.MET`. Cores are compared within a cell, and only where it is met; over
-cells their ratios have a geometric mean. This one score follows from the rows of
-:func:`cell_rows`, which are published, so that anybody can do it again. In CSV rates are per
-request, and times in seconds.
+cells their ratios have a geometric mean. Anybody can do this score again from the published rows of
+:func:`cell_rows`. In CSV rates are per request, and times in seconds.
 """
 
 from collections.abc import Sequence

@@ -22,8 +22,7 @@ from sponge_env.utils.installation import imported as imported
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them in a line
-each; this one itself knows none. ``FILES`` of the first has what follows a file, by the word before
-the colon in ``word:FILE``."""
+each. ``FILES`` of the first has what follows a file, by the word before it in ``word:FILE``."""
 
 
 def known_controllers() -> dict[str, str]:

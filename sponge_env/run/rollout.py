@@ -113,8 +113,7 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     """Let a controller drive a system from time 0 to the end of its episode.
 
     An interrupt (Ctrl-C) ends the episode early, as does a worker, a controller or a sink that
-    cannot go on: the summary is marked partial and still reaches the sinks. The caller closes
-    system and sinks.
+    fails: the partial summary still reaches the sinks. The caller closes system and sinks.
     """
     intervals: list[IntervalMetrics] = []
     partial, failure = False, None
@@ -152,9 +151,8 @@ def play_together(
 ) -> dict[int, Episode]:
     """Let a controller drive the simulated episodes of several seeds at once; return them by seed.
 
-    They are those of :func:`play`, but for the time that decisions took. None are there if the
-    controller does not decide for many, and not those that it would rather be played alone in,
-    or that memory has no room for.
+    They are those of :func:`play`, but for the time that decisions took. Missing are those in which
+    the controller had better play alone, or all if it decides for one only or memory is short.
     """
     spec = make_spec(scenario, profile)
     size = scenario.intervals + rate_rps(scenario, profile) * scenario.duration_s
@@ -198,8 +196,7 @@ def play_together(
 
 def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
     """Reset a controller, which first drives the simulated counterpart of a live system."""
-    # It then has what it compiles or loads while it decides: that takes seconds, in which requests
-    # would be lost, since the clock of a live system runs.
+    # It then has what it compiles or loads, which takes seconds, in which requests would be lost.
     if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
         with suppress(SpongeError):  # it shows again when the controller is in charge
             start(controller, system.spec, seed)
@@ -296,8 +293,7 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
 
 def equally_fast(workload: Workload, base_delay_s: float) -> Workload:
     """Let all transfers have one bandwidth, such that a byte takes as long as before."""
-    # That is the harmonic mean of what the requests saw: a slow second holds a transfer up for
-    # longer than a fast one speeds it up.
+    # The harmonic mean of what they saw: a slow second delays more than a fast one speeds up.
     sent_s, payload_bytes = workload.sent_s, workload.payload_bytes
     transfer_s = workload.arrival_s - sent_s - base_delay_s
     s_per_byte = transfer_s.sum() / max(1.0, payload_bytes.sum())

@@ -14,8 +14,7 @@ A cell is ``<scenario>+<profile>+<start>``. Each file appears whole or not at al
 is there can be trusted after an interruption. What is not there is still to be done.
 
 Results that depend on different things never mix: these are told apart by *fingerprints*. The
-project's code counts by the content of its source files and learned weights, not by its version
-number, which stays the same while somebody works on it.
+project's code counts by the content of its source files and learned weights, not by its version.
 """
 
 import fcntl

@@ -1,7 +1,6 @@
 """What a suite is: agents crossed with *cells*, each a scenario with a profile and a start.
 
-``traces/suites`` holds those that ship, as TOML; an evaluation of one scenario is a suite of
-one cell, made from the command line.
+``traces/suites`` holds those that ship, as TOML; a command line without one makes one of one cell.
 """
 
 import dataclasses
@@ -55,8 +54,7 @@ class AgentEntry:
     tuned: bool = False
     """Whether the options that were tuned for each profile come first, those above on top."""
     constant: Literal["", "training", "hindsight"] = ""
-    """Whether it holds the best constant of each cell, see :mod:`.hindsight`: on training seeds,
-    or on those that are played."""
+    """Whether it holds each cell's best constant on training seeds, or on those that are played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +179,7 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 @cache
 def named_agents() -> Mapping[str, AgentEntry]:
     """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`."""
-    # Where two have a name it is the first's. A policy that a suite pins is left out, for a learner
-    # that is named alone follows its newest.
+    # A name is the first's that has it. Pinned policies are left out: a learner follows its newest.
     first, *others = (load_suite(name).agents for name in NAMES)
     agents = first | {k: v for other in others for k, v in other.items() if k not in first}
     return {
@@ -322,9 +319,8 @@ def arranged(suite: Suite) -> Arrangement:
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     """Return a scenario with changes.
 
-    They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to the
-    new value of one key, which leaves the rest of the table as it is. Whole ones come first; keys
-    of one table change together.
+    They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to that of
+    one key alone. Whole ones come first; keys of one table change together.
     """
     keys: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():

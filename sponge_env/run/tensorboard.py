@@ -56,8 +56,7 @@ _NUMBERS = itertools.count()
 class EventFile:
     """One run's file, laid out as TensorFlow does; events are appended.
 
-    TensorBoard's own writer computes the checksums byte by byte in Python, which takes longer
-    than all the rest of a simulated episode.
+    TensorBoard's own writer computes checksums in Python, which takes longer than an episode.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,9 +91,8 @@ def _checked(data: bytes) -> bytes:
 class TensorBoardSink:
     """Writes one run: scalars, the layout of the custom page, and a row of the table.
 
-    The step is the interval's index. Events are stamped with the start plus the
-    episode's time, so that TensorBoard's relative axis shows the episode's time also
-    where a simulated worker ran faster.
+    The step is the interval's index. Events are stamped with the start plus the episode's time,
+    which TensorBoard's relative axis shows then, also where a simulated worker ran faster.
     """
 
     def __init__(self, folder: Path, trial: str = "") -> None:

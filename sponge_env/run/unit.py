@@ -214,8 +214,7 @@ Unit = AgentUnit | BoundUnit  # Work whose results are kept in a file of their o
 
 def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
     """Yield the bounds that a suite asks for, but of cells that are overloaded all the time."""
-    # The search has no end in them, and the least violations say nothing. Cells with stages have no
-    # bound.
+    # In those the search has no end, and the bound says nothing. Cells with stages have none.
     bounded = [cell for cell in cells(suite) if not cell.stages]
     if not (bounded or suite.agents):
         raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")
@@ -267,8 +266,7 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
 def run_unit(unit: Unit, store: RunStore, requests: bool = False, watched: bool = False) -> None:
     """Run what is missing of a unit and keep it, or as much as there is when it is interrupted.
 
-    With ``requests`` every request is kept. If it is ``watched``, there are TensorBoard events
-    interval by interval and progress on the terminal.
+    With ``requests`` every request is kept; if ``watched``, TensorBoard events and progress shown.
     """
     record, complete = Recorder(store, unit, requests, watched), False
     try:

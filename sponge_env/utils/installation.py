@@ -3,9 +3,8 @@
 In a clone the folders ``agents``, ``baselines`` and ``traces`` lie beside this package. The
 wheel has them within it: other distributions have top-level packages of these names.
 
-Files are data: within a command, a name of a user's own module or of a file that is unpickled may
-become code if it stands on the command line, or with ``--trust``. Python that calls this package
-may import what it likes.
+Files are data: within a command, a user's own module or a file that is unpickled may become code if
+the command line names it, or with ``--trust``. Python that calls this package may import anything.
 """
 
 import ctypes
