@@ -25,9 +25,9 @@ from sponge_env.fidelity.report import load_fidelity
 from sponge_env.results import suite_tables
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
-from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
 from sponge_env.results.suite_tables import read_rows, score_table
+from sponge_env.results.tables import MISSING, Table, markdown, with_block
 from sponge_env.run.store import identity
 from sponge_env.run.suite import cells as suite_cells
 from sponge_env.run.suite import load_suite

@@ -31,7 +31,7 @@ from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, trito
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import onnx_session, run_onnx
-from sponge_env.results.layout import aligned
+from sponge_env.results.tables import aligned
 from sponge_env.serve.load import client as http
 
 Array = NDArray[Any]

@@ -23,7 +23,7 @@ from sponge_env.fidelity import report
 from sponge_env.fidelity.trial import MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Batch, Completion
 from sponge_env.metrics import EpisodeMetrics, column
-from sponge_env.results.layout import terminal
+from sponge_env.results.tables import terminal
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Stage, Variant
 from sponge_env.scenario.profile import LOCAL_MODEL, local_profile_path, save_profile
 from sponge_env.scenario.seeds import stream

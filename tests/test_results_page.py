@@ -18,9 +18,9 @@ from sponge_env.metrics import IntervalMetrics
 from sponge_env.results import drawing
 from sponge_env.results.comparison import load_run
 from sponge_env.results.drawing import COLOURS, STANDARD, moving_mean, plot_comparison, styles_of
-from sponge_env.results.layout import Table, markdown, with_block
 from sponge_env.results.page import _pictures
 from sponge_env.results.suite_tables import read_rows, score_rows
+from sponge_env.results.tables import Table, markdown, with_block
 from sponge_env.run.suite import AgentEntry, load_suite
 
 VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]

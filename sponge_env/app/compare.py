@@ -12,7 +12,7 @@ from sponge_env import cli
 from sponge_env.env.factory import ensure_profile, live_machine, prepare_machine
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
 from sponge_env.metrics import EpisodeMetrics, from_summary
-from sponge_env.results.tables import comparison_table, write_summaries
+from sponge_env.results.tables import comparison_table, terminal, write_summaries
 from sponge_env.run import suite as suites
 from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
@@ -215,7 +215,6 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: Namespace) -> 
     whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
     if simulated and {(episode.agent, episode.seed) for episode in simulated} <= whole:
         from sponge_env.fidelity.report import side_by_side
-        from sponge_env.results.layout import terminal
 
         table, notes = side_by_side(simulated, live)
         print(terminal(table, notes=notes))

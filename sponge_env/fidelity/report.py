@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.metrics import NAN, EpisodeMetrics, column, from_summary, summary
-from sponge_env.results.layout import MISSING, Columns, Table, terminal
+from sponge_env.results.tables import MISSING, Columns, Table, terminal
 from sponge_env.scenario.profile import Profile
 from sponge_env.utils.files import read_json, write_json
 from sponge_env.utils.installation import describe_host, describe_versions

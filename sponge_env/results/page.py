@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from sponge_env.results import suite_tables, tables
 from sponge_env.results.comparison import Cell, Comparison, RunFolder
 from sponge_env.results.drawing import featured_of, png, profile_figure, styles_of, time_series
-from sponge_env.results.layout import Table
 from sponge_env.results.suite_tables import SCORE_NOTE, cell_rows, ratios
 from sponge_env.utils.console import Progress
 
-Titled = tuple[str, Mapping[str, Table]]
+Titled = tuple[str, Mapping[str, tables.Table]]
 """Further tables by their titles, below a note about all of them."""
 
 

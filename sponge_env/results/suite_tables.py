@@ -15,8 +15,7 @@ import pandas as pd
 
 from sponge_env.metrics import CELL, MET, Place, columns
 from sponge_env.results.comparison import Cell, Comparison
-from sponge_env.results.layout import MISSING, Columns, Table, terminal
-from sponge_env.results.tables import spread_text
+from sponge_env.results.tables import MISSING, Columns, Table, spread_text, terminal
 from sponge_env.run.suite import BOUND_AGENTS
 
 CELL_METRICS = (
