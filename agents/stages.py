@@ -150,9 +150,14 @@ class StageProgram:
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
-        chosen = tuple(self._chosen(replicas))
+        chosen = []
+        for k, option in enumerate(self.chain.options()):
+            _, cores_max, batch_max = self.model.tables[k].service_s.shape
+            (row, cores), batch = divmod(option // batch_max, cores_max), option % batch_max
+            variant = self.model.variants[k][row]
+            chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
         fitted = self._spec.fit_stages(chosen, "cores")
-        return Allocation(stages=fitted, feasible=feasible and fitted == chosen)
+        return Allocation(stages=fitted, feasible=feasible and fitted == tuple(chosen))
 
     def solve(self, states: Sequence[StageState], count_late: bool) -> bool:
         """Choose options by dynamic programming; return False if each choice makes some late.
@@ -179,15 +184,6 @@ class StageProgram:
         """Write the options of a stage, see :func:`lay_out`."""
         into = self.chain.any_cores, self.chain.chosen
         return lay_out(self.model.tables[k], state, self.chain.choices, k, late, *into, compete)
-
-    def _chosen(self, replicas: Sequence[int]) -> tuple[StageAllocation, ...]:
-        chosen = []
-        for k, option in enumerate(self.chain.options()):
-            _, cores_max, batch_max = self.model.tables[k].service_s.shape
-            (row, cores), batch = divmod(option // batch_max, cores_max), option % batch_max
-            variant = self.model.variants[k][row]
-            chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
-        return tuple(chosen)
 
 
 def solve_chain(chain: Chain, count_late: bool) -> tuple[int, ...]:

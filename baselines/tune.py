@@ -167,8 +167,7 @@ def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:
     with closing(executor.run(tune_task, work)) as results:
         for done, (task, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
-                reason = f"{result.type}: {result.message}"
-                raise ConfigError(f"{task.agent} failed on {task.profile} ({reason})")
+                raise ConfigError(f"{task.agent} failed on {task.profile} ({result})")
             write(out, task, result)
             progress.show(done, f"{task.agent} on {task.profile}")
     progress.close()

@@ -168,7 +168,7 @@ def train_each(arguments: Namespace, argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt(), contextlib.closing(executor.run(_trained, tasks)) as done:
         for task, result in done:
             if isinstance(result, Failure):
-                raise ConfigError(f"seed {task[-1]} failed ({result.type}: {result.message})")
+                raise ConfigError(f"seed {task[-1]} failed ({result})")
             write_all(own := folder / f"seed-{task[-1]}", result)
             sys.stdout.write(f"policy       {own / POLICY_FILE}\n")
     return 0

@@ -82,10 +82,9 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     with contextlib.closing(executor.run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
-                (program, _, scenario), reason = task, f"{result.type}: {result.message}"
-                if result.type == "ProcessDied":
-                    reason += '; a script that trains needs if __name__ == "__main__":'
-                raise ConfigError(f"{program} failed on {scenario.name} ({reason})")
+                hint = '; a script that trains needs if __name__ == "__main__":'
+                reason = f"{result}{hint * (result.type == 'ProcessDied')}"
+                raise ConfigError(f"{task[0]} failed on {task[2].name} ({reason})")
             results[task] = result
     return [results[task] for task in tasks]
 

@@ -15,7 +15,7 @@ STEPS = {  # What each command is for, and its words
     "train PPO on 400,000 steps, a twentieth of the usual": "train --scenario {scenario} "
     "--steps 400000 --run-dir {folder}/training",
     "compare controllers, simulated and then live": "evaluate --agent {agents} --backend both "
-    "--scenario {scenario} --duration 45 --policy {folder}/training/policy.safetensors "
+    "--scenario {scenario} --duration {seconds:g} --policy {folder}/training/policy.safetensors "
     "--json {folder}/summaries.json --run-dir {folder}/comparison",
 }
 
@@ -32,13 +32,9 @@ def main(argv: Sequence[str]) -> int:
     parser.parse_args(argv)
     for extra in ("live", "train", "report"):
         require_extra(extra, "the demo")
-    folder = new_folder("demo")
-    suite = load_suite("demo")
-    names = {
-        "scenario": suite.cells[0].scenarios[0],
-        "agents": " ".join(suite.agents),
-        "folder": folder,
-    }
+    folder, suite = new_folder("demo"), load_suite("demo")
+    cells, names = suite.cells[0], {"agents": " ".join(suite.agents), "folder": folder}
+    names |= {"scenario": cells.scenarios[0], "seconds": cells.changes["duration_s"]}
     run = imported("sponge_env.__main__:main")
     for number, (what, words) in enumerate(STEPS.items(), start=1):
         words = words.format(**names)

@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,9 +30,8 @@ class _RehearsalEndedError(Exception):
 
 def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what there is to compile, and how that happens."""
-    scenario = replace(load_scenario("paper"), duration_s=2.0)
-    classes = replace(load_scenario("mixed"), duration_s=2.0)
-    for each in (scenario, classes):
+    scenario, mixed = (replace(load_scenario(n), duration_s=2.0) for n in ("paper", "mixed"))
+    for each in (scenario, mixed):
         fixed = Replay([Allocation(4, 4)] * each.intervals)
         yield f"simulated system, {each.name}", partial(_play, each, fixed)
     yield "live system", partial(_rehearse, LiveSystem, scenario, 0)
@@ -59,10 +58,8 @@ def _rehearse(system: Callable[..., object], *arguments: object) -> None:
 
 
 def _batch(scenario: Scenario) -> None:
-    simulator = BatchSimulator([scenario], np.zeros(2, np.int64))
-    for _ in simulator.play(np.arange(2), lambda _: np.ones((2, 3), np.int64)):
-        pass
-    simulator.close()
+    with closing(BatchSimulator([scenario], np.zeros(2, np.int64))) as simulator:
+        list(simulator.play(np.arange(2), lambda _: np.ones((2, 3), np.int64)))
 
 
 def _decide_all(scenario: Scenario) -> None:

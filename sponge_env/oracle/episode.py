@@ -88,7 +88,11 @@ class KnownEpisode(NamedTuple):
 
 def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
     """Collect what is known of an episode; a SpongeError where there is no model of something."""
-    _check(scenario)
+    delay_s, classes = scenario.simulation.actuation_delay_s, len(set(scenario.classes))
+    rule = "0 for the oracle, which takes a resize to act at once"
+    require(delay_s == 0, "simulation.actuation_delay_s", delay_s, rule)
+    rule = f"at most {MAX_CLASSES} for the oracle"
+    require(classes <= MAX_CLASSES, "the number of classes of requests", classes, rule)
     spec = make_spec(scenario, profile)
     boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
     cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
@@ -116,15 +120,6 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
     )
     count_late(e, 1.0)
     return e
-
-
-def _check(scenario: Scenario) -> None:
-    """Refuse what the oracle has no model of."""
-    delay_s, classes = scenario.simulation.actuation_delay_s, len(set(scenario.classes))
-    rule = "0 for the oracle, which takes a resize to act at once"
-    require(delay_s == 0, "simulation.actuation_delay_s", delay_s, rule)
-    rule = f"at most {MAX_CLASSES} for the oracle"
-    require(classes <= MAX_CLASSES, "the number of classes of requests", classes, rule)
 
 
 def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) -> dict[str, Any]:

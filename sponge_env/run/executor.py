@@ -32,6 +32,9 @@ class Failure:
     type: str  # Name of the exception, or ``ProcessDied``
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
 
 class Executor(Protocol):
     """Runs tasks somewhere."""
