@@ -21,10 +21,8 @@ _BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
 _COLD_STARTS_AHEAD = 6
 _KEPT = 600  # Intervals for which a second replica is held after it was last worth its core
 _REMEMBERED = 3600  # Past intervals whose rates are remembered
-_OVERLOAD = 10.0
-"""Cost of each missing core: the CPU lacks it, or the largest allocation is below the rate."""
-_SOON = 1.5
-"""How much later than the soonest a backlog may end, for starting replicas take cores meanwhile."""
+_OVERLOAD = 10.0  # Cost of each missing core, of the CPU or of the largest allocation for the rate
+_SOON = 1.5  # How much later than the soonest a backlog may end: starting replicas take cores
 
 _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """The highest rate of so many seconds, so long ago at most (or two cold starts, if that is longer),
@@ -35,8 +33,7 @@ _RISES_ON, _BY_CHANCE = 3.0, 2.0
 standard deviations of Poisson arrivals: replicas that start in time take no cores from busy ones.
 What it asks for is kept for a cold start, or replicas would be given up as they start."""
 _NEWEST = 3  # Intervals whose highest rate the ready replicas have to serve meanwhile
-_MISSED = 0.02
-"""Share of requests missed that shows too few ready replicas: what cannot be met does not wait."""
+_MISSED = 0.02  # Share missed that shows too few ready replicas: what cannot be met does not wait
 
 _most_cores = inlined(most_cores)
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
@@ -70,8 +67,7 @@ class Fleet(NamedTuple):
     slo_s: float
     cold_start_s: float
     in_pipeline: bool
-    serves_rps: FloatArray
-    """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
+    serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
     value: FloatArray
     """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""

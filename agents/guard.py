@@ -34,8 +34,7 @@ _PAST = {*REMEMBERED, "arrivals_spread"} - {*DEPLOYMENT}
 """Inputs that describe the past demand: a burst ends long before its memory has faded."""
 _MARGIN = 0.25
 """Share of an input's range by which it may exceed that range: extremes are rare in validation."""
-_MARGIN_DRAWN = 0.1
-"""The same for inputs that say which system this is: they are drawn evenly, so none is rare."""
+_MARGIN_DRAWN = 0.1  # The same of inputs that say which system this is: drawn evenly, none is rare
 _MIN_WIDTH = 0.1  # Minimum width of a range, for inputs that never changed
 _DRIFT = {"cold_start": 0.3}
 """Minimum margin of what calibrations of one machine differ in: a third more, or a quarter less."""

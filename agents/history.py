@@ -24,8 +24,7 @@ from .needs import FloatMatrix as FloatMatrix
 ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)  # Time constants of the moving averages of arrivals
 DELAY_TIMES_S = (5.0, 40.0)  # The same of the communication delay
 EXTREME_TIME_S = 60.0  # Time constant with which a maximum or minimum of the past fades
-PEAK_TIME_S = 600.0
-"""The same of the highest mean over the first of the time constants: a peak comes again."""
+PEAK_TIME_S = 600.0  # The same of the highest mean over the first time constant: a peak comes again
 AGES_S = (30.0, 300.0)  # Time constants with which the beginning of an episode is forgotten
 SERVICE_TIME_S = 20.0  # Time constant of the moving average of how long batches take
 BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores", "offered")
@@ -61,8 +60,7 @@ alone are faster than the fit: it says how fast the machine is, but not only tha
 DEPLOYMENT = ("slo", "resize_delay", "cold_start", SERVICE)
 """Inputs that say which system this is, and change little or not at all while it runs."""
 
-FIRST_INTERVALS = 12
-"""Intervals at the beginning in each of which the number of replicas may change."""
+FIRST_INTERVALS = 12  # Intervals at the beginning after each of which the replicas may change
 
 
 @dataclass(frozen=True, slots=True)

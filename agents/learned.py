@@ -47,8 +47,7 @@ class PolicyController(BaseController):
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard
         self._policy: Policy | None = None
-        self._system: tuple[str, str] | None = None
-        """Fingerprint and scenario that the policy was found for."""
+        self._system: tuple[str, str] | None = None  # Fingerprint and scenario of the policy
 
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""

@@ -22,16 +22,13 @@ _POINTS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (4, 1), (4, 4), (16, 1), (16
 _GAINS = (2, 4, 8, 16)  # Cores whose throughput is shown, relative to that of one
 _BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
 _DELAY_SHARE = 0.7  # Share of what a delay leaves of the SLO in which a request is to be served
-_MOST, _MOST_DELAYED = 1.375, 1.25
-"""Cores that count as needed, relative to the most, where all are too few."""
+_MOST, _MOST_DELAYED = 1.375, 1.25  # Cores needed, over the most, where all are too few
 _PEAK_ROOM = 1.15  # A fleet has to serve so many times the highest rate
 _SAVES = 0.97  # A fleet is worth a step if it needs at most this share of the present one's cores
-_WIDTH, _WIDER = 0.6, 0.06
-"""Width of the mark of one core, and how much wider that of each further one is."""
+_WIDTH, _WIDER = 0.6, 0.06  # Width of the mark of one core, and what each further one adds
 
 RATES = ("arrivals_before", *(f"arrivals_mean_{s}s" for s in (3, 10, 60)), "arrivals_most")
-DELAYS = "delay_mean", "delay_max", "delay_most"
-"""Inputs of :mod:`.history` of which needs are computed."""
+DELAYS = "delay_mean", "delay_max", "delay_most"  # Of :mod:`.history`, for which needs are computed
 _FLEETS, _LASTING = ("fewer", "same", "more"), RATES[2:]
 STATIC = (
     *(f"service_{batch}x{cores}" for batch, cores in _POINTS),

@@ -44,8 +44,7 @@ class PolicyInfo:
     inputs: tuple[str, ...]  # Names of the observation's fields that it reads, in order
     steps: int  # Environment steps it was trained for
     seed: int
-    planned: int = 0
-    """Environment steps that the training was to have; 0 in files that do not say so."""
+    planned: int = 0  # Environment steps that the training was to have; 0 if the file does not say
     partial: bool = False  # Whether the training has not come to its end
     command: str = ""  # Command line that made it
     seconds: float = 0.0  # How long that took
@@ -53,8 +52,7 @@ class PolicyInfo:
     every: int = 0  # Intervals after which it may change the number of replicas; never if 0
     score: float | None = None
     """By :func:`agents.learn.phased.score_of`, better when smaller; None if a file lacks it."""
-    median_of: int = 1
-    """Trainings, whose seeds alone differ, of which this one was the median by that score."""
+    median_of: int = 1  # Trainings, by seed, of which this was the median by that score
     replicas: int = 8  # Most replicas of a stage that it asks for; 8 in files that do not say so
     format: int = FORMAT
 

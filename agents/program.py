@@ -31,11 +31,9 @@ _MARGIN_PROBABILITY = 0.9
 class StageTables(NamedTuple):
     """What stays the same of a stage for an episode."""
 
-    service_s: FloatArray
-    """(variants, cores_max, batch_max) seconds to plan a batch with, the margin included."""
+    service_s: FloatArray  # (variants, cores_max, batch_max) seconds of a batch, with the margin
     coefficients_s: FloatArray  # (variants, 4) gamma, epsilon, delta and eta of each latency model
-    loss: FloatArray
-    """(variants,) cores that the accuracy is worth which is lost, compared to the best variant."""
+    loss: FloatArray  # (variants,) cores that lost accuracy is worth, beside the best variant
     group: int  # Tasks of a request to plan for
     before_s: float  # Shortest service of the stages before it
     left_s: float  # Shortest service here and in the stages after: with less a task is hopeless
@@ -50,8 +48,7 @@ class StageState(NamedTuple):
     due_s: FloatArray  # (queued,) when each waiting task is due, ascending
     arrivals_s: FloatArray  # (arrivals, 2) when more will come, and when they are due, overwritten
     ready_s: float  # Seconds until there is a replica
-    running: FloatArray
-    """(replicas, 2) seconds until each replica is free, ascending, and the size of its batch."""
+    running: FloatArray  # (replicas, 2) seconds until each is free, ascending, and its batch's size
     free_s: FloatArray  # (replicas,) the same seconds under an option's cores, overwritten
     variant: int  # Variant and cores in force
     cores: int

@@ -20,16 +20,13 @@ ROUNDING = 1e-9  # Requests, or ticks, that a count may be off by rounding
 _RATE_WINDOWS = 10
 """Past intervals over which the arrival rate is averaged. This and the next were tuned on YOLOv5s
 at 20 requests per second over a 4G trace, with constant, Poisson and bursty arrivals."""
-_RECENT_WINDOWS = 2
-"""Past intervals whose mean rate is the least to expect, so that a step up is followed at once."""
+_RECENT_WINDOWS = 2  # Past intervals whose mean rate is the least to expect, for a step up
 SIGMAS, STAGE_SIGMAS = 1.0, 3.0
 """Standard deviations of the arrivals to be ready for, in their rate and during one batch, of one
 stage and of those of a pipeline: what one of them holds up is missing in the next."""
-_BUDGET_QUANTILE = 0.05
-"""Quantile of the last interval's budgets on arrival that is the lowest expected."""
+_BUDGET_QUANTILE = 0.05  # Quantile of the last interval's budgets that is the lowest expected
 _DELAY_WINDOWS = 5  # Past intervals whose largest mean communication delay may come again
-_INTERVALS_FOR_DISPERSION = 5
-"""With fewer intervals, arrivals are taken to scatter like a Poisson process."""
+_INTERVALS_FOR_DISPERSION = 5  # With fewer intervals, arrivals count as a Poisson process
 SMOOTHED = 5  # Intervals over which a fleet's rates are averaged: queues absorb shorter swings
 _LASTING_PRIOR = 30  # Intervals of experience that the belief in a lasting rate counts for
 _WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]

@@ -21,10 +21,8 @@ from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 from sponge_env.packing import places
 
 _MEMORY_S = 300.0  # What was missed so long ago counts, for a peak comes again
-_ALLOWED = 0.0005
-"""Share of the requests that a constant may have missed, and that the own decisions may."""
-_CAUTION = 1.03
-"""How much longer batches are taken to last than they do: the next peak may be a little higher."""
+_ALLOWED = 0.0005  # Share of requests that a constant may have missed, and the own decisions
+_CAUTION = 1.03  # Batches are taken to last so much longer: the next peak may be higher
 _SLOW = 0.25  # Delay of a resize, relative to an interval, with which a constant is held
 _KNOWN, _JUDGED = 10, 30
 """Intervals after which there is a best constant, and after which the own decisions are judged."""

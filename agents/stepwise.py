@@ -52,8 +52,7 @@ class Form(NamedTuple):
 class StageChoices(NamedTuple):
     """What there is to choose in each stage of a system."""
 
-    sizes: IntArray
-    """(sizes,) batch sizes; of a stage that allows less, those beyond count as the largest."""
+    sizes: IntArray  # (sizes,) batch sizes; beyond what a stage allows, its largest
     counts: IntArray
     """(stages, 4) choices of cores, batch sizes, steps of the replicas, and variants: 0 of these
     where there is nothing to choose, and so no part of an action."""
@@ -61,8 +60,7 @@ class StageChoices(NamedTuple):
     room: NDArray[np.bool_]
     """(stages, situations, cores) which numbers of cores, from 1 on, ready replicas have room for
     beside one for each that starts. One core always is: the machine then has fewer replicas."""
-    moves: NDArray[np.bool_]
-    """(stages, situations, 3) which steps, one down, none or one up, are allowed."""
+    moves: NDArray[np.bool_]  # (stages, situations, 3) allowed steps, one down, none or one up
 
     @classmethod
     def of(cls, spec: SystemSpec, form: Form) -> "StageChoices":
@@ -122,8 +120,7 @@ class PolicyState:
         """(n, ...) what stays the same of each system, see :func:`_known`."""
         self.intervals = np.zeros(count, np.int64)  # (n,) decisions so far
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
-        self.replicas = np.minimum(initial, self.choices.limits[:, 2])
-        """(n, stages) of the last decision."""
+        self.replicas = np.minimum(initial, self.choices.limits[:, 2])  # (n, stages) last
         self._holds_peak = form.holds_peak and first.is_one_model
         nodes = (MAX_TOTAL_CORES,) if self._holds_peak else first.nodes
         self._nodes = np.array([nodes, nodes])  # (2, nodes) cores of each, and memory

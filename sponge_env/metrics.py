@@ -235,15 +235,13 @@ class EpisodeMetrics:
     stages: ByStage = field(default_factory=dict)
 
 
-MET = 0.001
-"""Avoidable violations, as a share of all requests, up to which an objective counts as met."""
+MET = 0.001  # Share of avoidable violations up to which an objective counts as met
 
 Place = Literal["evaluation", "cell", "page", "tensorboard"]
 """Terminal table of one evaluation; table of a suite's cell; only the report's table of it;
 comparison of episodes in TensorBoard."""
 
-SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}
-"""From a metric's own unit to the one that people read."""
+SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}  # From a metric's own unit to that shown
 
 
 @dataclass(frozen=True, slots=True)

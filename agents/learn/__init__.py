@@ -27,8 +27,7 @@ from ..stepwise import Form, StageChoices
 
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
-EVALUATED_FILE = "judged.json"
-"""What the policy that a training keeps reached there, beside the program."""
+EVALUATED_FILE = "judged.json"  # What the policy that a training keeps reached, beside the program
 SETTINGS_FILE = "learn.json"  # Hyper-parameters in a run directory
 FOR_ANY_MODEL: dict[str, Any] = {
     "hidden": "128,128",
@@ -51,8 +50,7 @@ class LearnConfig(Options):
     gamma: float = option(0.99, at_least=0, at_most=1)
     """Discount for one interval; a new replica first costs its cores for a cold start."""
     gae_lambda: float = option(0.95, at_least=0, at_most=1)  # Weight of later steps in an advantage
-    entropy: float = option(0.003, at_least=0)
-    """Weight of the entropy bonus at first; falls linearly to a fifth."""
+    entropy: float = option(0.003, at_least=0)  # Weight of the entropy bonus; falls to a fifth
     hidden: tuple[int, ...] = (64, 64)  # Units of the hidden layers
     evaluations: int = option(32, at_least=1)  # How often the policy is evaluated during training
     evaluation_episodes: int = option(16, at_least=1)

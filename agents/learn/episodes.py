@@ -32,8 +32,7 @@ QUEUE, QUEUED_S = 1 << 13, 10.0
 """Least room for waiting requests, and SLOs of arrivals that fit: beyond, an episode is lost."""
 DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
 OTHERS = 5  # One in so many versions is of another system, if the training is randomised
-LENGTHS = (0.33, 0.7)
-"""Minimum and maximum share of a scenario's duration for which an episode lasts."""
+LENGTHS = (0.33, 0.7)  # Least and largest share of a scenario's duration that an episode lasts
 
 
 class AccuracyCost:
@@ -166,8 +165,7 @@ class Evaluation:
 
     cores: FloatArray  # Mean over all intervals, with the cost of lost accuracy
     violation_rate: FloatArray  # Avoidable violations, as a share of all requests
-    input_range: FloatMatrix | None = None
-    """(2, inputs) minimum and maximum of each input of a policy."""
+    input_range: FloatMatrix | None = None  # (2, inputs) ends of each input of a policy
 
     @classmethod
     def of(cls, sums: FloatArray) -> "Evaluation":

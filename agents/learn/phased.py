@@ -33,13 +33,10 @@ from .ppo import ActorCritic, Transitions, collect, update
 from .programs import Demonstrations, demonstrations, joined, play_program, program_for
 
 RENEWED = 1_200_000  # Steps after which random systems are drawn anew
-AVERAGED = 0.2
-"""Share of the steps, the last ones, over which the weights of the policy are averaged."""
-CRITIC_FIRST = 0.02
-"""Share of the steps in which only the critic learns, whose values are noise at first."""
+AVERAGED = 0.2  # Share of the steps, the last ones, over which the policy's weights are averaged
+CRITIC_FIRST = 0.02  # Share of the steps in which only the critic learns, at first noise
 IMITATION_RATE = 2e-3  # Learning rate of the imitation at first; falls linearly to nothing
-TOLERANCE = 1e-4
-"""Share of the requests by which violations may exceed the program's and still count as no more."""
+TOLERANCE = 1e-4  # Share of the requests by which violations may exceed the program's as no more
 
 
 def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_: None) -> Path:

@@ -21,10 +21,8 @@ from ..stepwise import PER_REPLICA, SITUATIONS, StageChoices
 from . import LearnConfig
 from .episodes import Episodes, Outcomes
 
-MAX_LOGIT = 4.0
-"""Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
-SATURATION = 5.0
-"""Deviations from its mean at which an input begins to saturate: what is rare may be large."""
+MAX_LOGIT = 4.0  # Largest absolute logit of a number of cores, so that none is given up
+SATURATION = 5.0  # Deviations at which an input begins to saturate: what is rare may be large
 CLIP = 0.2  # Largest relative change of an action's probability that an update rewards
 VIOLATION_PRICE = 2000.0
 """What it would cost to miss all requests of a mean interval, if none counted less for many."""

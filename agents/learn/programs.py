@@ -105,8 +105,7 @@ class Demonstrations(NamedTuple):
 
     seen: FloatMatrix
     choices: IntArray  # (n, stages, 4)
-    situations: IntArray
-    """(n, stages) of the replicas requested before, as :class:`.ppo.ActorCritic` counts them."""
+    situations: IntArray  # (n, stages) of the replicas before, as :class:`.ppo.ActorCritic` counts
 
 
 def demonstrations(

@@ -21,11 +21,9 @@ from ..rates import ForecastError
 
 _INTERVALS = 30  # Intervals that are remembered
 _SCATTER_INTERVALS = 60  # Intervals over which the scatter is averaged
-_STALL_ARRIVALS = 4.0
-"""An interval without arrivals means a stalled network where so many were expected."""
+_STALL_ARRIVALS = 4.0  # Arrivals expected in an interval that has none if the network stalls
 _STALL_SLOS = 5.0  # A network that stalls for longer counts as one over which nothing is sent
-_SIGMAS = 3.0
-"""Standard deviations of a Poisson process by which a rate must differ to be another one."""
+_SIGMAS = 3.0  # Deviations of a Poisson process by which a rate must differ to be another one
 _LEAST_SPREAD = 0.05  # Relative uncertainty of a rate however long it was watched
 _FIRST_SWING = 0.4
 _LEAST_SWING = 0.2
@@ -40,8 +38,7 @@ class FlowForecast(NamedTuple):
 
     rate_rps: float  # Requests sent per second
     spread: float  # Standard deviation of the log of that rate
-    scatter: float
-    """Variance over mean of what is sent in an interval: 0 at equal gaps, 1 for Poisson."""
+    scatter: float  # Variance over mean of what an interval sends: 0 at equal gaps, 1 for Poisson
     transfer_s: float  # Time on the way at the bandwidth of now
     typical_s: float  # Time on the way at the bandwidth to which it returns
     swing: float  # Standard deviation of the log of the bandwidth

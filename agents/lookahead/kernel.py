@@ -27,15 +27,13 @@ _STRIDE = 1 / 16  # Share of the cores by which the look-ahead changes them, one
 class Rules(NamedTuple):
     """What stays the same for an episode; prices are in core-seconds."""
 
-    service_s: FloatArray
-    """(stages, variants, cores, batches) seconds of a batch; row ``c - 1``, column ``b - 1``."""
+    service_s: FloatArray  # (stages, variants, cores, batches) seconds; at ``c - 1`` and ``b - 1``
     limits: IntArray
     """(stages, 3) variants, and the largest cores and batch to ask for; more may be in force."""
     loss: FloatArray  # (stages, variants) cores that the accuracy is worth which is lost
     tasks: IntArray  # (stages, draws), see :attr:`.tandem.SamplePath.tasks`
     replicas: IntArray  # (stages,) replicas; each that starts holds one core
-    ready: IntArray
-    """(stages,) those that are ready, which find room on the machine whatever else does."""
+    ready: IntArray  # (stages,) those that are ready, which find room whatever else does
     total_cores: int
     interval_s: float
     delay_s: float  # Time until a decision is in force
@@ -69,11 +67,9 @@ class Decision(NamedTuple):
     rules: Rules
     draws: PathDraws
     scratch: Scratch  # Its ``start`` is read, the rest is overwritten
-    backlog_price: FloatArray
-    """(stages, variants) core-seconds that a task costs which is left at the end."""
+    backlog_price: FloatArray  # (stages, variants) core-seconds that a task costs which is left
     cores_in_force: IntArray  # (stages,)
-    pending: FloatArray
-    """(resizes, 3) when earlier decisions will be in force, ascending, their stage and cores."""
+    pending: FloatArray  # (resizes, 3) when earlier decisions are in force, ascending, stage, cores
     requests: int  # Number of requests that are there
 
 

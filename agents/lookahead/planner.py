@@ -18,19 +18,16 @@ from .paths import draw_paths
 from .service_times import StageTimes, cost_curve, grouped_service_s, in_force, price_of
 from .tandem import TAIL
 
-_OVERDUE = 0.02
-"""Share of its service time that a batch is taken to need still when it should have ended."""
+_OVERDUE = 0.02  # Share of its time that a batch is taken to need when it should have ended
 _PLACES = 512  # Arrivals that each path can hold at first
 _PLAYED, _PLAYED_CORES = 600, 16
 """Requests that are played on each path at most where there are so many cores to choose from,
 and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
 _DRAWS = 1021  # Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
-_SPARE = 0.25
-"""Share of their cores that the ready replicas may give to those that start in any case."""
+_SPARE = 0.25  # Share of their cores that ready replicas may give to starting ones in any case
 _GUARD_MAX = 0.9
-_BACKLOG_PRICE = 1.2
-"""Cost of a request that the look-ahead leaves, over that of serving one more at the rate."""
+_BACKLOG_PRICE = 1.2  # Cost of a request that is left at the end, over that of serving one more
 _LATE_IN_ONE_PLAN = 0.5  # Late requests to expect from which on a plan counts as infeasible
 
 

@@ -16,14 +16,11 @@ from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
 from ..rates import pairwise_sum
 
-RATIO_RANGE = (0.5, 2.0)
-"""Measured service times are believed between these multiples of the profile's."""
-_CAUTION = 1.03
-"""First guess of how much longer batches take than the profile says: single ones scatter."""
+RATIO_RANGE = (0.5, 2.0)  # Multiples of the profile's times that are believed
+_CAUTION = 1.03  # First guess of batches' time over the profile's: single ones scatter
 _PRIOR_S = 2.0  # Service that a guess counts for
 _FORGET = 0.998  # Weight that experience of service times keeps per interval
-_NOTABLE = 0.005
-"""Relative change of service times from which on it is worth to plan with the new ones."""
+_NOTABLE = 0.005  # Relative change of service times that is worth to plan anew
 
 
 def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: int) -> FloatArray:

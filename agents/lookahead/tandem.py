@@ -30,10 +30,8 @@ class Queues(NamedTuple):
 
     due_s: FloatArray
     """(stages, capacity) deadlines; ascending of what waits, head to tail; before, of batches."""
-    marks: IntArray
-    """(stages, 5) head, tail, the next arrival, how many are known, and how many tasks are done."""
-    free_s: FloatArray
-    """(stages, replicas) when each replica takes its next batch; infinite if there is none."""
+    marks: IntArray  # (stages, 5) head, tail, next arrival, how many are known, tasks done
+    free_s: FloatArray  # (stages, replicas) when each takes its next batch; infinite if it is none
     size: IntArray  # (stages, replicas) tasks that it runs
     first: IntArray  # (stages, replicas) place of their first deadline
     ids: IntArray
@@ -49,8 +47,7 @@ class SamplePath(NamedTuple):
     later stages are written as the ones before are served."""
     ids: IntArray  # (stages, places) whose tasks those of the later stages are
     first_id: int  # Of the first to come; those that are there have lower ones
-    tasks: IntArray
-    """(stages, draws) how many tasks of the next stage each in turn leads to; in the last 0."""
+    tasks: IntArray  # (stages, draws) tasks of the next stage that each in turn leads to; last 0
     guard_s: float  # An answer so close before its deadline counts as late in part
     most: IntArray  # (stages,) how many waited at most when a batch was formed, raised
 

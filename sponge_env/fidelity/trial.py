@@ -45,8 +45,7 @@ class Trial:
     kind: Kind
     repetition: int  # Counts from 0; trials of the same one belong together
     summary: EpisodeMetrics
-    cpu_ratio: float
-    """CPU time of the live batches over the profile's at full speed, without rests and pauses."""
+    cpu_ratio: float  # CPU time of live batches over the profile's, without rests and pauses
 
 
 class MeasuredWork:

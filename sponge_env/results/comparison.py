@@ -25,12 +25,10 @@ Cell = tuple[str, str, str]  # Scenario, profile, start
 class Comparison:
     """Results, and in which order they are shown."""
 
-    episodes: pd.DataFrame
-    """See :mod:`sponge_env.run.read`, as for the other frames; bounds are like agents."""
+    episodes: pd.DataFrame  # See :mod:`sponge_env.run.read`, for the others too; with bounds
     failures: pd.DataFrame
     agents: Sequence[str]
-    shown: Arrangement
-    """Cells, and the reference. Seeds of a cell that is ``replayed`` count as one sample."""
+    shown: Arrangement  # Cells and reference; seeds of a ``replayed`` cell are one sample
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
 

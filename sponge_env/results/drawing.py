@@ -27,14 +27,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 NETWORK_COLOUR = "#999999"
 
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
-"""Writes a tick without trailing zeros or powers of ten."""
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # Ticks without trailing zeros
 
 MIN_TICKS = 3  # Fewest numbers on a logarithmic axis
 Runs = Mapping[str, Any]  # By agent, its interval metrics: name to (intervals,) values
 
-LINEAR_UP_TO = 10
-"""Violations so far from which their axis is logarithmic: agents differ by magnitudes."""
+LINEAR_UP_TO = 10  # Violations so far beyond which their axis is logarithmic
 
 VIOLATION_TICKS = (
     (0, *(10**k for k in range(1, 9))), (0, 10, 20, 30, 50, 70),

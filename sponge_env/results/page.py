@@ -15,8 +15,7 @@ from sponge_env.results.drawing import featured_of, png, profile_figure, styles_
 from sponge_env.results.suite_tables import SCORE_NOTE, cell_rows, ratios
 from sponge_env.utils.console import Progress
 
-Titled = tuple[str, Mapping[str, tables.Table]]
-"""Further tables by their titles, below a note about all of them."""
+Titled = tuple[str, Mapping[str, tables.Table]]  # Further tables by title, below a note on all
 
 
 class Picture(NamedTuple):

@@ -35,10 +35,8 @@ class CellGroup:
     """Scenarios crossed with profiles."""
 
     scenarios: tuple[str, ...]  # Shipped scenarios, or TOML files relative to the suite's
-    profiles: tuple[str, ...] = ()
-    """Profiles that take the place of each scenario's own; that one if left out."""
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Changes to the scenarios, see :func:`changed`."""
+    profiles: tuple[str, ...] = ()  # Profiles in place of each scenario's own; that one if left out
+    changes: dict[str, Any] = field(default_factory=dict)  # See :func:`changed`
     traces: Literal["", "bandwidth", "arrivals"] = ""
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
     across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -69,10 +67,8 @@ class Suite:
     seeds: int = option(10, at_least=1)  # Episodes of each agent and cell
     first_seed: int = option(0, at_least=0)
     only: str = "*"  # Pattern of the names of the cells that are played, as :mod:`fnmatch` has it
-    starts: tuple[Start, ...] = ("cold", "warm")
-    """How each scenario starts; results are never mixed."""
-    bounds: tuple[BoundName, ...] = ()
-    """Clairvoyant bounds that are computed for each cell without stages."""
+    starts: tuple[Start, ...] = ("cold", "warm")  # How each scenario starts; never mixed
+    bounds: tuple[BoundName, ...] = ()  # Clairvoyant bounds of each cell without stages
     reference: str = ""  # Agent that the others are compared with; the first if left out
     featured: tuple[str, ...] = ()  # Agents that a report shows where there is no room for all
     cells: tuple[CellGroup, ...] = ()
