@@ -69,10 +69,8 @@ class Fleet(NamedTuple):
     in_pipeline: bool
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
-    value: FloatArray
-    """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""
-    samples: FloatArray
-    """(3, samples) load of each replica under each rate, the cores that it needs, and costs."""
+    value: FloatArray  # (2, sizes) cost of all that follows; then what they serve, backlogs' ends
+    samples: FloatArray  # (3, samples) load of each replica by rate, cores that it needs, costs
 
 
 class Moment(NamedTuple):

@@ -32,12 +32,10 @@ the policy's own decisions, or describe the network: a slow network shows in the
 one does no harm. The bins of the queue by deadline add nothing, and each alone is high at times."""
 _PAST = {*REMEMBERED, "arrivals_spread"} - {*DEPLOYMENT}
 """Inputs that describe the past demand: a burst ends long before its memory has faded."""
-_MARGIN = 0.25
-"""Share of an input's range by which it may exceed that range: extremes are rare in validation."""
+_MARGIN = 0.25  # Share of a range by which an input may exceed it: extremes are rare in validation
 _MARGIN_DRAWN = 0.1  # The same of inputs that say which system this is: drawn evenly, none is rare
 _MIN_WIDTH = 0.1  # Minimum width of a range, for inputs that never changed
-_DRIFT = {"cold_start": 0.3}
-"""Minimum margin of what calibrations of one machine differ in: a third more, or a quarter less."""
+_DRIFT = {"cold_start": 0.3}  # Least margin, for calibrations differ: a third more, a quarter less
 _GROWING = 3  # Intervals in a row in which a hopeless queue has grown
 _CALM_S = 10.0  # Time without alarm after which the policy decides again
 _RECALLED = 120
@@ -50,8 +48,7 @@ class InputRange:
 
     def __init__(self, inputs: int) -> None:
         """Begin with nothing shown."""
-        self.ends: FloatMatrix = np.full((2, inputs), np.inf, np.float32)
-        """(2, inputs) minimum and maximum."""
+        self.ends: FloatMatrix = np.full((2, inputs), np.inf, np.float32)  # (2, inputs)
         self.ends[1] = -np.inf
 
     def widen(self, shown: FloatMatrix) -> None:
@@ -72,8 +69,7 @@ class Guard:
         self._program = SpongeJoint() if scales_out else SpongeMPC()
         self._program.reset(spec, seed=0)
         names = policy.info.inputs
-        self._range = _with_margin(names, policy.input_range)
-        """(2, inputs) range of what the policy may be shown."""
+        self._range = _with_margin(names, policy.input_range)  # (2, inputs) to be shown
         self._places = np.arange(len(names)) if policy.places is None else policy.places
         # In a pipeline a name begins with that of its stage.
         demand = [name for name in _DEMAND if scales_out or name != "cold_start"]

@@ -71,8 +71,7 @@ class InputLayout:
     inputs: tuple[str, ...]  # Names of what a policy sees
     requests: IntArray  # (3,) places of the arrivals and of the mean and longest delay
     stages: IntArray  # (stages, 4) places of each stage's queue, first due bin, cores and replicas
-    needs: IntArray
-    """(13,) places for :func:`.needs.add_needs`; none where there are several stages."""
+    needs: IntArray  # (13,) places for :func:`.needs.add_needs`; none of several stages
 
 
 def layout_of(spec: SystemSpec) -> InputLayout:

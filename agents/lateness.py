@@ -49,8 +49,7 @@ def write_arrivals(state: StageState) -> None:
 class Cores(NamedTuple):
     """What all options share of a variant on some cores."""
 
-    service_s: FloatArray
-    """(batch_max,) seconds of a batch then, and until the decision is in force."""
+    service_s: FloatArray  # (batch_max,) seconds of a batch then; below, until it is in force
     before_s: FloatArray
     settled: int  # Size at which batches settle then, and until the decision is in force
     settled_before: int

@@ -26,8 +26,7 @@ from .stepwise import MAX_REPLICAS, Form
 
 FORMAT = 3  # Version of the file layout
 
-STEPWISE_PARTS = 3
-"""Parts of an action of a stage: cores, batch size, step of the replicas; variant if several."""
+STEPWISE_PARTS = 3  # Of a stage's action: cores, batch size, step of the replicas
 
 ANY_MODEL = "any model"  # In place of a fingerprint: a policy for every system of one model
 POLICY_FILE = "policy.safetensors"  # Its name in a run directory
@@ -75,8 +74,7 @@ class Policy:
     """A tanh network from observation to action logits."""
 
     info: PolicyInfo
-    layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]
-    """(weight, bias) of each layer: (out, in) and (out,)."""
+    layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]  # (weight, bias): (out, in), (out,)
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
     input_range: FloatMatrix | None = None

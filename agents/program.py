@@ -24,8 +24,7 @@ from .rates import ROUNDING, Forecast
 TICKS = 128  # Ticks of an SLO. Latencies are rounded up to them, and budgets down.
 _TASKS_SHARE = 0.9  # Share of the requests whose tasks are planned for, the others have more
 _MAX_TASKS = 256
-_MARGIN_PROBABILITY = 0.9
-"""Probability of a latency below prediction plus margin, by the residuals of the profile's fit."""
+_MARGIN_PROBABILITY = 0.9  # Of a latency below prediction plus margin, by the fit's residuals
 
 
 class StageTables(NamedTuple):
@@ -52,8 +51,7 @@ class StageState(NamedTuple):
     free_s: FloatArray  # (replicas,) the same seconds under an option's cores, overwritten
     variant: int  # Variant and cores in force
     cores: int
-    before_s: FloatArray
-    """(variants, batch_max) seconds of a batch, on average, until the decision is in force."""
+    before_s: FloatArray  # (variants, batch_max) mean seconds of a batch until the decision holds
     replicas: int  # Those that hold cores
     rate_rps: float  # Tasks per second to be ready for
     noise: float  # Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected

@@ -30,8 +30,7 @@ from .rates import ROUNDING, Forecast
 
 _BUSIEST = 0.95  # Utilisation from which on waiting times are taken to grow no more
 _SECOND = 2**30  # Cost of a second of work, where the backlog is to be worked off fast
-_MAX_WORK_S = 2.0**8
-"""... and the longest that is told apart, so that all stages cost less than a late request."""
+_MAX_WORK_S = 2.0**8  # ... and the longest that is told apart, so that a late request costs more
 
 
 class Steady(NamedTuple):

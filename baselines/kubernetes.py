@@ -33,13 +33,10 @@ class HPAConfig(BatchConfig):
     """Options of :class:`HPA`; the defaults are those of Kubernetes."""
 
     target: float = option(0.8, above=0, at_most=1)  # Utilisation of the ready replicas to hold
-    period_s: float = option(15.0, above=0)
-    """Time between two looks at the utilisation, which is averaged over it."""
-    down_window_s: float = option(300.0, at_least=0)
-    """Past time whose highest recommendation bounds scaling in."""
+    period_s: float = option(15.0, above=0)  # Between two looks at the mean utilisation
+    down_window_s: float = option(300.0, at_least=0)  # Time whose highest wish bounds scaling in
     min_replicas: int = option(1, at_least=1)  # Fewest replicas that are held
-    policy_s: float = option(15.0, above=0)
-    """Time in which the replicas may double, or grow by four if that is more."""
+    policy_s: float = option(15.0, above=0)  # Time to double, or to grow by four if that is more
 
 
 class HPA(ArrayController):

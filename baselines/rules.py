@@ -26,8 +26,7 @@ _UP_FACTOR = 1.5  # How many times the cores are held after growing; at least on
 class BatchConfig(Options):
     """Options of the batch size."""
 
-    batch_slo_share: float = option(0.3, above=0, at_most=1)
-    """Share of the SLO within which a batch has to be served."""
+    batch_slo_share: float = option(0.3, above=0, at_most=1)  # Share of the SLO for a batch
 
 
 def batch_size(config: BatchConfig, spec: SystemSpec, cores: Any) -> Any:
@@ -95,8 +94,7 @@ class QueueRuleConfig(BatchConfig):
     """Options of :class:`QueueRule`."""
 
     up_queue: float = option(1.0, above=0)  # Waiting requests per core above which cores are added
-    down_after: int = option(10, at_least=1)
-    """Calm intervals in a row after which one core is released."""
+    down_after: int = option(10, at_least=1)  # Calm intervals in a row after which a core goes
 
 
 class QueueRule(ArrayController):

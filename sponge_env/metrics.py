@@ -371,8 +371,7 @@ INFO = {
 """Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
 _of_info = attrgetter(*INFO)
 _NOTHING: dict[str, Any] = {n: kind(getattr(IntervalMetrics(), n)) for n, kind in INFO.items()}
-NOTHING = IntervalMetrics(**_NOTHING)
-"""Metrics of an interval in which nothing was measured, in the types of the others."""
+NOTHING = IntervalMetrics(**_NOTHING)  # Nothing measured, in the types of the others
 _MAY_BE_UNMEASURED = [name for name, value in _NOTHING.items() if math.isnan(value)]
 
 

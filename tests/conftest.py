@@ -24,8 +24,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A shell's background jobs ignore the first, what nohup starts the second, and so would every
-# process that a test interrupts.
+# A shell's background jobs ignore the first, what nohup starts the second, and so would children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -36,8 +35,7 @@ def _logs_of_sb3(tmp_path_factory):
     os.environ.setdefault("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
 
 
-# Tests of the real worker wait for each other where several are run at the same time; no other
-# test waits for them.
+# Tests of the real worker wait for each other where several run; no other test waits for them.
 cpus.RESERVATIONS.patient = True
 
 

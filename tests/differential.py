@@ -50,8 +50,7 @@ def ledger_of(batch, i):
 def check_equal(scenarios, seeds, replicas_max=None):
     """Run an episode of each scenario under random allocations in all three and compare.
 
-    The single system shows what the reference shows, up to rounding, and the batch simulator what
-    the single system shows, to the bit.
+    The single system shows the reference's, up to rounding, the batch simulator that to the bit.
     """
     batch = simulator(scenarios, obs_dim=JOINT.obs_dim)
     singles = [SimulatedSystem(s, seed) for s, seed in zip(scenarios, seeds, strict=True)]

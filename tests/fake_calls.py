@@ -1,7 +1,6 @@
 """Workers in virtual time that take the inputs of calls and answer them, and clients by a script.
 
-A first stage of several answers with ``[[x, 0], [x, 1], ...]`` to ``[x]``; the last with its input
-plus a half.
+A first stage of several answers ``[[x, 0], [x, 1], ...]`` to ``[x]``; the last its input plus 0.5.
 """
 
 import bisect

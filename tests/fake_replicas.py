@@ -36,8 +36,7 @@ LOAD_S = 0.01  # CPU time that a replica takes until it is ready
 class FakeReplica:
     """A replica without a process. Implements ``Replica``.
 
-    A test makes it :meth:`ready`, lets it :meth:`answer` and :meth:`die`. A willing one is
-    ready from the start and answers at once.
+    A test makes it :meth:`ready`, lets it :meth:`answer` and :meth:`die`; a willing one needs none.
     """
 
     pid = None

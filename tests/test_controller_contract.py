@@ -18,8 +18,7 @@ from sponge_env.run.registry import make_controller
 from sponge_env.simulation.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
-TRAINED = agents.LEARNERS.keys()
-"""These need a policy file; ``test_learn.py`` holds them to the same contract."""
+TRAINED = agents.LEARNERS.keys()  # These need a policy file
 VARIANTS = [
     *((name, {}) for name in sorted(REGISTRY.keys() - TRAINED)),
     ("sponge-ip", {"formulation": "paper"}),

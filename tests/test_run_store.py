@@ -7,7 +7,6 @@ import shlex
 import typing
 from contextlib import suppress
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -180,7 +179,6 @@ def test_a_result_belongs_to_the_profiles_of_all_stages(tmp_path):
     assert fingerprint_with(1.0) == fingerprint_with(1.0, load_cpu_s=3.0) != fingerprint_with(1.1)
 
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = Run("fa2", "paper", "live", 3, "yolov5s", "warm")
 
 INTERVALS = st.builds(

@@ -53,15 +53,12 @@ class LearnConfig(Options):
     entropy: float = option(0.003, at_least=0)  # Weight of the entropy bonus; falls to a fifth
     hidden: tuple[int, ...] = (64, 64)  # Units of the hidden layers
     evaluations: int = option(32, at_least=1)  # How often the policy is evaluated during training
-    evaluation_episodes: int = option(16, at_least=1)
-    """Episodes of each scenario in an evaluation, always the same."""
-    imitations: int = option(4, at_least=1)
-    """Rounds of demonstrations by a program, each but the first where the policy leads."""
+    evaluation_episodes: int = option(16, at_least=1)  # Of each scenario, always the same ones
+    imitations: int = option(4, at_least=1)  # Rounds of demonstrations; the first without a policy
     demonstrations: int = option(12, at_least=1)
     """Episodes of each scenario in a round, every other of another system if randomised. Of random
     systems a round has this many times their number, one episode each."""
-    imitation_epochs: int = option(30, at_least=1)
-    """Passes over all demonstrations so far, after each round."""
+    imitation_epochs: int = option(30, at_least=1)  # Passes over all demonstrations, after each
 
     def __post_init__(self) -> None:
         # Explicit, for a class with slots is made anew and super() would miss it.
@@ -90,8 +87,7 @@ def spec_of(scenario: Scenario) -> SystemSpec:
 class TrainingPlan:
     """One training run."""
 
-    scenarios: tuple[Scenario, ...]
-    """What to train on, of one profile, interval and limits; divided among the environments."""
+    scenarios: tuple[Scenario, ...]  # To train on, of one profile, interval and limits
     steps: int  # Environment steps over all environments, beside those of a run that is resumed
     envs: int
     seed: int

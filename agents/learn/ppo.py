@@ -24,8 +24,7 @@ from .episodes import Episodes, Outcomes
 MAX_LOGIT = 4.0  # Largest absolute logit of a number of cores, so that none is given up
 SATURATION = 5.0  # Deviations at which an input begins to saturate: what is rare may be large
 CLIP = 0.2  # Largest relative change of an action's probability that an update rewards
-VIOLATION_PRICE = 2000.0
-"""What it would cost to miss all requests of a mean interval, if none counted less for many."""
+VIOLATION_PRICE = 2000.0  # Cost of missing all requests of a mean interval, if many counted in full
 SATURATES = 50.0  # Cost beyond which it grows as its logarithm, so that one lost queue is not all
 MIN_TYPICAL = 0.05  # Smallest typical advantage
 _MOST_LOG = 11.0  # Largest logarithm that the critic is believed

@@ -59,8 +59,7 @@ class Flow:
         self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
         self._sizes_differ = False
         self._points: list[tuple[float, float]] = []
-        self.kinds = np.array([[1.0, spec.slo_s]])
-        """(arrivals, 2) relative size and SLO of the newest arrivals."""
+        self.kinds = np.array([[1.0, spec.slo_s]])  # (arrivals, 2) newest relative sizes and SLOs
 
     def observe(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed, at least one has; return what to expect now."""

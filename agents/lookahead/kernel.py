@@ -17,8 +17,7 @@ from .flow import FlowForecast
 from .paths import PathDraws, sample_path
 from .tandem import COMING, LEFT, Queues, SamplePath
 
-VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3
-"""Places in an allocation, in :attr:`Rules.limits` and in :attr:`Scratch.tried`."""
+VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3  # Places in allocations, ``limits`` and ``tried``
 _MOVES = 10  # Ways to change a stage's allocation; see :func:`_move`
 _MOST_TRIED = 512  # Allocations that are tried at most
 _STRIDE = 1 / 16  # Share of the cores by which the look-ahead changes them, one at least
@@ -28,8 +27,7 @@ class Rules(NamedTuple):
     """What stays the same for an episode; prices are in core-seconds."""
 
     service_s: FloatArray  # (stages, variants, cores, batches) seconds; at ``c - 1`` and ``b - 1``
-    limits: IntArray
-    """(stages, 3) variants, and the largest cores and batch to ask for; more may be in force."""
+    limits: IntArray  # (stages, 3) variants, most cores and batch to ask for; more may be in force
     loss: FloatArray  # (stages, variants) cores that the accuracy is worth which is lost
     tasks: IntArray  # (stages, draws), see :attr:`.tandem.SamplePath.tasks`
     replicas: IntArray  # (stages,) replicas; each that starts holds one core
@@ -45,8 +43,7 @@ class Rules(NamedTuple):
 class Scratch(NamedTuple):
     """Arrays to play in, allocated once."""
 
-    start: Queues
-    """Queues at the decision; below, after the next interval and at the end of the look-ahead."""
+    start: Queues  # Queues at the decision; below, later and at the end
     middle: Queues
     end: Queues
     speed: FloatArray  # (intervals,) speed of transfers, the next interval and the look-ahead

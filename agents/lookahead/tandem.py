@@ -34,8 +34,7 @@ class Queues(NamedTuple):
     free_s: FloatArray  # (stages, replicas) when each takes its next batch; infinite if it is none
     size: IntArray  # (stages, replicas) tasks that it runs
     first: IntArray  # (stages, replicas) place of their first deadline
-    ids: IntArray
-    """(stages, capacity) whose task each deadline is; none where a stage alone has requests."""
+    ids: IntArray  # (stages, capacity) whose task each deadline is; none of a single stage
     counted: FloatArray  # (requests,) by how much each has counted as late so far
 
 

@@ -28,8 +28,7 @@ PLACED = record(CROP, BOX)
 COLUMNS = 40  # Columns of the last layer for a crop, and so the most characters in a line
 SAMPLES_EACH = 4  # Images that requests bring, for each number of lines
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
-STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
-"""Of the pixels that detection was trained on."""
+STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]  # Of detection's training
 GREY = 127  # What recognition takes for nothing
 PIXEL = 0.3  # Probability from which a pixel belongs to a line
 LINE = 0.6  # Mean probability within its rectangle from which a region is a line

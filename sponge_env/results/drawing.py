@@ -17,8 +17,7 @@ from sponge_env.metrics import SCALES, IntervalMetrics, axis_label
 from sponge_env.run.suite import load_suite
 from sponge_env.utils.files import replacing
 
-Styles = Mapping[str, Mapping[str, Any]]
-"""Matplotlib's arguments for the lines of each agent, the same in every picture of a report."""
+Styles = Mapping[str, Mapping[str, Any]]  # Of Matplotlib's lines, by agent, in all pictures
 
 STANDARD = "standard-v1"  # Suite whose order of agents all reports keep to
 
@@ -46,8 +45,7 @@ SMOOTHING = 1 / 40  # Share of the episode over which moving means reach
 INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))
 """What happens to every agent: metric, and unit if not its own."""
 
-CHOICES = ("cores", "batch", "replicas_ready")
-"""What an agent chooses. The batch size is that of the first stage."""
+CHOICES = ("cores", "batch", "replicas_ready")  # What an agent chooses; batch of the first stage
 
 ACCURACY = "effective_accuracy"  # Shown where some answers are wrong
 

@@ -19,8 +19,7 @@ from sponge_env.utils import installation
 from sponge_env.utils.installation import ONE_THREAD
 
 Task = TypeVar("Task")
-Work = Callable[[Any], Any]
-"""What is done with a task; a module's function or a partial one, for it is sent by name."""
+Work = Callable[[Any], Any]  # Done with a task; a module's function, or a partial, sent by name
 Results = Generator[tuple[Task, Any], None, None]
 """Tasks with their results, or with a :class:`Failure`, as they end. Closing it stops all."""
 

@@ -26,8 +26,7 @@ MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0  # Mean bandwidths of any network that
 MIN_RPS = 0.1  # Mean rate below which an episode says little
 MUCH_GB = 1.0  # Memory of an episode that a user should know of
 MAX_HOPELESS = 0.9  # Share of hopeless requests
-MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0
-"""Median time between the samples of a bandwidth trace; longest objective that a user waits for."""
+MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0  # Median time between a trace's samples; longest SLO
 MAX_BEGINNING = 1 / 3  # Share of an episode that three cold starts may take
 FEW = 10  # Samples or requests below which a file was written by hand
 NO_MS = "its times are in seconds, not in milliseconds"

@@ -20,8 +20,7 @@ from sponge_env.scenario.toml import from_mapping
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
 """Names of the columns' types."""
 
-EPISODE = (*names(EpisodeMetrics), "stages")
-"""Columns that describe an episode. The last has what was measured of each stage."""
+EPISODE = (*names(EpisodeMetrics), "stages")  # Columns of an episode, and its stages
 
 
 def load_episodes(path: Path) -> list[EpisodeMetrics]:

@@ -41,8 +41,7 @@ horizontal pod autoscaler its last 300 s), so that the cold start is forgotten."
 COUNTED = 30  # Intervals at the end, of whose allocations the most frequent is taken
 _REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: what is met in the evaluation stays unknown
 
-DECISION_LIMIT_S = 60.0
-"""A controller that takes longer on a live system has failed. What it compiles takes less."""
+DECISION_LIMIT_S = 60.0  # A live decision that takes longer, also to compile, has failed
 
 _MOST_TOGETHER = 1 << 20  # Requests or intervals, of all seeds, that are kept in memory at once
 REHEARSED = 5  # Intervals of a rehearsal: enough for requests to wait, and to be forecast

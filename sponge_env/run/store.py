@@ -48,8 +48,7 @@ if TYPE_CHECKING:
 FORMAT = 3  # Version of the folder's layout
 RUNS = Path("runs")  # Where run directories go by themselves
 
-IDENTITY = ("agent", *CELL, "seed")
-"""Columns of the intervals that say which episode they are of; the schema's follow."""
+IDENTITY = ("agent", *CELL, "seed")  # Columns that say of which episode an interval is
 
 _CODE = frozenset({".py", ".npz", ".onnx", ".safetensors"})
 _DEFINITION, _LOCK = "run.json", "lock"
@@ -252,8 +251,7 @@ def read_result(file: Path) -> dict[str, Any]:
     return result
 
 
-_EPISODE = {field.name: str(field.type) for field in declared(EpisodeMetrics)}
-"""Name of the type of each metric of an episode."""
+_EPISODE = {field.name: str(field.type) for field in declared(EpisodeMetrics)}  # Types by name
 
 
 def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:

@@ -49,8 +49,7 @@ class AgentEntry:
 
     controller: str = ""  # Registered name or ``module:Class``; the agent's name if left out
     options: dict[str, Any] = field(default_factory=dict)  # Options of the controller
-    tuned: bool = False
-    """Whether the options that were tuned for each profile come first, those above on top."""
+    tuned: bool = False  # Whether options tuned for each profile come first, below those above
     constant: Literal["", "training", "hindsight"] = ""
     """Whether it holds each cell's best constant on training seeds, or on those that are played."""
 

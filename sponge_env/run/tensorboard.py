@@ -32,11 +32,9 @@ EPISODE_PREFIX = "whole_episode/"
 TOTAL_PREFIX = "total/"
 STAGE_PREFIX = "stages/"
 
-TOTALS = ("violations", "core_seconds")
-"""Interval metrics whose running sums are written too, under the prefix ``total/``."""
+TOTALS = ("violations", "core_seconds")  # Whose running sums are written below ``total/``
 
-IDENTITY = ("agent", "scenario", "backend", "seed", "start")
-"""Episode metrics that name a row of the hyper-parameter table."""
+IDENTITY = ("agent", "scenario", "backend", "seed", "start")  # Of a row of the table
 
 CHARTS = (
     ("SLO violations beside core-seconds since the start", TOTALS, TOTAL_PREFIX),

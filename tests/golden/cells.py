@@ -162,8 +162,7 @@ def episodes(known):
 
 SEQUENCES = 50  # random action sequences
 STEPS = 40
-SEQUENCE_S = 30.0
-"""Length of their episodes: shorter than a sequence, so that the next one begins in it."""
+SEQUENCE_S = 30.0  # Length of their episodes: less than a sequence, so that the next begins in it
 VECTOR_ENVS = 8
 
 

@@ -175,9 +175,8 @@ def keys():
 def subset(recorded):
     """Choose what is checked in every test run.
 
-    Of each cell two agents, one of each start where there are two and four of each where there are
-    stages, those that were seen least so far, the cheapest bound, and from the other files every
-    third entry.
+    Of each cell the two agents seen least so far, one of each start where there are two and four of
+    each where there are stages; the cheapest bound; and of the other files every third entry.
     """
     starts = {}
     for key in recorded["episodes"]:

@@ -48,8 +48,7 @@ def requests_of(workload):
 def batch_in_time(takes_s, left_s, waiting):
     """Return how many requests a batch may have for its first to be in time, 0 if none may.
 
-    Nor may a batch whose throughput is 5 % below that of the full one that there are more than
-    enough requests for.
+    Nor may a batch whose throughput is 5 % below that of a full one, if there are more requests.
     """
     full = min(len(takes_s), waiting)
     size = max((n for n in range(1, full + 1) if takes_s[n - 1] <= left_s), default=0)
