@@ -109,13 +109,16 @@ def own_folder(tmp_path, monkeypatch):
 def refused(own_folder, capsys):
     """Run a command that must end with one sentence and write nothing here; return the sentence."""
 
+    def there():
+        return {path for path in Path().rglob("*") if "__pycache__" not in path.parts}
+
     def run(main, line):
-        before = {*Path().rglob("*")}
+        before = there()
         assert main(line.split()) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert {*Path().rglob("*")} == before, "something was written"
+        assert there() == before, "something was written"
         return error
 
     return run
