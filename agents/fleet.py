@@ -340,8 +340,7 @@ class FleetPlanner:
         self._peak = math.ceil(_PEAK_S / spec.interval_s)
         # A cold start before the one for which a rise is kept, or chance would go beyond all known.
         self._peak_ago = max(math.ceil(_PEAK_AGO_S / spec.interval_s), 2 * self._cold_start)
-        self.overloaded = False
-        """Whether the last answer is more than the ready replicas because those are too few."""
+        self.overloaded = False  # Whether more are asked for as the ready ones are too few
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""

@@ -49,8 +49,7 @@ class PolicyInfo:
     seconds: float = 0.0  # How long that took
     batches: tuple[int, ...] = ()  # Batch sizes that it chooses among (:mod:`.stepwise`)
     every: int = 0  # Intervals after which it may change the number of replicas; never if 0
-    score: float | None = None
-    """By :func:`agents.learn.phased.score_of`, better when smaller; None if a file lacks it."""
+    score: float | None = None  # By :func:`.phased.score_of`, less is better; None if not said
     median_of: int = 1  # Trainings, by seed, of which this was the median by that score
     replicas: int = 8  # Most replicas of a stage that it asks for; 8 in files that do not say so
     format: int = FORMAT
@@ -75,8 +74,7 @@ class Policy:
 
     info: PolicyInfo
     layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]  # (weight, bias): (out, in), (out,)
-    places: IntArray | None = None
-    """(inputs,) where each input stands in the observation; None where it is all of it."""
+    places: IntArray | None = None  # (inputs,) where each stands in what is observed; None: all
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input in validation; None if a file lacks them."""
 

@@ -25,8 +25,7 @@ _ALLOWED = 0.0005  # Share of requests that a constant may have missed, and the 
 _CAUTION = 1.03  # Batches are taken to last so much longer: the next peak may be higher
 _SLOW = 0.25  # Delay of a resize, relative to an interval, with which a constant is held
 _KNOWN, _JUDGED = 10, 30  # Intervals until there is a best constant, and until decisions are judged
-_HELD_S, _LONGEST_S = 600.0, 3600.0
-"""For how long a constant is held; twice as long each time, up to this."""
+_HELD_S, _LONGEST_S = 600.0, 3600.0  # How long a constant is held; twice as long each time, to this
 _RECENT = 10  # Intervals without misses after which a fleet serves the present load
 _BATCH_SHARE, _MOST_THROUGHPUT = 0.4, 0.97
 """A fleet is played with the smallest batch of almost the largest throughput, of those that take

@@ -15,8 +15,7 @@ from sponge_env.utils.installation import imported
 from . import LEARNERS
 
 CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
-FOLLOWED = "--scenario", "--profile", *CONDITIONS
-"""Options that an evaluation of the policy has in common with its training."""
+FOLLOWED = "--scenario", "--profile", *CONDITIONS  # Options that its evaluation has, too
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS  # Options for what a suite defines already
 MACHINES = (16, 8, 16, 32, 16, 4)  # Cores of those on which random systems run, in turn
 STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 40_000_000, 1152

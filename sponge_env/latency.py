@@ -190,11 +190,9 @@ class QuotaService:
     dispatch_s: float  # Wall time per batch outside the limited group (messages, wake-ups)
     dispatch_request_s: float = 0.0  # The same per request (tensors that are copied)
     tick_s: float = 0.004  # Time between two looks of the limiter at what was used, as at 250 Hz
-    wake_s: float | None = None
-    """Extra CPU time of a batch after a rest, on cold caches; if None, it is :attr:`resume_s`."""
+    wake_s: float | None = None  # CPU time that a rest costs a batch; None: :attr:`resume_s`
     resume_s: float = 0.0  # CPU time lost whenever work goes on after the quota was used up
-    loading_contention: float = 1.0
-    """CPU time to load the model when :data:`CONTENDING` replicas do so, relative to one alone."""
+    loading_contention: float = 1.0  # CPU time of loading beside :data:`CONTENDING`, over one alone
 
     def __post_init__(self) -> None:
         values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)

@@ -25,8 +25,7 @@ from ..learned import control_of
 from ..policy import ANY_MODEL, Policy, PolicyInfo
 from ..stepwise import Form, StageChoices
 
-Report = Callable[[int, str], None]
-"""Called with the number of steps done in this run, and how good the policy is in a few words."""
+Report = Callable[[int, str], None]  # Called with the steps done, and how good the policy is
 EVALUATED_FILE = "judged.json"  # What the policy that a training keeps reached, beside the program
 SETTINGS_FILE = "learn.json"  # Hyper-parameters in a run directory
 FOR_ANY_MODEL: dict[str, Any] = {

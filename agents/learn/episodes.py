@@ -28,8 +28,7 @@ from ..policy import Policy, reading
 from ..stepwise import Form, PolicyState
 from . import spec_of
 
-QUEUE, QUEUED_S = 1 << 13, 10.0
-"""Least room for waiting requests, and SLOs of arrivals that fit: beyond, an episode is lost."""
+QUEUE, QUEUED_S = 1 << 13, 10.0  # Least room for requests, and SLOs of arrivals; beyond, it is lost
 DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
 OTHERS = 5  # One in so many versions is of another system, if the training is randomised
 LENGTHS = (0.33, 0.7)  # Least and largest share of a scenario's duration that an episode lasts

@@ -101,8 +101,7 @@ class BandwidthTrace:
     """Piecewise-constant bandwidth that repeats after ``duration_s``."""
 
     start_s: FloatArray  # (n,) start of each sample, ascending from 0; it holds until the next one
-    bandwidth_bytes_per_s: FloatArray
-    """(n,) bandwidth of each sample; infinite in all where there is no transfer time."""
+    bandwidth_bytes_per_s: FloatArray  # (n,) of each sample; all infinite without transfer time
     duration_s: float  # End of the last sample
     cumulative_bytes: FloatArray = field(init=False, repr=False)
     """(n + 1,) bytes delivered from 0 to the start of each sample and to the end."""
