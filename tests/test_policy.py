@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from scenarios import SHORT, episode_of, short
-from tiny_policies import CHOICES, SPEC, STEPWISE, drawn_policy
+from tiny_policies import CHOICES, SCENARIO, SPEC, STEPWISE, drawn_policy
 
 from agents import learned
 from agents.history import INPUTS
 from agents.learn import spec_of
+from agents.learn.episodes import evaluated
 from agents.learned import PolicyController
 from agents.policy import ANY_MODEL, POLICY_FILE, load_policy, save_policy
 from sponge_env import load_scenario
@@ -103,13 +104,9 @@ def test_a_policy_finds_its_inputs_by_their_names(tmp_path):
     policy = dataclasses.replace(drawn_policy(info), input_range=seen)
     order = np.random.default_rng(0).permutation(len(info.inputs))
     (weight, bias), *others = policy.layers
-    names = tuple(info.inputs[k] for k in order)
-    other = dataclasses.replace(
-        policy,
-        info=dataclasses.replace(info, inputs=names),
-        layers=((weight[:, order], bias), *others),
-        input_range=seen[:, order],
-    )
+    moved = dataclasses.replace(info, inputs=tuple(info.inputs[k] for k in order))
+    layers = (weight[:, order], bias), *others
+    other = dataclasses.replace(policy, info=moved, layers=layers, input_range=seen[:, order])
     decisions = []
     for each in (policy, other):
         save_policy(each, path)
@@ -117,6 +114,9 @@ def test_a_policy_finds_its_inputs_by_their_names(tmp_path):
     # Sums of another order differ in their last digits, which decides nothing here.
     assert decisions[0] == decisions[1]
     assert len({each[:2] for each in decisions[0]}) > 1
+    expected, result = (evaluated(each, [SCENARIO], 1) for each in (policy, other))
+    assert result.cores == expected.cores
+    np.testing.assert_array_equal(result.input_range, expected.input_range[:, order])
 
 
 @pytest.mark.parametrize(

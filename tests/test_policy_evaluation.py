@@ -81,16 +81,6 @@ def test_seeds_played_together_end_as_alone(agent, seeds):
         np.testing.assert_equal(*kept)
 
 
-def test_a_policy_finds_its_inputs_wherever_they_stand():
-    policy, order = drawn_policy(), np.random.default_rng(0).permutation(len(INPUTS))
-    (first, bias), *others = policy.layers
-    info = dataclasses.replace(policy.info, inputs=tuple(INPUTS[k] for k in order))
-    moved = dataclasses.replace(policy, info=info, layers=((first[:, order], bias), *others))
-    expected, result = (evaluated(each, [SCENARIO], 1) for each in (policy, moved))
-    assert result.cores == expected.cores
-    np.testing.assert_array_equal(result.input_range, expected.input_range[:, order])
-
-
 def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs():
     cost = AccuracyCost([VARIANTS, SCENARIO])
     # An interval of 30 requests at 30 per second, all answered by the model of 0.7, not 0.9.
