@@ -28,7 +28,8 @@ def take_in(w: World, until_s: float) -> None:
     if settings.arrival_kind == LISTED:
         while env.arrival_s <= until_s:
             request = w.requests[env.sent - 1]
-            offer(w, request.deadline_s, request.payload_bytes, True)
+            entry = pipeline.at(w, request.enters)
+            offer(entry, request.deadline_s, request.payload_bytes, True)
             next_listed(w)
     else:
         while env.arrival_s <= until_s:
@@ -38,7 +39,7 @@ def take_in(w: World, until_s: float) -> None:
 
 @compiled
 def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
-    """Take in the request that has arrived; return False if it is dropped at once."""
+    """Take in the request that has arrived in this stage; return False if it is dropped at once."""
     # That is where there is no room, or where it is not ``welcome``.
     env, metrics = w.env, w.metrics
     delay_s = env.arrival_s - env.sent_s
@@ -46,7 +47,7 @@ def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
     env.delay_max_s = max(env.delay_max_s, delay_s)
     env.payload_sum_bytes += payload_bytes
     # Told on arrival: what a controller does with a request does not make it hopeless.
-    hopeless = due_s - env.arrival_s < w.settings.hopeless_below_s
+    hopeless = due_s - env.arrival_s < w.model.hopeless_below_s
     metrics.offered += 1
     metrics.hopeless += hopeless
     fits = welcome and (not pipeline.staged(w) or pipeline.enter(w, env.sent - 1))

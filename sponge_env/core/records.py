@@ -211,6 +211,7 @@ class Listed:
     tasks: int
     """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
     cancelled: bool  # Whether it was taken back while it ran
+    enters: int  # Place of the stage that it enters
 
 
 class Waiting:

@@ -119,8 +119,9 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
-    fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
-    hopeless = np.mean(budget_s < fastest_s) if budget_s.size else 0
+    profiles = stage_profiles(scenario, profile)
+    fastest_s = np.array([shortest_s(scenario, profiles, k) for k in range(len(profiles))])
+    hopeless = np.mean(budget_s < fastest_s[workload.enters]) if budget_s.size else 0
     if hopeless > MAX_HOPELESS:
         way_s = float(np.median(workload.arrival_s - workload.sent_s))
         yield (
@@ -160,6 +161,8 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
         )
     if rate < MIN_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s{hint}; --rate or --load scales it"
+    if scenario.models:
+        return
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
     limits = scenario.limits
     most_rps, where, load = all_rps, f"on {limits.machine_cores} cores", ""

@@ -7,13 +7,12 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.packing import placed
 from sponge_env.scenario import config
-from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
+from sponge_env.scenario.graph import check_stages, is_set, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import LOCAL_MODEL, load_profile
 from sponge_env.scenario.toml import load_toml, relative_to
@@ -65,8 +64,11 @@ class Scenario:
         fits = self.interval_s <= self.duration_s <= longest_s
         require(fits, "duration_s", self.duration_s, rule)
         shortest_s = self.duration_s / MAX_INTERVALS
-        for name in ("arrivals.burst_dwell_s", "arrivals.flash_every_s", "network.fade_every_s"):
-            value = attrgetter(name)(self)
+        times = {"network.fade_every_s": [self.network.fade_every_s]}
+        own = [kind.arrivals for kind in self.classes if kind.arrivals]
+        for key in ("burst_dwell_s", "flash_every_s"):
+            times[f"arrivals.{key}"] = [getattr(each, key) for each in (self.arrivals, *own)]
+        for name, value in ((name, value) for name, values in times.items() for value in values):
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
         if self.start == "warm":
@@ -81,6 +83,14 @@ class Scenario:
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
         config.check_initial(self.initial, self.limits)
         check_stages(self.stages)
+        first = self.pipeline[0].name
+        entered = {kind.stage or first for kind in self.classes} or {first}
+        entries = {stage.name for stage in self.stages} if is_set(self.stages) else {first}
+        rule = f"of {sorted(entries)}, where requests enter, each in one class at least"
+        require(entered == entries, "classes.stage", sorted(entered), rule)
+        if is_set(self.stages) and not all(kind.arrivals for kind in self.classes):
+            load = self.arrivals.load or self.arrivals.peak
+            require(load is None, "arrivals", load, "in rate_rps for a set of models")
         machine = self.limits.machine
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
@@ -109,6 +119,35 @@ class Scenario:
         pairs = zip(self.stages, initial, strict=True)
         stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
         return dataclasses.replace(self, stages=stages)
+
+    @property
+    def places(self) -> list[int]:
+        """Place of the stage that the requests of each class enter."""
+        names = [stage.name for stage in self.pipeline]
+        return [names.index(kind.stage) if kind.stage else 0 for kind in self.classes]
+
+    @property
+    def models(self) -> list["Scenario"]:
+        """Each of a set of models as a scenario of its own, on the whole machine; else none."""
+        if not is_set(self.stages):
+            return []
+        return [self._model(k) for k in range(len(self.stages))]
+
+    def _model(self, k: int) -> "Scenario":
+        stage, places = self.stages[k], self.places
+        own = [kind for kind, place in zip(self.classes, places, strict=True) if place == k]
+        classes = tuple(dataclasses.replace(kind, stage="") for kind in own)
+        cores, several = self.limits.machine_cores, len(stage.variants) > 1
+        limits = dataclasses.replace(stage.limits, total_cores=cores, nodes=self.limits.nodes)
+        return dataclasses.replace(
+            self,
+            profile=stage.variants[0].profile,
+            slo_s=min(kind.slo_s for kind in own),
+            classes=classes,
+            stages=(dataclasses.replace(stage, after=None),) if several else (),
+            limits=self.limits if several else limits,
+            initial=stage.initial,
+        )
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -143,13 +182,22 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     if isinstance(name_or_path, Scenario):
         return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
-    arrivals, network = scenario.arrivals, scenario.network
-    file = arrivals.file and relative_to(folder, arrivals.file)
+    network = scenario.network
+
+    def with_file(arrivals: config.Arrivals) -> config.Arrivals:
+        file = arrivals.file and relative_to(folder, arrivals.file)
+        return dataclasses.replace(arrivals, file=file)
+
+    classes = [
+        dataclasses.replace(kind, arrivals=kind.arrivals and with_file(kind.arrivals))
+        for kind in scenario.classes
+    ]
     scenario = dataclasses.replace(
         scenario,
         profile=relative_to(folder, scenario.profile),
         stages=tuple(_with_files(folder, stage) for stage in scenario.stages),
-        arrivals=dataclasses.replace(arrivals, file=file),
+        classes=tuple(classes),
+        arrivals=with_file(scenario.arrivals),
         network=dataclasses.replace(network, trace=relative_to(folder, network.trace)),
     )
     return with_own_slo(scenario)

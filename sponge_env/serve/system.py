@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray
+from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core import entry
 from sponge_env.core.batching import is_on_time
 from sponge_env.core.compiled import rows as as_rows
@@ -107,8 +107,9 @@ class ServedSystem(LiveSystem):
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
-        self._arriving: list[tuple[float, float]] = []  # Delay and budget of this interval's calls
-        self._arrivals = np.zeros((2, 0))
+        self._arriving: list[tuple[float, float, int]] = []
+        """Delay, budget and stage entered of this interval's calls."""
+        self._arrivals = np.zeros((3, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
         self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
@@ -136,7 +137,7 @@ class ServedSystem(LiveSystem):
 
     def _rehearse(self) -> None:
         moves = self._arrays, self._metrics
-        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True)
+        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True, 0)
         entry.cancel(*moves, 0, 0.0)
         super()._rehearse()
 
@@ -180,11 +181,12 @@ class ServedSystem(LiveSystem):
         while not self.is_closed:
             self._drive(self._closing_s)
 
-    def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
-        return self._arrivals[0], self._arrivals[1]
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
+        delays_s, budgets_s, enters = self._arrivals
+        return delays_s, budgets_s, enters.astype(np.int64)
 
     def _next_arrivals(self, offered: int) -> None:
-        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 2).T
+        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 3).T
         self._arriving, self._past = [], []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
@@ -259,12 +261,13 @@ class ServedSystem(LiveSystem):
         # Only what waits has a row of its own.
         has_row, row = self._table.free, self._table.next
         times_s = sent_s, now_s, deadline_s
-        self._arriving.append((now_s - sent_s, deadline_s - now_s))
+        self._arriving.append((now_s - sent_s, deadline_s - now_s, 0))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
         own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done, now_s)
         moves, payload_bytes = (self._arrays, self._metrics), float(call.payload_bytes)
-        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, self._ended_s, has_row)
+        decides = self._ended_s, has_row, 0
+        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, *decides)
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s

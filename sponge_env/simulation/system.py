@@ -4,6 +4,7 @@ Simulated and live alike, queue, batches, ledger, measures and view are the core
 runs the batches and knows the time differs.
 """
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray, total
+from sponge_env.arrays import FloatArray, IntArray, total
 from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
-from sponge_env.interfaces import HISTORY, Allocation, RunningBatch, StageView, SystemView
+from sponge_env.interfaces import (
+    HISTORY,
+    Allocation,
+    RunningBatch,
+    StageAllocation,
+    StageView,
+    SystemView,
+)
 from sponge_env.latency import latency_quantile_s
 from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario.option import require
@@ -63,7 +71,8 @@ class System(ABC):
         self._queue_row = self._arrays.queue["row"][0]
         self._stage_fields = self._arrays.stages[0][_STAGE_FIELDS]
         self._deadline_s = self._arrays.requests["deadline_s"][0]
-        self._wanted = allocations(1, len(self.spec.stages))[1]
+        self._numbers, self._wanted = allocations(1, len(self.spec.stages))
+        self._nodes = np.array([self.spec.nodes] * 2)  # and memory
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
         self._over = np.zeros(1, np.bool_)
@@ -89,10 +98,11 @@ class System(ABC):
         setup.room.hold(self.spec, 2 * max(1, self._workload.id.size))
         return list_requests(setup.allocate(1), 0, self._workload)
 
-    def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
-        """Return delays and budgets, (arrived,) each, of the last interval's arrivals."""
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
+        """Return delays, budgets and stages entered, (arrived,) each, of the last interval."""
         arrived = slice(*self._arrived)
-        return self._delays_s[arrived].copy(), self._budgets_s[arrived].copy()
+        delays_s, budgets_s = self._delays_s[arrived].copy(), self._budgets_s[arrived].copy()
+        return delays_s, budgets_s, self._workload.enters[arrived]
 
     def _next_arrivals(self, offered: int) -> None:
         """Note how many have arrived in the interval that is over."""
@@ -154,8 +164,10 @@ class System(ABC):
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
         _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
-        past = *self._last_arrivals(), mean_delays_s, bandwidths
-        view = SystemView(now_s, stages, self._allocation, *past, self._last)
+        delays_s, budgets_s, enters = self._last_arrivals()
+        past = delays_s, budgets_s, mean_delays_s, bandwidths, self._last
+        entered = enters if self.spec.models else None
+        view = SystemView(now_s, stages, self._allocation, *past, entered)
         self._ready = view.ready
         return view
 
@@ -165,7 +177,7 @@ class System(ABC):
         waiting = rows[head & ring :][: tail - head]
         if waiting.size < tail - head:  # the ring's end is in between
             waiting = np.append(waiting, rows[: tail - head - waiting.size])
-        if k == 0:  # those too that were refused as they arrived
+        if k == 0 and not self.spec.models:  # those too that were refused as they arrived
             arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
         else:
             past = np.arange(max(0, self._interval - HISTORY) - 1, self._interval) & (PAST - 1)
@@ -198,8 +210,11 @@ class System(ABC):
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec, self._ready)
         ended = int(self._env["ended"])
-        for k, asked in enumerate(allocation.stages):
-            self._wanted[0, k] = asked
+        self._numbers[0] = allocation.stages
+        if self.spec.models:
+            entry.share(self._arrays, self._metrics, self._numbers, self._nodes)
+            stages = tuple(StageAllocation(*each) for each in self._numbers[0].tolist())
+            allocation = dataclasses.replace(allocation, stages=stages)
         only_worker = self._serve(allocation)
         self._allocation = allocation
         extra = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
