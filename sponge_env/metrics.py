@@ -160,6 +160,10 @@ class StageMetrics:
     throttled_share: float = metric("stage", "Share of core time stopped by the limit.", "less")
 
 
+OF_MODEL = ("offered", "on_time", "late", "failed", "violations", "violation_rate",
+            "avoidable_violation_rate", "latency_p99_s")  # fmt: skip
+"""Metrics of an episode that each of a set of models has, too, of its own requests."""
+
 AVERAGED = {
     **dict.fromkeys(("queued", "running", "cores", "requested_cores", "batch"), ""),
     **dict.fromkeys(("replicas", "replicas_ready", "variant"), ""),
@@ -305,6 +309,9 @@ STAGE_COLUMNS = (
     Column("dropped", "dropped", "", 0),
 )
 """The same of a stage's metrics over an episode."""
+
+MODEL_COLUMNS = tuple(c for c in COLUMNS if c.metric in OF_MODEL)
+"""The same of what only models of a set have."""
 
 
 def column(metric: str) -> Column:

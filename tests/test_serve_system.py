@@ -143,7 +143,7 @@ def test_what_cannot_be_met_is_refused_at_once():
     """The fastest service of one request takes 26 ms here."""
     client = client_of(ONE)
     system = client.system
-    fastest_s = float(system._arrays.settings["hopeless_below_s"][0])
+    fastest_s = float(system._arrays.models["hopeless_below_s"][0, 0])
     for at_s, budget_s in ((0.1, -1.0), (0.2, 0.9 * fastest_s), (0.3, 1.1 * fastest_s)):
         client.submit_at(at_s, budget_s)
     metrics = system.step(Allocation(16, 1))

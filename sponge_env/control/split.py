@@ -6,6 +6,8 @@ deadline less the shares of the longest path after it.
 """
 
 import dataclasses
+import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -75,6 +77,28 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
     waiting_s, alone = stage.queued_deadlines_s - later_s, stage.allocation._replace(variant=0)
     own = dataclasses.replace(stage, queued_deadlines_s=waiting_s, allocation=alone)
     return dataclasses.replace(view, allocation=Allocation(stages=(alone,)), stages=(own,), **seen)
+
+
+def model_view(view: SystemView, k: int, past_s: deque[float]) -> SystemView:
+    """Return what the controller of one of a set of models sees.
+
+    ``past_s`` are the mean delays of the model's own arrivals in the last intervals, to which this
+    view's are added. Of earlier ones those of all models stand there.
+    """
+    own, known = view.enters == k, len(view.mean_delays_s)
+    seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
+    if view.last is not None:
+        mean_s = float(seen["delays_s"].mean()) if own.any() else (past_s or [math.nan])[-1]
+        past_s.append(mean_s)
+        measured = [*view.last.stages.values()][k]
+        shared = {name: measured[name] for name in measured if name in names(IntervalMetrics)}
+        seen["last"] = dataclasses.replace(view.last, **shared, stages={})
+    recent_s = [*past_s][-known:] if known else []
+    before_s = view.mean_delays_s[: known - len(recent_s)]
+    seen["mean_delays_s"] = np.concatenate([before_s, recent_s])
+    alone = Allocation(stages=view.allocation.stages[k : k + 1])
+    stages = view.stages[k : k + 1]
+    return dataclasses.replace(view, stages=stages, allocation=alone, enters=None, **seen)
 
 
 def stage_views(

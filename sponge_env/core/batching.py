@@ -19,6 +19,7 @@ from sponge_env.interfaces import Outcome
 ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
 DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 CANCELLED = int(Outcome.CANCELLED)
+LOST = (LATE, DROPPED, FAILED)
 
 
 @compiled
@@ -97,7 +98,7 @@ def cancel(w: World, row: int, sent_s: float) -> None:
 @compiled
 def _close_cancelled(w: World, row: int, sent_s: float, attempts: int) -> None:
     w.metrics.cancelled += 1
-    _enter_unanswered(w, row, sent_s, CANCELLED, attempts, False)
+    _enter_unanswered(w, row, sent_s, CANCELLED, attempts, False, False)
 
 
 @inlined
@@ -131,25 +132,31 @@ def _drop(w: World, row: int, sent_s: float, hopeless: bool, attempts: int, no_r
     w.metrics.dropped += 1
     w.metrics.overflowed += no_room
     w.metrics.avoidable_violations += not hopeless
-    _enter_unanswered(w, row, sent_s, DROPPED, attempts, no_room)
+    _enter_unanswered(w, row, sent_s, DROPPED, attempts, no_room, hopeless)
 
 
 @compiled
 def _enter_unanswered(
-    w: World, row: int, sent_s: float, outcome: int, attempts: int, overflowed: bool
+    w: World,
+    row: int,
+    sent_s: float,
+    outcome: int,
+    attempts: int,
+    overflowed: bool,
+    hopeless: bool,
 ) -> None:
     """Enter into the ledger how a request ended now that no batch has answered."""
     if w.env.ended < len(w.ledger):
-        entry = _entry(w, row, sent_s, outcome)
+        entry = _entry(w, row, sent_s, outcome, hopeless)
         entry.started_s, entry.finished_s, entry.overflowed = math.nan, w.env.now_s, overflowed
         entry.batch_size, entry.replica, entry.attempts = 0, -1, attempts
 
 
 @inlined
-def _entry(w: World, row: int, sent_s: float, outcome: int) -> LedgerRow:
+def _entry(w: World, row: int, sent_s: float, outcome: int, hopeless: bool) -> LedgerRow:
     entry = w.ledger[w.env.ended]
     w.env.ended += 1
-    entry.row, entry.sent_s, entry.outcome = row, sent_s, outcome
+    entry.row, entry.sent_s, entry.outcome, entry.hopeless = row, sent_s, outcome, hopeless
     entry.stage, entry.accuracy, entry.overflowed = w.place, math.nan, False
     return entry
 
@@ -302,7 +309,7 @@ def _enter(
     attempts: int,
 ) -> None:
     if w.env.ended < len(w.ledger):
-        entry = _entry(w, request.row, request.sent_s, outcome)
+        entry = _entry(w, request.row, request.sent_s, outcome, request.hopeless)
         entry.started_s, entry.finished_s = replica.started_s, finished_s
         entry.batch_size, entry.replica = replica.batch_size, replica.id
         entry.accuracy, entry.attempts = accuracy, attempts

@@ -258,6 +258,7 @@ class LedgerRow:
     stage: int
     accuracy: float  # Of its answer; NaN without
     overflowed: bool
+    hopeless: bool
 
 
 class World(NamedTuple):

@@ -8,14 +8,24 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import deepcopy
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast, get_type_hints
 
+from sponge_env.control.split import model_view
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
-from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
+from sponge_env.interfaces import (
+    HISTORY,
+    Allocation,
+    Controller,
+    StageAllocation,
+    SystemSpec,
+    SystemView,
+)
 from sponge_env.scenario.spec import check_allocation
 from sponge_env.utils.installation import bundled, check_typed, look_here
 from sponge_env.utils.installation import imported as imported
@@ -129,10 +139,42 @@ def _one_line(error: BaseException, plain: bool = True) -> str:
     return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
-    """Reset a controller; whatever it raises becomes a :class:`ControllerError`."""
+def start(controller: Controller, spec: SystemSpec, seed: int) -> Controller:
+    """Reset a controller; whatever it raises becomes a :class:`ControllerError`.
+
+    Returned is who decides: the controller, or one of its kind for each of a set of models.
+    """
     with _named(controller, "reset"):
+        if spec.models and not isinstance(controller, EachModel):
+            controller = EachModel(controller)
         controller.reset(spec, seed)
+    return controller
+
+
+class EachModel:
+    """Controllers of a set of models: one of a kind for each, which sees its model only."""
+
+    # Each may ask for the whole machine, which is shared when that comes into force.
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a controller of its own for each model."""
+        self._models = spec.models
+        self._parts = [start(deepcopy(self._controller), own, seed) for own in spec.models]
+        self._mean_delays_s = [deque[float](maxlen=HISTORY) for _ in spec.models]
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Return what all of them ask for."""
+        answers = []
+        for k, (part, past_s) in enumerate(zip(self._parts, self._mean_delays_s, strict=True)):
+            seen = model_view(view, k, past_s)
+            answers.append(decision(part, seen, self._models[k]))
+        stages = tuple(answer.stages[0] for answer in answers)
+        feasible = all(answer.feasible for answer in answers)
+        guarded = any(answer.guarded for answer in answers)
+        return Allocation(stages=stages, feasible=feasible, guarded=guarded)
 
 
 def decision(

@@ -20,7 +20,15 @@ from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import METRICS
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, over_episode, to_columns
+from sponge_env.metrics import (
+    OF_MODEL,
+    ByStage,
+    EpisodeMetrics,
+    IntervalMetrics,
+    names,
+    over_episode,
+    to_columns,
+)
 from sponge_env.run.registry import decision, start
 from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
@@ -31,7 +39,7 @@ from sponge_env.simulation.batch import BatchSimulator, BatchView
 from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import interval_latencies, summarise_accuracy, summarise_requests
 from sponge_env.simulation.system import SimulatedSystem, System
-from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.traffic import mixed_rps, rate_rps, streams
 from sponge_env.simulation.workload import Workload, draw_workload
 
 SETTLING = 400
@@ -121,7 +129,7 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     limit_s = None if system.limiter == SimulatedSystem.limiter else DECISION_LIMIT_S
     try:
         with system.paused():  # a controller may load or compile something now
-            start_rehearsed(controller, system, run.seed)
+            controller = start_rehearsed(controller, system, run.seed)
         while not system.done:
             view, began_s = system.view(), time.perf_counter()
             allocation = decision(controller, view, system.spec, limit_s)
@@ -196,17 +204,17 @@ def play_together(
     return episodes
 
 
-def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
-    """Reset a controller, which first drives the simulated counterpart of a live system."""
+def start_rehearsed(controller: Controller, system: System, seed: int) -> Controller:
+    """Start a controller, which first drives the simulated counterpart of a live system."""
     # It then has what it compiles or loads while it decides: that takes seconds, in which requests
     # would be lost, since the clock of a live system runs.
     if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
         with suppress(SpongeError):  # it shows again when the controller is in charge
-            start(controller, system.spec, seed)
+            controller = start(controller, system.spec, seed)
             for _ in range(min(REHEARSED, simulated.plan.intervals)):
                 view = simulated.view()
                 simulated.step(decision(controller, view, simulated.spec, DECISION_LIMIT_S))
-    start(controller, system.spec, seed)
+    return start(controller, system.spec, seed)
 
 
 def _summarise(
@@ -252,8 +260,21 @@ def _summarise(
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(intervals["reward"].tolist()),
-        stages=over_episode(intervals),
+        stages=_by_model(over_episode(intervals), ended if spec.models else {}),
     )
+
+
+def _by_model(stages: ByStage, requests: Mapping[str, NDArray[Any]]) -> ByStage:
+    """Add to what was measured of each model what became of its requests."""
+    found = dict(stages)
+    if requests:
+        latency_s = requests["finished_s"] - requests["sent_s"]
+        for k, (stage, measured) in enumerate(stages.items()):
+            own = requests["stage"] == k
+            columns = requests["outcome"][own], latency_s[own], requests["hopeless"][own]
+            counted = summarise_requests(*columns)
+            found[stage] = {**measured, **{name: counted[name] for name in OF_MODEL}}
+    return found
 
 
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:
@@ -273,22 +294,30 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     workload = draw_workload(steady, profile, _REHEARSAL_SEED)
     workload = equally_fast(workload, steady.network.base_delay_s)
     system = SimulatedSystem(steady, _REHEARSAL_SEED, profile, workload)
-    start(controller, system.spec, _REHEARSAL_SEED)
+    controller = start(controller, system.spec, _REHEARSAL_SEED)
     chosen = []
     while not system.done:
-        chosen.append(decision(controller, system.view(), system.spec))
-        system.step(chosen[-1])
+        system.step(decision(controller, system.view(), system.spec))
+        chosen.append(system.allocation)
     frequent = Counter(reversed(chosen[-COUNTED:])).most_common(1)[0][0]
     return system.spec.fitting(frequent)  # all of them are ready at the start
 
 
 def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
     """Return a scenario without bursts, fades and noise: equal gaps at the mean rate."""
+    own, classes = streams(scenario, profile), list(scenario.classes)
+    mixed = sum(kind.share for kind in classes if kind.arrivals is None)
+    for k, kind in enumerate(classes):
+        if own:  # all in one stream now, by their rates
+            rate = mixed_rps(*own.get(k, (scenario, profile)))
+            share = rate if k in own else rate * kind.share / mixed
+            classes[k] = dataclasses.replace(kind, share=share, arrivals=None)
     return dataclasses.replace(
         scenario,
         start="cold",
         duration_s=SETTLING * scenario.interval_s,
         arrivals=Arrivals(kind="constant", rate_rps=rate_rps(scenario, profile)),
+        classes=tuple(classes),
         network=dataclasses.replace(scenario.network, fade_every_s=None),
         simulation=dataclasses.replace(scenario.simulation, noise=0.0),
     )

@@ -143,7 +143,7 @@ class ServingEngine:
     def _started(self, agent: str) -> "Decider":
         """Make a controller that is ready to decide; this may take a while."""
         controller = self._make_controller(agent)
-        start_rehearsed(controller, self._system, 0)
+        controller = start_rehearsed(controller, self._system, 0)
         return Decider(agent, controller, self._system.spec)
 
     def _serve(self) -> None:

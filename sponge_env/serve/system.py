@@ -187,10 +187,11 @@ class ServedSystem(LiveSystem):
 
     def _next_arrivals(self, offered: int) -> None:
         self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 3).T
-        self._arriving, self._past = [], []
+        self._arriving = []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
-        return np.array(self._past, LEDGER_ROW)
+        past, self._past = self._past, []
+        return np.array(past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
         """Return when the interval ends that begins; missed intervals are skipped."""

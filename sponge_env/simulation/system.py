@@ -40,6 +40,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
+_ENDED = ("outcome", "hopeless")
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
@@ -76,7 +77,8 @@ class System(ABC):
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
         self._over = np.zeros(1, np.bool_)
-        self._allocation = self.spec.initial
+        self.allocation = self.spec.initial
+        """What is in force, or comes into force after ``spec.resize_delay_s``."""
         self._interval = 0
         self._history = np.zeros((3, HISTORY))
         self._last: IntervalMetrics | None = None
@@ -162,12 +164,12 @@ class System(ABC):
     def view(self) -> SystemView:
         """Return what a controller sees now."""
         now_s = self._now_s()
-        stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
+        stages = tuple(self._stage_view(k, now_s) for k in range(len(self.allocation.stages)))
         _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
         delays_s, budgets_s, enters = self._last_arrivals()
         past = delays_s, budgets_s, mean_delays_s, bandwidths, self._last
         entered = enters if self.spec.models else None
-        view = SystemView(now_s, stages, self._allocation, *past, entered)
+        view = SystemView(now_s, stages, self.allocation, *past, entered)
         self._ready = view.ready
         return view
 
@@ -187,7 +189,7 @@ class System(ABC):
         return StageView(
             queued_deadlines_s=self._deadline_s[waiting],
             running=self._running(k),
-            allocation=self._allocation.stages[k],
+            allocation=self.allocation.stages[k],
             replicas_ready=ready,
             starting_s=starting_s,
             arrivals=arrivals,
@@ -216,14 +218,14 @@ class System(ABC):
             stages = tuple(StageAllocation(*each) for each in self._numbers[0].tolist())
             allocation = dataclasses.replace(allocation, stages=stages)
         only_worker = self._serve(allocation)
-        self._allocation = allocation
+        self.allocation = allocation
         extra = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
         extra["guarded"] = int(allocation.guarded)
+        self._next_arrivals(int(self._metrics["offered"][0]))
         self._last = last = self._read(ended, extra)
         past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
         self._history[:, :-1] = self._history[:, 1:]
         self._history[:, -1] = past
-        self._next_arrivals(last.offered)
         self._interval += 1
         return last
 
@@ -265,15 +267,16 @@ class System(ABC):
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= extra
-        return IntervalMetrics(**measured, stages=self._measured_stages())
+        return IntervalMetrics(**measured, stages=self._measured_stages(rows))
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         """Return the ledger's rows of the interval that is over, which began at one of them."""
         rows: NDArray[Any] = self._arrays.ledger[0, ended : self._env["ended"]]
         return rows
 
-    def _measured_stages(self) -> dict[str, dict[str, float]]:
+    def _measured_stages(self, ended: NDArray[Any]) -> dict[str, dict[str, float]]:
         """Return what was measured of each stage; nothing where one model is all there is."""
+        # Of a set of models, those ``ended`` in the interval are of the stage where they did.
         if self.spec.is_one_model:
             return {}
         found = {}
@@ -283,6 +286,16 @@ class System(ABC):
                 for variant, answered in zip(stage.variants, row["answered_by"], strict=False):
                     share = answered / values["answered"] if values["answered"] else math.nan
                     values[SHARE + variant.called] = float(share)
+        if self.spec.models:
+            enters = self._last_arrivals()[2]
+            for k, values in enumerate(found.values()):
+                outcome, hopeless = (ended[name][ended["stage"] == k] for name in _ENDED)
+                late, dropped, failed = (int((outcome == lost).sum()) for lost in batching.LOST)
+                values |= {"offered": int((enters == k).sum()), "late": late, "failed": failed}
+                values["on_time"] = int((outcome == batching.ON_TIME).sum())
+                values["violations"] = late + dropped + failed
+                lost = np.isin(outcome, batching.LOST) & ~hopeless
+                values["avoidable_violations"] = int(lost.sum())
         return found
 
 
