@@ -433,8 +433,8 @@ class SystemView:
     last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
     enters: IntArray | None = None
-    """(arrived,) places of the stages that the last interval's arrivals entered, of a set of models;
-    None in all other systems."""
+    """(arrived,) places of the stages that the last interval's arrivals entered; None unless they
+    are a set of models."""
 
     @property
     def first(self) -> StageView:

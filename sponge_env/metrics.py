@@ -161,7 +161,7 @@ class StageMetrics:
 
 
 OF_MODEL = ("offered", "on_time", "late", "failed", "violations", "violation_rate",
-            "avoidable_violation_rate", "latency_p99_s")  # fmt: skip
+            "avoidable_violation_rate")  # fmt: skip
 """Metrics of an episode that each of a set of models has, too, of its own requests."""
 
 AVERAGED = {

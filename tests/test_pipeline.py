@@ -201,7 +201,7 @@ FALLING = config.Variant("x", 0.8), config.Variant("y", 0.7)
         ([("a", {}), ("b", {"after": ("b",)})], "none follows itself"),
         ([("a", {}), ("b", {"after": ("c",)}), ("c", {})], "listed before 'b'"),
         ([("a", {"after": ("b",)}), ("b", {})], "stages.a.after"),
-        ([("a", {}), ("b", {"after": ()})], "only the first stage follows nothing"),
+        ([("a", {}), ("b", {"after": ()})], "where requests enter, each in one class"),
         ([(name, {}) for name in "abcdefghi"], "at most 8"),
         ([("a", {"variants": ()})], "not empty"),
         ([("a", {"variants": (config.Variant("x"), config.Variant("x"))})], "of different names"),

@@ -85,13 +85,13 @@ def model_view(view: SystemView, k: int, past_s: deque[float]) -> SystemView:
     ``past_s`` are the mean delays of the model's own arrivals in the last intervals, to which this
     view's are added. Of earlier ones those of all models stand there.
     """
-    own, known = view.enters == k, len(view.mean_delays_s)
+    own, known = np.equal(view.enters, k), len(view.mean_delays_s)
     seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
     if view.last is not None:
         mean_s = float(seen["delays_s"].mean()) if own.any() else (past_s or [math.nan])[-1]
         past_s.append(mean_s)
         measured = [*view.last.stages.values()][k]
-        shared = {name: measured[name] for name in measured if name in names(IntervalMetrics)}
+        shared: dict[str, Any] = {n: measured[n] for n in measured if n in names(IntervalMetrics)}
         seen["last"] = dataclasses.replace(view.last, **shared, stages={})
     recent_s = [*past_s][-known:] if known else []
     before_s = view.mean_delays_s[: known - len(recent_s)]

@@ -137,13 +137,7 @@ def _drop(w: World, row: int, sent_s: float, hopeless: bool, attempts: int, no_r
 
 @compiled
 def _enter_unanswered(
-    w: World,
-    row: int,
-    sent_s: float,
-    outcome: int,
-    attempts: int,
-    overflowed: bool,
-    hopeless: bool,
+    w: World, row: int, sent_s: float, outcome: int, attempts: int, overflowed: bool, hopeless: bool
 ) -> None:
     """Enter into the ledger how a request ended now that no batch has answered."""
     if w.env.ended < len(w.ledger):

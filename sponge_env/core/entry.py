@@ -109,7 +109,7 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int
 def share(
     arrays: Arrays, metrics: NDArray[Any], asked: NDArray[np.int64], nodes: NDArray[np.int64]
 ) -> None:
-    """Fit what a set of models asks for onto the machine, with arguments as :func:`fit` has them."""
+    """Fit what a set of models asks for onto the machine; arguments are those of :func:`fit`."""
     for i in range(len(asked)):
         share_machine(_world(arrays, i, metrics), asked[i], nodes)
 

@@ -1,9 +1,9 @@
 """A request on its way through several stages: its tasks, where they lead, and its end.
 
-A request enters the first stage, or that of its model, with one task. Each task that is done leads to as many tasks in
-every stage that follows as its fan-out says, at once; a stage that follows several others gets
-one task when all that lead to it are done. The request is answered when its last task is. Where
-there is one stage, a request is its own task, and nothing of this is needed.
+A request enters the first stage, or that of its model, with one task. Each task that is done leads
+to as many tasks in every stage that follows as its fan-out says, at once; a stage that follows
+several others gets one task when all that lead to it are done. The request is answered when its
+last task is. Where there is one stage, a request is its own task, and nothing of this is needed.
 """
 
 from sponge_env.core.compiled import compiled, inlined

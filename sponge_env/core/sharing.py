@@ -1,8 +1,8 @@
 """How a set of models shares a machine that has fewer cores than they ask for together.
 
-A model needs as many cores as keep up with what arrives, and with what waits within its SLO. One
-unit after the other is taken from the model with the least *pressure*: the cores that it needs over
-those that it would still hold.
+A model has to serve what arrives, and what waits within its SLO. Its *pressure* is this rate over
+the one that its replicas can serve. One unit after the other is taken from the model that would
+then be under the least pressure.
 """
 
 import math
@@ -26,32 +26,35 @@ def share_machine(w: World, asked: NDArray[Any], nodes: NDArray[np.int64]) -> No
     while held > nodes[0].sum() or not is_placed(asked, nodes):
         chosen, least, most = 0, math.inf, 0
         for k in range(len(asked)):
-            own = asked[k, 0] * asked[k, 2]
+            own, part = asked[k, 0] * asked[k, 2], _part(asked[k])
             if own > 1:
-                pressure = needed_cores(at(w, k), asked[k]) / (own - _unit(asked[k]))
+                asked[k, part] -= 1
+                pressure = _pressure(at(w, k), asked[k])
+                asked[k, part] += 1
                 if pressure < least or (pressure == least and own > most):
                     chosen, least, most = k, pressure, own
-        held -= _unit(asked[chosen])
-        # A replica, or a core of each, whichever is less.
-        asked[chosen, 2 if asked[chosen, 0] <= asked[chosen, 2] else 0] -= 1
+        part = _part(asked[chosen])
+        held -= asked[chosen, 2 - part]
+        asked[chosen, part] -= 1
 
 
 @inlined
-def _unit(asked: NDArray[Any]) -> int:
-    """Return how many cores a model gives up at a time."""
-    return min(asked[0], asked[2])
+def _part(asked: NDArray[Any]) -> int:
+    """Return of what a unit is given up: replicas, or cores of each, whichever is less."""
+    return 2 if asked[0] <= asked[2] else 0
 
 
 @inlined
-def needed_cores(w: World, asked: NDArray[Any]) -> float:
-    """Return the cores that a model needs, by the time of the batches that it asks for."""
+def _pressure(w: World, asked: NDArray[Any]) -> float:
+    """Return the rate that a model has to serve over the one that it can."""
     stage, last = w.stage, w.env.interval - 1
     rate_rps = (stage.tail - stage.head) / w.model.slo_s
     if last >= 0:
         arrived = stage.arrived[last & (PAST - 1)] - stage.arrived[(last - 1) & (PAST - 1)]
         rate_rps += arrived / w.settings.interval_s
     takes_s = planned_s(w, max(0, asked[3]), asked[1], asked[0])
-    return rate_rps * takes_s * asked[0] / asked[1]
+    pressure: float = rate_rps * takes_s / (asked[1] * asked[2])
+    return pressure
 
 
 @inlined

@@ -6,14 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sponge_env import metrics
-from sponge_env.metrics import (
-    MODEL_COLUMNS,
-    SHARE,
-    STAGE_COLUMNS,
-    ByStage,
-    Column,
-    EpisodeMetrics,
-)
+from sponge_env.metrics import MODEL_COLUMNS, SHARE, STAGE_COLUMNS, ByStage, Column, EpisodeMetrics
 from sponge_env.results.layout import MISSING, Table, terminal
 from sponge_env.utils.files import write_json
 

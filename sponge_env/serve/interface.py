@@ -42,6 +42,7 @@ class Call:
     sent_s: float  # When the client sent it, as far as is known; else when it arrived
     deadline_s: float  # When it has to be answered
     payload_bytes: int  # Size of its body, from which controllers estimate the network
+    stage: int = 0  # Place of the stage that it enters, of a set of models
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,13 +262,13 @@ class ServedSystem(LiveSystem):
         # Only what waits has a row of its own.
         has_row, row = self._table.free, self._table.next
         times_s = sent_s, now_s, deadline_s
-        self._arriving.append((now_s - sent_s, deadline_s - now_s, 0))
+        self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
         own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done, now_s)
         moves, payload_bytes = (self._arrays, self._metrics), float(call.payload_bytes)
-        decides = self._ended_s, has_row, 0
-        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, *decides)
+        known = payload_bytes, self._ended_s, has_row, call.stage
+        late_by_s = entry.offer(*moves, row, ticket, times_s, *known)
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s

@@ -224,9 +224,10 @@ class BatchSimulator:
 
         Of the (n, stages, 4) cores, batches, replicas and variants, or (n, 3) without variants
         where there is one stage, what the machine has no room for is left out, as by
-        :meth:`~sponge_env.interfaces.SystemSpec.fitting`, or :mod:`.core.sharing`. Returned are new arrays: (n, obs_dim)
-        observations and (n,) records of :data:`~sponge_env.core.records.METRICS`, all zeros where
-        the episode was over. An allocation outside the limits is a ConfigError.
+        :meth:`~sponge_env.interfaces.SystemSpec.fitting`, or by :mod:`sponge_env.core.sharing`.
+        Returned are new arrays: (n, obs_dim) observations and (n,) records of
+        :data:`~sponge_env.core.records.METRICS`, all zeros where the episode was over. An
+        allocation outside the limits is a ConfigError.
         """
         if np.ndim(allocations) == 2 and len(self._most) == 1:
             shape: tuple[int, ...] = (self.num_envs, 3)

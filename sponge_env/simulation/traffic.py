@@ -145,9 +145,8 @@ def streams(scenario: Scenario, profile: Profile) -> dict[int, tuple[Scenario, P
     for k, (kind, place) in enumerate(zip(scenario.classes, scenario.places, strict=True)):
         if kind.arrivals is not None:
             model = models[place] if models else scenario
-            own = {"arrivals": kind.arrivals, "classes": (), "slo_s": kind.slo_s}
-            alone = replace(model, **own, network=Network("none"))
-            found[k] = alone, profiles[place][0]
+            model = replace(model, arrivals=kind.arrivals, classes=(), slo_s=kind.slo_s)
+            found[k] = replace(model, network=Network("none")), profiles[place][0]
     return found
 
 
