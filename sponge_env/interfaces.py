@@ -432,9 +432,8 @@ class SystemView:
     """(<= 30,) bandwidth that these arrivals saw (bytes over transfer time), in the same way."""
     last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
-    enters: IntArray | None = None
-    """(arrived,) places of the stages that the last interval's arrivals entered; None unless they
-    are a set of models."""
+    enters: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(arrived,) places of the stages that they entered, of a set of models."""
 
     @property
     def first(self) -> StageView:

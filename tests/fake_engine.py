@@ -37,6 +37,7 @@ class FakeEngine:
 
     def __init__(self, serves=None, answer=sums):
         self.served, self.answer, self.ready = serves or served(), answer, True
+        self.models, self.unloaded = {self.served.name: self.served}, set()
         self.alive, self.followers, self.calls = True, [], []
         self.cancelled = []
         self.agent, self.drained = "static-1", 0
@@ -107,6 +108,15 @@ class FakeEngine:
         if agent not in ("static-1", "static-2"):
             raise ConfigError(f"unknown agent {agent!r}; choose from static-1, static-2")
         self.agent = agent
+
+    def load(self, name):
+        self.unloaded.discard(name)
+
+    def unload(self, name):
+        self.unloaded.add(name)
+
+    def is_loaded(self, name):
+        return name not in self.unloaded
 
     def drain(self, timeout_s):
         with self.changed:

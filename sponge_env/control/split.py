@@ -85,8 +85,9 @@ def model_view(view: SystemView, k: int, past_s: deque[float]) -> SystemView:
     ``past_s`` are the mean delays of the model's own arrivals in the last intervals, to which this
     view's are added. Of earlier ones those of all models stand there.
     """
-    own, known = np.equal(view.enters, k), len(view.mean_delays_s)
+    own, known = view.enters == k, len(view.mean_delays_s)
     seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
+    seen["enters"] = view.enters[:0]
     if view.last is not None:
         mean_s = float(seen["delays_s"].mean()) if own.any() else (past_s or [math.nan])[-1]
         past_s.append(mean_s)
@@ -98,7 +99,7 @@ def model_view(view: SystemView, k: int, past_s: deque[float]) -> SystemView:
     seen["mean_delays_s"] = np.concatenate([before_s, recent_s])
     alone = Allocation(stages=view.allocation.stages[k : k + 1])
     stages = view.stages[k : k + 1]
-    return dataclasses.replace(view, stages=stages, allocation=alone, enters=None, **seen)
+    return dataclasses.replace(view, stages=stages, allocation=alone, **seen)
 
 
 def stage_views(

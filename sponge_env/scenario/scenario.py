@@ -227,6 +227,38 @@ def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
     return dataclasses.replace(stage, variants=tuple(own))
 
 
+def served_name(model: str, scenario: str | None = None) -> str:
+    """Return a model's name for clients: a file's own name, without its folder."""
+    name = model or Path(scenario or "").name
+    return config.as_name(Path(name).stem if Path(name).suffix in (".onnx", ".toml") else name)
+
+
+def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scenario:
+    """Return the scenario that models are served under, several as a set; see :func:`scenario_of`.
+
+    Each of a set has the limits and the objective that it would have alone, on the same machine.
+    """
+    if len(models) < 2:
+        return scenario_of("".join(models), scenario)
+    alone = [with_own_slo(scenario_of(model, scenario)) for model in models]
+    if pipelines := [each.name for each in alone if each.stages]:
+        raise ConfigError(f"{pipelines[0]!r} has stages of its own; serve it alone")
+    stages, classes = [], []
+    for model, own in zip(models, alone, strict=True):
+        limits, variant = dataclasses.replace(own.limits, total_cores=None, nodes=()), own.profile
+        variants, name = (config.Variant(variant),), served_name(model)
+        stages.append(config.Stage(name, variants, (), limits=limits, initial=own.initial))
+        classes.append(config.RequestClass(slo_s=own.slo_s, stage=name))
+    return dataclasses.replace(
+        alone[0],
+        stages=tuple(stages),
+        classes=tuple(classes),
+        slo_s=min(own.slo_s for own in alone),
+        slo_services=None,
+        arrivals=config.Arrivals(rate_rps=1.0),
+    )
+
+
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
     """Return the scenario that a model is served under: the shipped one for it, or a given one.
 

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -36,11 +36,12 @@ class ServingEngine:
     def __init__(
         self,
         system: ServedSystem,
-        served: ServedModel,
+        served: Sequence[ServedModel],
         agent: str,
         make_controller: Callable[[str], Controller],
     ) -> None:
-        self.served = served
+        self.served = served[0]
+        self.models = {each.name: each for each in served}
         self.error: SpongeError | None = None  # Why it stopped by itself
         self._system, self._make_controller = system, make_controller
         self._next: deque[Decider] = deque(maxlen=1)
@@ -127,6 +128,22 @@ class ServingEngine:
     def use(self, agent: str) -> None:
         """Put another controller in charge from the next interval on, or raise ``SpongeError``."""
         self._next.append(self._started(agent))
+
+    def load(self, name: str) -> None:
+        """Take calls of a model again."""
+        self._system.load(self._places(name))
+
+    def unload(self, name: str) -> None:
+        """End a model's calls and take no more until it is loaded; it keeps one core meanwhile."""
+        self._system.unload(self._places(name))
+
+    def is_loaded(self, name: str) -> bool:
+        """Return whether calls of a model are taken, if any are."""
+        return self.models[name].stage not in self._system.unloaded
+
+    def _places(self, name: str) -> range:
+        model = self.models[name]
+        return range(model.stage, model.stage + len(model.stages))
 
     def drain(self, timeout_s: float) -> None:
         """Take no more calls, answer what is left, for so long at most; then stop. Idempotent."""

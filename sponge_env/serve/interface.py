@@ -83,6 +83,7 @@ class ServedModel:
     variants: tuple[str, ...]
     stages: tuple[str, ...]
     queue_max: int = 1024  # Calls that it holds at most, and rows that can be served together
+    stage: int = 0  # Place of the first of its stages, of a set of models
     known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """What clients said of their tensors, by its bytes: most say the same again and again."""
 

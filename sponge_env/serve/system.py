@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +23,21 @@ from sponge_env.core.batching import is_on_time
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.errors import ModelError
-from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
+from sponge_env.interfaces import (
+    Allocation,
+    Batch,
+    Completion,
+    Outcome,
+    StageAllocation,
+    SystemSpec,
+    Worker,
+)
 from sponge_env.live.fleet import HEARTBEAT_S
 from sponge_env.live.system import LiveSystem
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Arrivals, Network, Serving, Variant
+from sponge_env.scenario.graph import is_set
 from sponge_env.scenario.profile import Profile, local_model
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.calls import BatchCounts, Inbox, OpenCall, RowTable, Submitted
@@ -59,8 +69,8 @@ class CallWorker(Worker, Protocol):
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to wait for no more."""
 
-    def bring(self, request: int, tensor: NDArray[Any]) -> None:
-        """Keep the input that a request brings, until it ends."""
+    def bring(self, request: int, tensor: NDArray[Any], stage: int = 0) -> None:
+        """Keep the input that a request brings to a stage, until it ends."""
 
     def take_answers(self, request: int) -> list[NDArray[Any]]:
         """Return the answers to the last stage's tasks, in order, or raise ``ModelError``."""
@@ -74,11 +84,13 @@ def variant_name(variant: Variant) -> str:
 
 def endless(scenario: Scenario) -> Scenario:
     """Return a scenario as it is served: no traffic of its own, and what is late is dropped."""
+    # Of a set of models, classes say which objective each has.
+    classes = (replace(kind, arrivals=None) for kind in scenario.classes)
     return replace(
         scenario,
         duration_s=max(PLANNED_S, 2 * scenario.interval_s),
         start="cold",
-        classes=(),
+        classes=tuple(classes) if is_set(scenario.stages) else (),
         arrivals=Arrivals(kind="constant", rate_rps=1.0),
         network=Network(trace="none", base_delay_s=0.0),
         serving=Serving(drop="unmeetable", order=scenario.serving.order),
@@ -118,6 +130,7 @@ class ServedSystem(LiveSystem):
         self._next_s = -math.inf  # Until when it waits, if it does
         self._error: Exception | None = None  # In another thread than the serving one
         self._dropped = Status.EXPIRED
+        self.unloaded: frozenset[int] = frozenset()  # Stages that take no calls
         super().__init__(endless(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
         self.variants = [tuple(map(variant_name, stage.variants)) for stage in self.plan.pipeline]
@@ -164,6 +177,23 @@ class ServedSystem(LiveSystem):
     def close_by(self, monotonic_s: float) -> None:
         """Serve on until all calls have ended, at most until then."""
         self._closing_s = self.at(monotonic_s)
+
+    def unload(self, stages: Iterable[int]) -> None:
+        """End the calls of some stages, and take no others until they are loaded; in any thread."""
+        self.unloaded |= {*stages}
+        for ticket, call in list(self._by_ticket.items()):
+            if call.stage in self.unloaded:
+                self.inbox.cancel(ticket)
+
+    def load(self, stages: Iterable[int]) -> None:
+        """Take calls for some stages again."""
+        self.unloaded -= {*stages}
+
+    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
+        """See :meth:`System.step`; stages that take no calls keep a replica of one core."""
+        few, idle = StageAllocation(1, 1), self.unloaded
+        stages = (few if k in idle else each for k, each in enumerate(allocation.stages))
+        return super().step(replace(allocation, stages=tuple(stages)), decision_s)
 
     def abandon(self, status: Status) -> None:
         """End all calls that are left with a status, whatever the worker still does."""
@@ -260,15 +290,17 @@ class ServedSystem(LiveSystem):
         if not self._table.free:
             self._look()  # what has just expired
         # Only what waits has a row of its own.
-        has_row, row = self._table.free, self._table.next
+        has_row, row = self._table.free and call.stage not in self.unloaded, self._table.next
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
-        own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done, now_s)
+        own = self._by_ticket[ticket] = OpenCall(
+            ticket, row, now_s, submitted.done, now_s, call.stage
+        )
         moves, payload_bytes = (self._arrays, self._metrics), float(call.payload_bytes)
-        known = payload_bytes, self._ended_s, has_row, call.stage
-        late_by_s = entry.offer(*moves, row, ticket, times_s, *known)
+        decides_s, k = self._ended_s, call.stage
+        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, decides_s, has_row, k)
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
@@ -276,7 +308,7 @@ class ServedSystem(LiveSystem):
             self._end_call(own, refusal)
             return math.inf
         self._table.hold(own)
-        self.worker.bring(ticket, call.tensor)
+        self.worker.bring(ticket, call.tensor, call.stage)
         self._waiting = True
         return deadline_s
 
@@ -284,7 +316,10 @@ class ServedSystem(LiveSystem):
         self._look()  # it may just have ended: clients cancel when a deadline passes
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
-            self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
+            status, reason = Status.CANCELLED, ""
+            if call.stage in self.unloaded:
+                status, reason = Status.STOPPED, "its model was unloaded"
+            self._end_call(call, Reply(status, finished_s=self.stamp(now_s), reason=reason))
 
     def _start(self, k: int) -> bool:
         return self._waiting and super()._start(k)

@@ -168,8 +168,7 @@ class System(ABC):
         _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
         delays_s, budgets_s, enters = self._last_arrivals()
         past = delays_s, budgets_s, mean_delays_s, bandwidths, self._last
-        entered = enters if self.spec.models else None
-        view = SystemView(now_s, stages, self.allocation, *past, entered)
+        view = SystemView(now_s, stages, self.allocation, *past, enters)
         self._ready = view.ready
         return view
 

@@ -1,6 +1,6 @@
 """The metrics of a server in Prometheus' format."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from types import SimpleNamespace
 
@@ -23,33 +23,50 @@ def exposition(metrics: ServerMetrics) -> bytes:
 
 
 def _families(m: ServerMetrics) -> Iterator[core.Metric]:
-    yield from _counted_families(m)
-    info = {"version": __version__, "model": m.served.name}
+    models = {each.served.name: each for each in (m, *m.others)}
+    yield from _counted_families(m, models)
+    info = {"version": __version__, "model": ", ".join(models)}
     yield core.InfoMetricFamily("sponge_server", "What serves which model.", value=info)
-    yield _gauge("slo_seconds", "SLO of calls that state none.", m.served.default_slo_s)
+    slo = core.GaugeMetricFamily(
+        "sponge_slo_seconds", "SLO of calls that state none.", labels=["model"]
+    )
+    for name, each in models.items():
+        slo.add_metric([name], each.served.default_slo_s)
+    yield slo
     if m.snapshot is not None:
-        yield from _snapshot_families(m.served.stages, m.snapshot)
+        stages = [stage for each in models.values() for stage in each.served.stages]
+        yield from _snapshot_families(stages, m.snapshot)
     if pods := m.resizes():
         yield from _pod_families(pods)
 
 
-def _counted_families(m: ServerMetrics) -> Iterator[core.Metric]:
-    yield _counters("requests", "Calls that have ended, by outcome.", "outcome", m.outcomes)
+def _counted_families(
+    m: ServerMetrics, models: Mapping[str, ServerMetrics]
+) -> Iterator[core.Metric]:
+    outcomes = {name: each.outcomes for name, each in models.items()}
+    yield _counters("requests", "Calls that have ended, by outcome.", "outcome", outcomes)
     latency = "End-to-end latency of answers, from when the client sent the request."
-    yield _histogram("latency_seconds", latency, m.latency)
+    yield _histograms("latency_seconds", latency, {n: each.latency for n, each in models.items()})
     share = "Latency of answers relative to the SLO of each call; 1 is the deadline."
-    yield _histogram("slo_used_ratio", share, m.slo_used)
-    answers = dict.fromkeys(m.served.variants, 0) | m.answers
+    yield _histograms("slo_used_ratio", share, {n: each.slo_used for n, each in models.items()})
+    answers = {n: dict.fromkeys(m.served.variants, 0) | m.answers for n, m in models.items()}
     yield _counters("answers", "Answers by the model variant.", "variant", answers)
-    yield _batch_sizes(m)
+    yield _batch_sizes(models.values())
     rejected = "Requests that were invalid, not allowed or too many, by HTTP status."
-    rejections = {str(status): count for status, count in sorted(m.rejections.items())}
-    yield _counters("rejected_requests", rejected, "status", rejections)
+    rejections = core.CounterMetricFamily("sponge_rejected_requests", rejected, labels=["status"])
+    for status in sorted(set().union(*(each.rejections for each in models.values()))):
+        counts = (each.rejections[status] for each in models.values())
+        rejections.add_metric([str(status)], sum(counts))
+    yield rejections
     clamped = "Requests with a time of the client's clock that is wrong, or seems to be."
-    yield core.CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
-    yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
+    clamped_clocks = sum(each.clamped_clocks for each in models.values())
+    yield core.CounterMetricFamily("sponge_clamped_clocks", clamped, clamped_clocks)
+    decisions = "Wall time of the controller's decisions."
+    buckets, total = _buckets(m.decisions), m.decisions.total
+    yield core.HistogramMetricFamily("sponge_decision_seconds", decisions, buckets, total)
+    not_finite = sum(each.not_finite for each in models.values())
     for name, text, value in (
-        ("nan_requests", "Requests that hold NaN or infinity.", m.not_finite),
+        ("nan_requests", "Requests that hold NaN or infinity.", not_finite),
         ("infeasible_decisions", "Decisions that met no budget on paper.", m.infeasible),
         ("restarts", "Replicas restarted after a crash.", m.restarts),
         ("core_seconds", "Core units held, over time.", m.core_s),
@@ -61,20 +78,21 @@ def _counted_families(m: ServerMetrics) -> Iterator[core.Metric]:
         yield core.CounterMetricFamily(f"sponge_{name}", text, value)
 
 
-def _batch_sizes(m: ServerMetrics) -> core.Metric:
-    largest = m.served.batch_max
-    edges = sorted({largest, *(2**power for power in range(largest.bit_length()))})
+def _batch_sizes(models: Iterable[ServerMetrics]) -> core.Metric:
     text = "Size of the batches that ended with answers."
     family = core.HistogramMetricFamily("sponge_batch_size", text, labels=["stage"])
-    for stage, batches in zip(m.served.stages, m.batches(), strict=False):
-        histogram = Histogram(edges)
-        for each in batches:
-            histogram.add(each.size, each.ended)
-        family.add_metric([stage], _buckets(histogram), histogram.total)
+    for m in models:
+        largest = m.served.batch_max
+        edges = sorted({largest, *(2**power for power in range(largest.bit_length()))})
+        for stage, batches in zip(m.served.stages, m.batches(), strict=False):
+            histogram = Histogram(edges)
+            for each in batches:
+                histogram.add(each.size, each.ended)
+            family.add_metric([stage], _buckets(histogram), histogram.total)
     return family
 
 
-def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[core.Metric]:
+def _snapshot_families(names: Sequence[str], now: Snapshot) -> Iterator[core.Metric]:
     yield core.InfoMetricFamily("sponge_agent", "Controller in charge.", value={"agent": now.agent})
     yield _gauge("ready", "1 while calls are taken.", now.ready)
     yield _gauge("uptime_seconds", "Time since the server began.", now.now_s)
@@ -117,16 +135,21 @@ def _gauge(name: str, text: str, value: float) -> core.Metric:
     return core.GaugeMetricFamily(f"sponge_{name}", text, float(value))
 
 
-def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> core.Metric:
-    family = core.CounterMetricFamily(f"sponge_{name}", text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
+def _counters(
+    name: str, text: str, label: str, by_model: Mapping[str, Mapping[str, int]]
+) -> core.Metric:
+    family = core.CounterMetricFamily(f"sponge_{name}", text, labels=["model", label])
+    for model, values in by_model.items():
+        for value, count in values.items():
+            family.add_metric([model, value], count)
     return family
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> core.Metric:
-    buckets, total = _buckets(histogram), histogram.total
-    return core.HistogramMetricFamily(f"sponge_{name}", text, buckets=buckets, sum_value=total)
+def _histograms(name: str, text: str, by_model: Mapping[str, Histogram]) -> core.Metric:
+    family = core.HistogramMetricFamily(f"sponge_{name}", text, labels=["model"])
+    for model, histogram in by_model.items():
+        family.add_metric([model], _buckets(histogram), histogram.total)
+    return family
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

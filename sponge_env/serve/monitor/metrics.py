@@ -61,8 +61,13 @@ class ServerMetrics:
         wall: Callable[[], float] = time.time,
         batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
         resizes: Callable[[], Resizes | None] = lambda: None,
+        others: Sequence["ServerMetrics"] = (),
     ) -> None:
-        """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's."""
+        """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's.
+
+        Of a set of models the first counts what is not of one model, and knows the ``others``.
+        """
+        self.others = others
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.resizes = resizes
         self.outcomes = dict.fromkeys(OUTCOMES, 0)  # Of calls, which are rows of clients' batches
@@ -136,9 +141,12 @@ class ServerMetrics:
             return True
 
     def counts(self) -> dict[str, int]:
-        """Return how many calls have ended in each way."""
+        """Return how many calls have ended in each way, of all models."""
         with self.lock:
-            return dict(self.outcomes)
+            counts = dict(self.outcomes)
+        for other in self.others:
+            counts = {name: count + other.outcomes[name] for name, count in counts.items()}
+        return counts
 
     def statistics(self) -> dict[str, Any]:
         """Return an element of ``model_stats`` of Triton's extension of statistics."""

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("sponge_env")
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy",
+              "model_repository")  # fmt: skip
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
 Headers = Mapping[bytes, bytes]  # By lower-case name
 MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
@@ -42,11 +43,18 @@ class Front:
     """The engine, as front ends use it."""
 
     def __init__(
-        self, engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics
+        self,
+        engine: "ServingEngine",
+        options: ServeOptions,
+        metrics: ServerMetrics,
+        memory: Memory | None = None,
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
-        self.served = engine.served
-        self.memory = Memory(options.max_held_bytes)
+        self.served = metrics.served
+        self.memory = memory or Memory(options.max_held_bytes)
+        others = [Front(engine, options, each, self.memory) for each in metrics.others]
+        self.fronts = {front.served.name: front for front in (self, *others)}
+        """Those of all models, by their names, from the first one's; of others only their own."""
         self._token = options.token.encode() if options.token else None
 
     def check_token(self, headers: Headers) -> None:
@@ -59,12 +67,36 @@ class Front:
         if scheme.lower() != b"bearer" or not equal:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
-    def check_model(self, name: str, version: str = "") -> None:
-        """Raise a WireError unless this model is served in this version; empty is any version."""
-        if name != self.served.name:
-            raise WireError(f"there is no model {brief(name)}; it is {self.served.name!r}", 404)
+    def of(self, name: str, version: str = "", loaded: bool = True) -> "Front":
+        """Return the front of a model, or raise a WireError if it is not served in this version.
+
+        An empty version is any. One that is not loaded is an error where it has to be.
+        """
+        front = self.fronts.get(name)
+        if front is None:
+            known = ", ".join(map(repr, self.fronts))
+            raise WireError(f"there is no model {brief(name)}; it is {known}", 404)
         if version not in ("", VERSION):
             raise WireError(f"there is no version {brief(version)}; it is {VERSION!r}", 404)
+        if loaded and not self.engine.is_loaded(name):
+            raise WireError(f"the model {name!r} is not loaded", 404)
+        return front
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests for the model are taken."""
+        return self.engine.ready and self.engine.is_loaded(self.served.name)
+
+    def switch(self, name: str, on: bool) -> dict[str, Any]:
+        """Load or unload a model; return the answer, which is empty, or raise a WireError."""
+        self.of(name, loaded=False)
+        (self.engine.load if on else self.engine.unload)(name)
+        return {}
+
+    def statistics(self, every: bool) -> dict[str, Any]:
+        """Return Triton's statistics of the model, or of every one."""
+        fronts = self.fronts.values() if every else [self]
+        return {"model_stats": [front.metrics.statistics() for front in fronts]}
 
     def server_metadata(self) -> dict[str, Any]:
         """Return name, version and extensions of the server, as plain JSON values."""
@@ -113,11 +145,15 @@ class Front:
         }
 
     def index(self) -> list[dict[str, Any]]:
-        """Return the list of models, which is one."""
-        state = {"state": "READY"}
-        if not self.engine.ready:
-            state = {"state": "UNAVAILABLE", "reason": "the server drains"}
-        return [{"name": self.served.name, "version": VERSION, **state}]
+        """Return the list of models."""
+        models = []
+        for name, front in self.fronts.items():
+            state = {"state": "READY"}
+            if not front.ready:
+                reason = "unloaded" if self.engine.ready else "the server drains"
+                state = {"state": "UNAVAILABLE", "reason": reason}
+            models.append({"name": name, "version": VERSION, **state})
+        return models
 
     def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
         """Return the arrival, now, of a request that began at a monotonic time."""
@@ -139,7 +175,8 @@ class Front:
         if request.rows.flags.owndata:  # not a view on the body, which is counted
             self.memory.keep(request.rows)
         share = payload_bytes // len(request.rows)
-        calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
+        about = deadline.sent_s, deadline.due_s, share, self.served.stage
+        calls = [Call(row, *about) for row in request.rows]
         replies = await self._submit(calls)
         if self.options.log_violations:
             self._log(request, headers, calls[0], replies[deciding_row(replies)])

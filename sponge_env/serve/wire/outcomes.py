@@ -56,7 +56,10 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
     rows = [reply for reply in replies if reply.status is ended]
     shed = ended is Status.EXPIRED and all(row.in_time for row in rows)
     status, sentence = _SHED if shed else _REASONS[ended]
-    sentence += f": {rows[0].reason}" if rows[0].reason else ""
+    if ended is Status.STOPPED:
+        sentence = rows[0].reason or sentence
+    elif rows[0].reason:
+        sentence += f": {rows[0].reason}"
     raise WireError(sentence, status, ended, max(row.retry_after_s for row in rows))
 
 
