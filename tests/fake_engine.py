@@ -35,9 +35,10 @@ def answered(output, **about):
 class FakeEngine:
     """Takes calls; what is answered with None is held until it is finished or taken back."""
 
-    def __init__(self, serves=None, answer=sums):
+    def __init__(self, serves=None, answer=sums, others=()):
         self.served, self.answer, self.ready = serves or served(), answer, True
-        self.models, self.unloaded = {self.served.name: self.served}, set()
+        self.models = {model.name: model for model in (self.served, *others)}
+        self.unloaded = set()
         self.alive, self.followers, self.calls = True, [], []
         self.cancelled = []
         self.agent, self.drained = "static-1", 0
