@@ -160,10 +160,6 @@ class StageMetrics:
     throttled_share: float = metric("stage", "Share of core time stopped by the limit.", "less")
 
 
-OF_MODEL = ("offered", "on_time", "late", "failed", "violations", "violation_rate",
-            "avoidable_violation_rate")  # fmt: skip
-"""Metrics of an episode that each of a set of models has, too, of its own requests."""
-
 AVERAGED = {
     **dict.fromkeys(("queued", "running", "cores", "requested_cores", "batch"), ""),
     **dict.fromkeys(("replicas", "replicas_ready", "variant"), ""),
@@ -310,8 +306,7 @@ STAGE_COLUMNS = (
 )
 """The same of a stage's metrics over an episode."""
 
-MODEL_COLUMNS = tuple(c for c in COLUMNS if c.metric in OF_MODEL)
-"""The same of what only models of a set have."""
+MODEL_COLUMNS = COLUMNS[:2]  # The same of what each of a set of models has, too
 
 
 def column(metric: str) -> Column:

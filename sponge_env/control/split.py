@@ -7,13 +7,12 @@ deadline less the shares of the longest path after it.
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import HISTORY, Allocation, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 
 Rule = Literal["proportional", "equal"]
@@ -79,27 +78,24 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
     return dataclasses.replace(view, allocation=Allocation(stages=(alone,)), stages=(own,), **seen)
 
 
-def model_view(view: SystemView, k: int, past_s: deque[float]) -> SystemView:
+def model_view(view: SystemView, k: int, past_s: list[float]) -> SystemView:
     """Return what the controller of one of a set of models sees.
 
     ``past_s`` are the mean delays of the model's own arrivals in the last intervals, to which this
     view's are added. Of earlier ones those of all models stand there.
     """
-    own, known = view.enters == k, len(view.mean_delays_s)
+    own, part = view.enters == k, slice(k, k + 1)
     seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
-    seen["enters"] = view.enters[:0]
     if view.last is not None:
-        mean_s = float(seen["delays_s"].mean()) if own.any() else (past_s or [math.nan])[-1]
-        past_s.append(mean_s)
+        past_s.append(float(np.mean(seen["delays_s"])) if own.any() else (past_s or [math.nan])[-1])
         measured = [*view.last.stages.values()][k]
         shared: dict[str, Any] = {n: measured[n] for n in measured if n in names(IntervalMetrics)}
         seen["last"] = dataclasses.replace(view.last, **shared, stages={})
-    recent_s = [*past_s][-known:] if known else []
-    before_s = view.mean_delays_s[: known - len(recent_s)]
-    seen["mean_delays_s"] = np.concatenate([before_s, recent_s])
-    alone = Allocation(stages=view.allocation.stages[k : k + 1])
-    stages = view.stages[k : k + 1]
-    return dataclasses.replace(view, stages=stages, allocation=alone, **seen)
+    del past_s[:-HISTORY]
+    before_s = view.mean_delays_s[: view.mean_delays_s.size - len(past_s)]
+    seen |= {"mean_delays_s": np.append(before_s, past_s), "enters": view.enters[:0]}
+    alone = Allocation(stages=view.allocation.stages[part])
+    return dataclasses.replace(view, stages=view.stages[part], allocation=alone, **seen)
 
 
 def stage_views(

@@ -19,7 +19,6 @@ from sponge_env.interfaces import Outcome
 ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
 DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 CANCELLED = int(Outcome.CANCELLED)
-LOST = (LATE, DROPPED, FAILED)
 
 
 @compiled

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
@@ -18,14 +17,7 @@ from typing import Any, cast, get_type_hints
 
 from sponge_env.control.split import model_view
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
-from sponge_env.interfaces import (
-    HISTORY,
-    Allocation,
-    Controller,
-    StageAllocation,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.spec import check_allocation
 from sponge_env.utils.installation import bundled, check_typed, look_here
 from sponge_env.utils.installation import imported as imported
@@ -161,16 +153,15 @@ class EachModel:
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
         """Start a controller of its own for each model."""
-        self._models = spec.models
-        self._parts = [start(deepcopy(self._controller), own, seed) for own in spec.models]
-        self._mean_delays_s = [deque[float](maxlen=HISTORY) for _ in spec.models]
+        parts = [start(deepcopy(self._controller), own, seed) for own in spec.models]
+        self._models = [*zip(parts, spec.models, [list[float]() for _ in parts], strict=True)]
 
     def decide(self, view: SystemView) -> Allocation:
         """Return what all of them ask for."""
-        answers = []
-        for k, (part, past_s) in enumerate(zip(self._parts, self._mean_delays_s, strict=True)):
-            seen = model_view(view, k, past_s)
-            answers.append(decision(part, seen, self._models[k]))
+        answers = [
+            decision(part, model_view(view, k, past_s), own)
+            for k, (part, own, past_s) in enumerate(self._models)
+        ]
         stages = tuple(answer.stages[0] for answer in answers)
         feasible = all(answer.feasible for answer in answers)
         guarded = any(answer.guarded for answer in answers)

@@ -20,15 +20,7 @@ from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import METRICS
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
-from sponge_env.metrics import (
-    OF_MODEL,
-    ByStage,
-    EpisodeMetrics,
-    IntervalMetrics,
-    names,
-    over_episode,
-    to_columns,
-)
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, over_episode, to_columns
 from sponge_env.run.registry import decision, start
 from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
@@ -53,6 +45,9 @@ DECISION_LIMIT_S = 60.0
 """A controller that takes longer on a live system has failed. What it compiles takes less."""
 
 _MOST_TOGETHER = 1 << 20  # Requests or intervals, of all seeds, that are kept in memory at once
+_OF_MODEL = ("offered", "on_time", "late", "failed", "violations", "violation_rate",
+             "avoidable_violation_rate")  # fmt: skip
+"""Metrics of an episode that each of a set of models has, too, of its own requests."""
 REHEARSED = 5  # Intervals of a rehearsal: enough for requests to wait, and to be forecast
 
 
@@ -241,6 +236,12 @@ def _summarise(
     core_seconds = total(intervals["core_seconds"].tolist())
     decisions_s = intervals["decision_s"] if duration_s else [0.0]
 
+    stages: Any = over_episode(intervals)
+    for k, measured in enumerate(stages.values() if spec.models else ()):
+        own = ended["stage"] == k
+        of_model = summarise_requests(outcome[own], latency_s[own], ended["hopeless"][own])
+        measured |= {name: of_model[name] for name in _OF_MODEL}
+
     def mean_by_cores(name: str) -> float:
         used = total((intervals[name] * intervals["core_seconds"]).tolist())
         return used / core_seconds if core_seconds > 0 else 0.0
@@ -260,21 +261,8 @@ def _summarise(
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(intervals["reward"].tolist()),
-        stages=_by_model(over_episode(intervals), ended if spec.models else {}),
+        stages=stages,
     )
-
-
-def _by_model(stages: ByStage, requests: Mapping[str, NDArray[Any]]) -> ByStage:
-    """Add to what was measured of each model what became of its requests."""
-    found = dict(stages)
-    if requests:
-        latency_s = requests["finished_s"] - requests["sent_s"]
-        for k, (stage, measured) in enumerate(stages.items()):
-            own = requests["stage"] == k
-            columns = requests["outcome"][own], latency_s[own], requests["hopeless"][own]
-            counted = summarise_requests(*columns)
-            found[stage] = {**measured, **{name: counted[name] for name in OF_MODEL}}
-    return found
 
 
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:

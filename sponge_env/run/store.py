@@ -36,14 +36,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, trace_hash
 from sponge_env.metrics import CELL, EpisodeMetrics, StageMetrics, declared, names
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
-from sponge_env.scenario.config import (
-    NEW_CLASS_KEYS,
-    OLD_STAGE_KEYS,
-    Backend,
-    Limiter,
-    Serving,
-    as_name,
-)
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, Serving, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
@@ -88,9 +81,9 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     # What is as by default is left out, so that a further key changes no fingerprint.
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
+    new = {"stage": "", "arrivals": None}  # since version 1.1
     for kind in data["classes"]:
-        for key in [key for key, value in NEW_CLASS_KEYS.items() if kind[key] == value]:
-            del kind[key]
+        list(map(kind.pop, [key for key in new if kind[key] == new[key]]))
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
         stage |= OLD_STAGE_KEYS
         for variant, own in zip(stage["variants"], profiles, strict=True):

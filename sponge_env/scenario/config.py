@@ -183,9 +183,6 @@ OLD_STAGE_KEYS = {"chooses": "controller", "switch_s": 0.0}
 """Keys that stages had until version 0.3, with what holds now: part of fingerprints, so that
 those of shipped policies, bounds and options stay valid."""
 
-NEW_CLASS_KEYS = {"stage": "", "arrivals": None}
-"""Keys that classes have since version 1.1, which are no part of fingerprints by default."""
-
 
 def check_initial(initial: Initial, limits: Limits, prefix: str = "") -> None:
     """Require an initial allocation within limits."""

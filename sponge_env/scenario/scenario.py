@@ -4,9 +4,8 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 :mod:`sponge_env.scenario.config`.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, ProfileError
@@ -64,11 +63,11 @@ class Scenario:
         fits = self.interval_s <= self.duration_s <= longest_s
         require(fits, "duration_s", self.duration_s, rule)
         shortest_s = self.duration_s / MAX_INTERVALS
-        times = {"network.fade_every_s": [self.network.fade_every_s]}
-        own = [kind.arrivals for kind in self.classes if kind.arrivals]
-        for key in ("burst_dwell_s", "flash_every_s"):
-            times[f"arrivals.{key}"] = [getattr(each, key) for each in (self.arrivals, *own)]
-        for name, value in ((name, value) for name, values in times.items() for value in values):
+        times = [("network.fade_every_s", self.network.fade_every_s)]
+        for own in (self.arrivals, *(kind.arrivals for kind in self.classes if kind.arrivals)):
+            times += [("arrivals.burst_dwell_s", own.burst_dwell_s)]
+            times += [("arrivals.flash_every_s", own.flash_every_s)]
+        for name, value in times:
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
         if self.start == "warm":
@@ -115,10 +114,10 @@ class Scenario:
     def starting_with(self, initial: Sequence[config.Initial]) -> "Scenario":
         """Return the scenario with other initial allocations, one for each stage."""
         if not self.stages:
-            return dataclasses.replace(self, initial=initial[0])
+            return replace(self, initial=initial[0])
         pairs = zip(self.stages, initial, strict=True)
-        stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
-        return dataclasses.replace(self, stages=stages)
+        stages = tuple(replace(stage, initial=own) for stage, own in pairs)
+        return replace(self, stages=stages)
 
     @property
     def places(self) -> list[int]:
@@ -134,18 +133,17 @@ class Scenario:
         return [self._model(k) for k in range(len(self.stages))]
 
     def _model(self, k: int) -> "Scenario":
-        stage, places = self.stages[k], self.places
-        own = [kind for kind, place in zip(self.classes, places, strict=True) if place == k]
-        classes = tuple(dataclasses.replace(kind, stage="") for kind in own)
-        cores, several = self.limits.machine_cores, len(stage.variants) > 1
-        limits = dataclasses.replace(stage.limits, total_cores=cores, nodes=self.limits.nodes)
-        return dataclasses.replace(
+        stage, cores, nodes = self.stages[k], self.limits.machine_cores, self.limits.nodes
+        own = [kind for kind, place in zip(self.classes, self.places, strict=True) if place == k]
+        profile, several = stage.variants[0].profile, len(stage.variants) > 1
+        limits = self.limits if several else replace(stage.limits, total_cores=cores, nodes=nodes)
+        return replace(
             self,
-            profile=stage.variants[0].profile,
+            profile=profile,
             slo_s=min(kind.slo_s for kind in own),
-            classes=classes,
-            stages=(dataclasses.replace(stage, after=None),) if several else (),
-            limits=self.limits if several else limits,
+            classes=tuple(replace(kind, stage="") for kind in own),
+            stages=(replace(stage, after=None),) if several else (),
+            limits=limits,
             initial=stage.initial,
         )
 
@@ -184,21 +182,17 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
     network = scenario.network
 
-    def with_file(arrivals: config.Arrivals) -> config.Arrivals:
-        file = arrivals.file and relative_to(folder, arrivals.file)
-        return dataclasses.replace(arrivals, file=file)
+    def found(own: config.Arrivals) -> config.Arrivals:
+        return replace(own, file=own.file and relative_to(folder, own.file))
 
-    classes = [
-        dataclasses.replace(kind, arrivals=kind.arrivals and with_file(kind.arrivals))
-        for kind in scenario.classes
-    ]
-    scenario = dataclasses.replace(
+    pairs = ((kind, kind.arrivals and found(kind.arrivals)) for kind in scenario.classes)
+    scenario = replace(
         scenario,
         profile=relative_to(folder, scenario.profile),
         stages=tuple(_with_files(folder, stage) for stage in scenario.stages),
-        classes=tuple(classes),
-        arrivals=with_file(scenario.arrivals),
-        network=dataclasses.replace(network, trace=relative_to(folder, network.trace)),
+        classes=tuple(replace(kind, arrivals=arrivals) for kind, arrivals in pairs),
+        arrivals=found(scenario.arrivals),
+        network=replace(network, trace=relative_to(folder, network.trace)),
     )
     return with_own_slo(scenario)
 
@@ -219,12 +213,12 @@ def with_own_slo(scenario: Scenario) -> Scenario:
     except ProfileError:
         return scenario  # not measured here yet; whoever needs a profile says so
     slo_s = scenario.slo_services * longest_path(stages, own_s)
-    return dataclasses.replace(scenario, slo_s=float(f"{slo_s:.2g}"))
+    return replace(scenario, slo_s=float(f"{slo_s:.2g}"))
 
 
 def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
-    own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
-    return dataclasses.replace(stage, variants=tuple(own))
+    own = (replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
+    return replace(stage, variants=tuple(own))
 
 
 def served_name(model: str, scenario: str | None = None) -> str:
@@ -244,19 +238,14 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
     if pipelines := [each.name for each in alone if each.stages]:
         raise ConfigError(f"{pipelines[0]!r} has stages of its own; serve it alone")
     stages, classes = [], []
-    for model, own in zip(models, alone, strict=True):
-        limits, variant = dataclasses.replace(own.limits, total_cores=None, nodes=()), own.profile
-        variants, name = (config.Variant(variant),), served_name(model)
-        stages.append(config.Stage(name, variants, (), limits=limits, initial=own.initial))
+    for name, own in zip(map(served_name, models), alone, strict=True):
+        limits = replace(own.limits, total_cores=None, nodes=())
+        one = (config.Variant(own.profile),)
+        stages.append(config.Stage(name, one, (), limits=limits, initial=own.initial))
         classes.append(config.RequestClass(slo_s=own.slo_s, stage=name))
-    return dataclasses.replace(
-        alone[0],
-        stages=tuple(stages),
-        classes=tuple(classes),
-        slo_s=min(own.slo_s for own in alone),
-        slo_services=None,
-        arrivals=config.Arrivals(rate_rps=1.0),
-    )
+    arrivals, slo_s = config.Arrivals(rate_rps=1.0), min(own.slo_s for own in alone)
+    made = replace(alone[0], stages=tuple(stages), classes=tuple(classes), arrivals=arrivals)
+    return replace(made, slo_s=slo_s, slo_services=None)
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
@@ -275,4 +264,4 @@ def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Sc
             f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
         )
     profile = "local" if model == LOCAL_MODEL else f"local:{model}"
-    return dataclasses.replace(loaded, profile=profile)
+    return replace(loaded, profile=profile)

@@ -23,15 +23,7 @@ from sponge_env.core.batching import is_on_time
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.errors import ModelError
-from sponge_env.interfaces import (
-    Allocation,
-    Batch,
-    Completion,
-    Outcome,
-    StageAllocation,
-    SystemSpec,
-    Worker,
-)
+from sponge_env.interfaces import Allocation, Batch, Completion, Outcome, SystemSpec, Worker
 from sponge_env.live.fleet import HEARTBEAT_S
 from sponge_env.live.system import LiveSystem
 from sponge_env.metrics import IntervalMetrics
@@ -191,8 +183,9 @@ class ServedSystem(LiveSystem):
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """See :meth:`System.step`; stages that take no calls keep a replica of one core."""
-        few, idle = StageAllocation(1, 1), self.unloaded
-        stages = (few if k in idle else each for k, each in enumerate(allocation.stages))
+        stages = [*allocation.stages]
+        for k in self.unloaded:
+            stages[k] = stages[k]._replace(cores=1, batch=1, replicas=1, variant=0)
         return super().step(replace(allocation, stages=tuple(stages)), decision_s)
 
     def abandon(self, status: Status) -> None:

@@ -4,11 +4,11 @@ Simulated and live alike, queue, batches, ledger, measures and view are the core
 runs the batches and knows the time differs.
 """
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,7 @@ from sponge_env.arrays import FloatArray, IntArray, total
 from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
-from sponge_env.interfaces import (
-    HISTORY,
-    Allocation,
-    RunningBatch,
-    StageAllocation,
-    StageView,
-    SystemView,
-)
+from sponge_env.interfaces import HISTORY, Allocation, RunningBatch, StageView, SystemView
 from sponge_env.latency import latency_quantile_s
 from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario.option import require
@@ -40,7 +33,6 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
-_ENDED = ("outcome", "hopeless")
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
@@ -214,8 +206,8 @@ class System(ABC):
         self._numbers[0] = allocation.stages
         if self.spec.models:
             entry.share(self._arrays, self._metrics, self._numbers, self._nodes)
-            stages = tuple(StageAllocation(*each) for each in self._numbers[0].tolist())
-            allocation = dataclasses.replace(allocation, stages=stages)
+            one, given = type(allocation.stages[0]), self._numbers[0].tolist()
+            allocation = replace(allocation, stages=tuple(map(one._make, given)))
         only_worker = self._serve(allocation)
         self.allocation = allocation
         extra = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
@@ -288,13 +280,13 @@ class System(ABC):
         if self.spec.models:
             enters = self._last_arrivals()[2]
             for k, values in enumerate(found.values()):
-                outcome, hopeless = (ended[name][ended["stage"] == k] for name in _ENDED)
-                late, dropped, failed = (int((outcome == lost).sum()) for lost in batching.LOST)
-                values |= {"offered": int((enters == k).sum()), "late": late, "failed": failed}
-                values["on_time"] = int((outcome == batching.ON_TIME).sum())
-                values["violations"] = late + dropped + failed
-                lost = np.isin(outcome, batching.LOST) & ~hopeless
-                values["avoidable_violations"] = int(lost.sum())
+                own = ended[ended["stage"] == k]
+                lost = np.isin(own["outcome"], (batching.LATE, batching.DROPPED, batching.FAILED))
+                counted = {"offered": enters == k, "on_time": own["outcome"] == batching.ON_TIME}
+                counted |= {"late": own["outcome"] == batching.LATE, "violations": lost}
+                counted |= {"failed": own["outcome"] == batching.FAILED}
+                counted |= {"avoidable_violations": lost & ~own["hopeless"]}
+                values |= {name: int(which.sum()) for name, which in counted.items()}
         return found
 
 

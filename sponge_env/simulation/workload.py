@@ -18,15 +18,8 @@ from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import SEED_LIMIT, stream
+from sponge_env.simulation import traffic
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
-from sponge_env.simulation.traffic import (
-    add_traffic,
-    check_record,
-    mixed_rps,
-    nothing_sent,
-    rate_rps,
-    streams,
-)
 
 _SOME = 1024  # Requests for which there is room beyond those that are expected
 _SPARE = 8
@@ -55,7 +48,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those after the episode's end are included.
     """
-    check_record(scenario, rate_rps(scenario, profile))
+    traffic.check_record(scenario, traffic.rate_rps(scenario, profile))
     arrays = _begun(scenario, profile, seed)
     requests = rows(np.zeros(0, LISTED_REQUEST))
     if not scenario.classes or any(kind.arrivals is None for kind in scenario.classes):
@@ -67,7 +60,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 
 def _drawn(scenario: Scenario, profile: Profile, arrays: Arrays) -> NDArray[Any]:
     """Return the requests of the stream that classes are mixed into."""
-    expected = math.ceil(1.1 * mixed_rps(scenario, profile) * scenario.duration_s)
+    expected = math.ceil(1.1 * traffic.mixed_rps(scenario, profile) * scenario.duration_s)
     parts, full = [], True
     while full:
         part = rows(np.zeros(expected + _SOME, LISTED_REQUEST))
@@ -76,7 +69,7 @@ def _drawn(scenario: Scenario, profile: Profile, arrays: Arrays) -> NDArray[Any]
         full = drawn == len(part)
     requests = rows(np.concatenate(parts))
     if scenario.arrivals.kind == "trace" and not len(requests):
-        raise nothing_sent(scenario.arrivals.file, scenario.duration_s)
+        raise traffic.nothing_sent(scenario.arrivals.file, scenario.duration_s)
     return requests
 
 
@@ -98,7 +91,7 @@ def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     row = plan.settings[0]
     write_tables(row, scenario)
     row["slo_s"] = scenario.slo_s
-    add_traffic(plan, row, scenario, profile)
+    traffic.add_traffic(plan, row, scenario, profile)
     arrays = plan.allocate(1)
     begin_traffic_range(arrays, 0, 1, np.array([seed], np.int64), blank_metrics(1))
     return arrays
@@ -116,7 +109,7 @@ def _classed(
     # Rounding may lift the largest product onto the last end.
     last = np.max(np.flatnonzero(shares), initial=0)
     parts, kind = [mixed], [np.minimum(np.searchsorted(ends, drawn, side="right"), last)]
-    for k, own in streams(scenario, profile).items():
+    for k, own in traffic.streams(scenario, profile).items():
         own_seed = int(stream(seed, f"class {k}").integers(SEED_LIMIT))
         parts.append(_drawn(*own, _begun(*own, own_seed)))
         kind.append(np.full(len(parts[-1]), k))

@@ -90,7 +90,7 @@ class Pipeline:
                     )
         self.allocations = list(allocations)
 
-    def _offer(self, arrival_s, deadline_s, stage):
+    def _offer(self, arrival_s, deadline_s, stage=0):
         counts = ([0] * len(self.stages) for _ in range(2))
         none = [0.0] * len(self.stages)
         ticket = Ticket(len(self.tickets), arrival_s, deadline_s, *counts, none)

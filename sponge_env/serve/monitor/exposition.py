@@ -54,19 +54,16 @@ def _counted_families(
     yield _batch_sizes(models.values())
     rejected = "Requests that were invalid, not allowed or too many, by HTTP status."
     rejections = core.CounterMetricFamily("sponge_rejected_requests", rejected, labels=["status"])
-    for status in sorted(set().union(*(each.rejections for each in models.values()))):
-        counts = (each.rejections[status] for each in models.values())
-        rejections.add_metric([str(status)], sum(counts))
+    for status, count in sorted(m.rejections.items()):
+        rejections.add_metric([str(status)], count)
     yield rejections
     clamped = "Requests with a time of the client's clock that is wrong, or seems to be."
-    clamped_clocks = sum(each.clamped_clocks for each in models.values())
-    yield core.CounterMetricFamily("sponge_clamped_clocks", clamped, clamped_clocks)
+    yield core.CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
     decisions = "Wall time of the controller's decisions."
     buckets, total = _buckets(m.decisions), m.decisions.total
     yield core.HistogramMetricFamily("sponge_decision_seconds", decisions, buckets, total)
-    not_finite = sum(each.not_finite for each in models.values())
     for name, text, value in (
-        ("nan_requests", "Requests that hold NaN or infinity.", not_finite),
+        ("nan_requests", "Requests that hold NaN or infinity.", m.not_finite),
         ("infeasible_decisions", "Decisions that met no budget on paper.", m.infeasible),
         ("restarts", "Replicas restarted after a crash.", m.restarts),
         ("core_seconds", "Core units held, over time.", m.core_s),

@@ -31,10 +31,8 @@ PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn 
 COPIES = 2  # Of a message in memory: as it came, and what was read from it
 PARSED_COPIES = 32  # Of what is parsed number by number: a byte may become a number in a list
 OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
-LOCAL_METHODS = (
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
-)  # Without one only for this machine
+# Without a token for this machine only
+LOCAL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload")
 HEAD_BYTES = 2**16  # Of a message beside its tensor
 STREAM_REQUESTS = 64  # Requests of one stream at a time
 

@@ -47,12 +47,13 @@ class Front:
         engine: "ServingEngine",
         options: ServeOptions,
         metrics: ServerMetrics,
-        memory: Memory | None = None,
+        first: "Front | None" = None,
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = metrics.served
-        self.memory = memory or Memory(options.max_held_bytes)
-        others = [Front(engine, options, each, self.memory) for each in metrics.others]
+        self.memory: Memory = first.memory if first else Memory(options.max_held_bytes)
+        self.all_metrics = first.metrics if first else metrics  # Of what is not of one model
+        others = [Front(engine, options, each, self) for each in metrics.others]
         self.fronts = {front.served.name: front for front in (self, *others)}
         """Those of all models, by their names, from the first one's; of others only their own."""
         self._token = options.token.encode() if options.token else None
@@ -167,9 +168,9 @@ class Front:
         # Cancelling this cancels the request in the engine.
         deadline = request_deadline(request.parameters, headers, arrival)
         if deadline.clamped:
-            self.metrics.clamped()
+            self.all_metrics.clamped()
         if not request.finite:
-            self.metrics.found_not_finite()
+            self.all_metrics.found_not_finite()
             if self.options.refuse_nan:
                 raise WireError("a number in the request is NaN or infinite")
         if request.rows.flags.owndata:  # not a view on the body, which is counted
@@ -186,7 +187,7 @@ class Front:
             age_s = arrival.began_s - min(deadline.sent_s, deadline.due_s)
             if error.ended is Status.REFUSED and age_s >= DOUBTED_AGE_S:
                 if not deadline.clamped:
-                    self.metrics.clamped()
+                    self.all_metrics.clamped()
                 error.sentence = f"refused: {age_s:.1f} s old by the client's clock; is it behind?"
             raise
 
@@ -221,7 +222,7 @@ class Front:
     def count_rejected(self, error: WireError) -> None:
         """Count a request that never reached the engine; the engine's own are counted by then."""
         if error.ended is None:
-            self.metrics.rejected(error.status)
+            self.all_metrics.rejected(error.status)
 
     def record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
         """Count each row, and the request by the row that decided about its answer."""
