@@ -290,8 +290,7 @@ class SystemSpec:
     scenario: str = ""
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
     models: tuple[SystemSpec, ...] = ()
-    """Where the stages are a set of models, each as a system of its own on the whole machine. Empty
-    in all other systems."""
+    """Where the stages are a set of models, each as a system of its own; else empty."""
 
     def __hash__(self) -> int:
         return hash((self.fingerprint, self.scenario, self.nodes))  # of all it takes long
@@ -325,7 +324,7 @@ class SystemSpec:
         """Return an allocation as far as it fits on the machine, see :meth:`fit_stages`.
 
         It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
-        What models of a set ask for is fitted when it comes into force, see :mod:`.core.sharing`.
+        What a set of models asks for is fitted later (:mod:`sponge_env.core.sharing`).
         """
         if self.models or fits(self.nodes, allocation.stages, ready):
             return allocation

@@ -306,8 +306,6 @@ STAGE_COLUMNS = (
 )
 """The same of a stage's metrics over an episode."""
 
-MODEL_COLUMNS = COLUMNS[:2]  # The same of what each of a set of models has, too
-
 
 def column(metric: str) -> Column:
     """Return the column of a metric; KeyError if it has none."""

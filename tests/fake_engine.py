@@ -110,11 +110,8 @@ class FakeEngine:
             raise ConfigError(f"unknown agent {agent!r}; choose from static-1, static-2")
         self.agent = agent
 
-    def load(self, name):
-        self.unloaded.discard(name)
-
-    def unload(self, name):
-        self.unloaded.add(name)
+    def switch(self, name, on):
+        (self.unloaded.discard if on else self.unloaded.add)(name)
 
     def is_loaded(self, name):
         return name not in self.unloaded

@@ -19,8 +19,8 @@ class Recorded(ServerMetrics):
 
     def __init__(self, *models):
         first, *others = models or [served()]
-        super().__init__(first, others=[Recorded(model) for model in others])
-        self.ended = []
+        super().__init__(first)
+        self.ended, self.others = [], list(map(Recorded, others))
 
     def observe(self, call, reply, counted=False):
         self.ended.append((call, reply, counted))

@@ -121,14 +121,14 @@ def episodes(draw):
     """Draw a pipeline, or a set of models, and the allocations of some intervals."""
     shape = draw(st.sampled_from(sorted(SHAPES)))
     stages, kinds, slo_s = [], [], draw(st.sampled_from([0.3, 0.8]))
+    arrivals = draw(st.sampled_from([None, config.Arrivals("constant", rate_rps=7.0)]))
     for k, after in enumerate(SHAPES[shape]):
         names = draw(st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3))
         tasks = draw(st.sampled_from([(1.0,), (0.0, 1.0), (0.3, 0.4, 0.3), (0.0, 0.0, 0.0, 1.0)]))
         if shape == "set of models":
-            tasks, steady = (), config.Arrivals("constant", rate_rps=7.0)
-            arrivals = draw(st.sampled_from([None, steady]))
-            own = config.RequestClass(1.0 + k, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals)
-            kinds.append(own)
+            own = 1.0 + k, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals
+            kinds.append(config.RequestClass(*own))
+            tasks = ()
         stages.append(
             stage(
                 "abcd"[k],

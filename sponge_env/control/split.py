@@ -79,11 +79,8 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
 
 
 def model_view(view: SystemView, k: int, past_s: list[float]) -> SystemView:
-    """Return what the controller of one of a set of models sees.
-
-    ``past_s`` are the mean delays of the model's own arrivals in the last intervals, to which this
-    view's are added. Of earlier ones those of all models stand there.
-    """
+    """Return what one of a set of models shows; ``past_s`` are the mean delays of its arrivals."""
+    # To these the last interval's is added. Of earlier intervals those of all models stand there.
     own, part = view.enters == k, slice(k, k + 1)
     seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
     if view.last is not None:

@@ -263,17 +263,15 @@ class Kept:
 
 
 class Handover:
-    """Keeps inputs until their tasks are answered, and the last stage's answers if it has any.
-
-    In a set of models, which are ``apart``, each stage is the last one.
-    """
+    """Keeps inputs until their tasks are answered, and the answers of the last stage, if any."""
 
     # A request that brings no input, and a task of a stage for which the one before it left none,
     # gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
     # first, and answers are known by their place.
 
     def __init__(self, launcher: Launcher, stages: int, apart: bool = False) -> None:
-        self._launcher, self._first_last = launcher, 0 if apart else stages - 1
+        # Answers of this stage and later ones lead to no other.
+        self._launcher, self._final = launcher, 0 if apart else stages - 1
         self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
@@ -306,7 +304,7 @@ class Handover:
         # They are stacks of inputs; there are none where answers lead to nothing that is known. The
         # last stage's are kept until they are taken. That a model ``failed``, take_answers says; if
         # it did on a sample, that is a WorkerError.
-        last = batch.stage >= self._first_last
+        last = batch.stage >= self._final
         for place, reason in (failed or {}).items():
             kept = self._running[batch.id][place][0]
             if kept.is_sample:

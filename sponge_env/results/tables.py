@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sponge_env import metrics
-from sponge_env.metrics import MODEL_COLUMNS, SHARE, STAGE_COLUMNS, ByStage, Column, EpisodeMetrics
+from sponge_env.metrics import SHARE, STAGE_COLUMNS, ByStage, Column, EpisodeMetrics
 from sponge_env.results.layout import MISSING, Table, terminal
 from sponge_env.utils.files import write_json
 
@@ -72,8 +72,8 @@ def stage_table(by_agent: Mapping[str, Sequence[ByStage]]) -> Table:
         for agent, episodes in by_agent.items()
         for stage in next((episode for episode in episodes if episode), ())
     }
-    first = next((own[0] for own in found.values()), {})
-    shown = [c for c in (*MODEL_COLUMNS, *STAGE_COLUMNS) if c in STAGE_COLUMNS or c.metric in first]
+    first = next((own[0] for own in found.values()), {})  # Models of a set have violations, too
+    shown = [*(c for c in metrics.COLUMNS[:2] if c.metric in first), *STAGE_COLUMNS]
     headings = ["agent", "stage", *(c.label for c in shown)]
     rows = [[*key, *(_mean_text(c, own) for c in shown)] for key, own in found.items()]
     if any(name.startswith(SHARE) for own in found.values() for name in own[0]):

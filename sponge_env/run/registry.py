@@ -132,10 +132,7 @@ def _one_line(error: BaseException, plain: bool = True) -> str:
 
 
 def start(controller: Controller, spec: SystemSpec, seed: int) -> Controller:
-    """Reset a controller; whatever it raises becomes a :class:`ControllerError`.
-
-    Returned is who decides: the controller, or one of its kind for each of a set of models.
-    """
+    """Reset a controller and return who decides; an error becomes a :class:`ControllerError`."""
     with _named(controller, "reset"):
         if spec.models and not isinstance(controller, EachModel):
             controller = EachModel(controller)
@@ -145,8 +142,6 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> Controller:
 
 class EachModel:
     """Controllers of a set of models: one of a kind for each, which sees its model only."""
-
-    # Each may ask for the whole machine, which is shared when that comes into force.
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller

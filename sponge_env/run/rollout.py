@@ -293,13 +293,9 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
 
 def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
     """Return a scenario without bursts, fades and noise: equal gaps at the mean rate."""
-    own, classes = streams(scenario, profile), list(scenario.classes)
-    mixed = sum(kind.share for kind in classes if kind.arrivals is None)
-    for k, kind in enumerate(classes):
-        if own:  # all in one stream now, by their rates
-            rate = mixed_rps(*own.get(k, (scenario, profile)))
-            share = rate if k in own else rate * kind.share / mixed
-            classes[k] = dataclasses.replace(kind, share=share, arrivals=None)
+    classes = list(scenario.classes)
+    for k, own in enumerate(streams(scenario, profile)):  # all in one now, by their rates
+        classes[k] = dataclasses.replace(classes[k], share=mixed_rps(*own), arrivals=None)
     return dataclasses.replace(
         scenario,
         start="cold",

@@ -273,13 +273,12 @@ class Network:
 class RequestClass:
     """One of several kinds of requests in a stream, or a stream of its own."""
 
-    share: float = option(1.0, above=0)
-    """Share of the requests, relative to the shares of the other classes in the stream."""
+    share: float = option(1.0, above=0)  # Share of the requests, relative to the others' shares
     slo_s: float = option(1.0, above=0)  # End-to-end latency objective of these requests
     payload_bytes: float = option(300_000.0, at_least=0)  # Size of one of them
     stage: str = ""  # Stage of a set of models that they are for; the first if left out
     arrivals: Arrivals | None = None
-    """When they are sent, where they are a stream of their own; else in that of ``arrivals``."""
+    """When they are sent, where each class is a stream of its own."""
 
     def __post_init__(self) -> None:
         check_options(self, "classes.")

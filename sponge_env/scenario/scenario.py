@@ -6,6 +6,7 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, ProfileError
@@ -63,11 +64,8 @@ class Scenario:
         fits = self.interval_s <= self.duration_s <= longest_s
         require(fits, "duration_s", self.duration_s, rule)
         shortest_s = self.duration_s / MAX_INTERVALS
-        times = [("network.fade_every_s", self.network.fade_every_s)]
-        for own in (self.arrivals, *(kind.arrivals for kind in self.classes if kind.arrivals)):
-            times += [("arrivals.burst_dwell_s", own.burst_dwell_s)]
-            times += [("arrivals.flash_every_s", own.flash_every_s)]
-        for name, value in times:
+        for name in ("arrivals.burst_dwell_s", "arrivals.flash_every_s", "network.fade_every_s"):
+            value = attrgetter(name)(self)
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
         if self.start == "warm":
@@ -87,9 +85,8 @@ class Scenario:
         entries = {stage.name for stage in self.stages} if is_set(self.stages) else {first}
         rule = f"of {sorted(entries)}, where requests enter, each in one class at least"
         require(entered == entries, "classes.stage", sorted(entered), rule)
-        if is_set(self.stages) and not all(kind.arrivals for kind in self.classes):
-            load = self.arrivals.load or self.arrivals.peak
-            require(load is None, "arrivals", load, "in rate_rps for a set of models")
+        apart = [kind.arrivals is not None for kind in self.classes]
+        require(len({*apart}) < 2, "classes.arrivals", apart, "in each class or in none")
         machine = self.limits.machine
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
@@ -228,10 +225,7 @@ def served_name(model: str, scenario: str | None = None) -> str:
 
 
 def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scenario:
-    """Return the scenario that models are served under, several as a set; see :func:`scenario_of`.
-
-    Each of a set has the limits and the objective that it would have alone, on the same machine.
-    """
+    """Return the scenario that models are served under, several as a set, each as if alone."""
     if len(models) < 2:
         return scenario_of("".join(models), scenario)
     alone = [with_own_slo(scenario_of(model, scenario)) for model in models]

@@ -129,21 +129,14 @@ class ServingEngine:
         """Put another controller in charge from the next interval on, or raise ``SpongeError``."""
         self._next.append(self._started(agent))
 
-    def load(self, name: str) -> None:
-        """Take calls of a model again."""
-        self._system.load(self._places(name))
-
-    def unload(self, name: str) -> None:
-        """End a model's calls and take no more until it is loaded; it keeps one core meanwhile."""
-        self._system.unload(self._places(name))
+    def switch(self, name: str, on: bool) -> None:
+        """Take calls of a model, or end those that there are and take no more."""
+        model = self.models[name]
+        self._system.switch(range(model.stage, model.stage + len(model.stages)), on)
 
     def is_loaded(self, name: str) -> bool:
         """Return whether calls of a model are taken, if any are."""
         return self.models[name].stage not in self._system.unloaded
-
-    def _places(self, name: str) -> range:
-        model = self.models[name]
-        return range(model.stage, model.stage + len(model.stages))
 
     def drain(self, timeout_s: float) -> None:
         """Take no more calls, answer what is left, for so long at most; then stop. Idempotent."""

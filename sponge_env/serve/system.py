@@ -111,8 +111,7 @@ class ServedSystem(LiveSystem):
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
-        self._arriving: list[tuple[float, float, int]] = []
-        """Delay, budget and stage entered of this interval's calls."""
+        self._arriving: list[tuple[float, float, int]] = []  # Delay, budget and stage of calls
         self._arrivals = np.zeros((3, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
@@ -170,16 +169,12 @@ class ServedSystem(LiveSystem):
         """Serve on until all calls have ended, at most until then."""
         self._closing_s = self.at(monotonic_s)
 
-    def unload(self, stages: Iterable[int]) -> None:
-        """End the calls of some stages, and take no others until they are loaded; in any thread."""
-        self.unloaded |= {*stages}
+    def switch(self, stages: Iterable[int], on: bool) -> None:
+        """Take calls for some stages, or end them and take no more; in any thread."""
+        self.unloaded = self.unloaded - {*stages} if on else self.unloaded | {*stages}
         for ticket, call in list(self._by_ticket.items()):
             if call.stage in self.unloaded:
                 self.inbox.cancel(ticket)
-
-    def load(self, stages: Iterable[int]) -> None:
-        """Take calls for some stages again."""
-        self.unloaded -= {*stages}
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """See :meth:`System.step`; stages that take no calls keep a replica of one core."""
@@ -205,8 +200,7 @@ class ServedSystem(LiveSystem):
             self._drive(self._closing_s)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
-        delays_s, budgets_s, enters = self._arrivals
-        return delays_s, budgets_s, enters.astype(np.int64)
+        return self._arrivals[0], self._arrivals[1], self._arrivals[2].astype(np.int64)
 
     def _next_arrivals(self, offered: int) -> None:
         self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 3).T
@@ -288,9 +282,8 @@ class ServedSystem(LiveSystem):
         self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
-        own = self._by_ticket[ticket] = OpenCall(
-            ticket, row, now_s, submitted.done, now_s, call.stage
-        )
+        own = OpenCall(ticket, row, now_s, submitted.done, now_s, call.stage)
+        self._by_ticket[ticket] = own
         moves, payload_bytes = (self._arrays, self._metrics), float(call.payload_bytes)
         decides_s, k = self._ended_s, call.stage
         late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, decides_s, has_row, k)
@@ -309,10 +302,8 @@ class ServedSystem(LiveSystem):
         self._look()  # it may just have ended: clients cancel when a deadline passes
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
-            status, reason = Status.CANCELLED, ""
-            if call.stage in self.unloaded:
-                status, reason = Status.STOPPED, "its model was unloaded"
-            self._end_call(call, Reply(status, finished_s=self.stamp(now_s), reason=reason))
+            status = Status.STOPPED if call.stage in self.unloaded else Status.CANCELLED
+            self._end_call(call, Reply(status, finished_s=self.stamp(now_s)))
 
     def _start(self, k: int) -> bool:
         return self._waiting and super()._start(k)

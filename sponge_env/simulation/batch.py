@@ -138,7 +138,7 @@ class BatchSimulator:
         """(scenarios,) what a controller may know about each system."""
         self._machine = np.array([self.specs[0].nodes] * 2)
         """(2, nodes) cores of each, and memory."""
-        self._shares = bool(self.specs[0].models)  # Whether by the rule of a set of models
+        self._shares = bool(self.specs[0].models)  # Whether by :mod:`sponge_env.core.sharing`
         unbound = grows_ready or self._shares
         self._nodes = np.array([[MAX_TOTAL_CORES]] * 2) if unbound else self._machine
         stages = self.specs[0].stages
@@ -224,10 +224,9 @@ class BatchSimulator:
 
         Of the (n, stages, 4) cores, batches, replicas and variants, or (n, 3) without variants
         where there is one stage, what the machine has no room for is left out, as by
-        :meth:`~sponge_env.interfaces.SystemSpec.fitting`, or by :mod:`sponge_env.core.sharing`.
-        Returned are new arrays: (n, obs_dim) observations and (n,) records of
-        :data:`~sponge_env.core.records.METRICS`, all zeros where the episode was over. An
-        allocation outside the limits is a ConfigError.
+        :meth:`~sponge_env.interfaces.SystemSpec.fitting`. Returned are new arrays: (n, obs_dim)
+        observations and (n,) records of :data:`~sponge_env.core.records.METRICS`, all zeros where
+        the episode was over. An allocation outside the limits is a ConfigError.
         """
         if np.ndim(allocations) == 2 and len(self._most) == 1:
             shape: tuple[int, ...] = (self.num_envs, 3)

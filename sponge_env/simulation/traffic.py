@@ -133,20 +133,18 @@ def _add_recorded(
 
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
     """Return the mean rate of requests in a scenario, of all its streams together."""
-    rates = [mixed_rps(*each) for each in streams(scenario, profile).values()]
-    if len(rates) < max(1, len(scenario.classes)):
-        rates.append(mixed_rps(scenario, profile))
-    return sum(rates)
+    own = [mixed_rps(*each) for each in streams(scenario, profile)]
+    return sum(own) if own else mixed_rps(scenario, profile)
 
 
-def streams(scenario: Scenario, profile: Profile) -> dict[int, tuple[Scenario, Profile]]:
-    """Return scenario and profile of each class that is a stream of its own, by its place."""
-    found, profiles, models = {}, stage_profiles(scenario, profile), scenario.models
-    for k, (kind, place) in enumerate(zip(scenario.classes, scenario.places, strict=True)):
+def streams(scenario: Scenario, profile: Profile) -> list[tuple[Scenario, Profile]]:
+    """Return scenario and profile of each class, if each is a stream of its own."""
+    found, profiles, models = [], stage_profiles(scenario, profile), scenario.models
+    for kind, place in zip(scenario.classes, scenario.places, strict=True):
         if kind.arrivals is not None:
             model = models[place] if models else scenario
             model = replace(model, arrivals=kind.arrivals, classes=(), slo_s=kind.slo_s)
-            found[k] = replace(model, network=Network("none")), profiles[place][0]
+            found.append((replace(model, network=Network("none")), profiles[place][0]))
     return found
 
 

@@ -50,11 +50,13 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     """
     traffic.check_record(scenario, traffic.rate_rps(scenario, profile))
     arrays = _begun(scenario, profile, seed)
-    requests = rows(np.zeros(0, LISTED_REQUEST))
-    if not scenario.classes or any(kind.arrivals is None for kind in scenario.classes):
-        requests = _drawn(scenario, profile, arrays)
+    own = [
+        _drawn(*each, _begun(*each, int(stream(seed, f"class {k}").integers(SEED_LIMIT))))
+        for k, each in enumerate(traffic.streams(scenario, profile))
+    ]
+    requests = rows(np.concatenate(own)) if own else _drawn(scenario, profile, arrays)
     if scenario.classes:
-        requests = _classed(scenario, profile, arrays, requests, seed)
+        requests = _classed(scenario, arrays, requests, [len(each) for each in own], seed)
     return Workload(*(np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload)))
 
 
@@ -98,28 +100,24 @@ def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
 
 
 def _classed(
-    scenario: Scenario, profile: Profile, arrays: Arrays, mixed: NDArray[Any], seed: int
+    scenario: Scenario, arrays: Arrays, requests: NDArray[Any], counts: list[int], seed: int
 ) -> NDArray[Any]:
-    """Give each request a class, and add classes that are streams; return them as they arrive."""
+    """Give each request a class of its own; return them in the order in which they arrive."""
+    # If each class is a stream, the requests are so many of each, and in no order.
     kinds = scenario.classes
     table = np.array([(k.share, k.slo_s, k.payload_bytes) for k in kinds], dtype=np.float64)
-    shares = table[:, 0] * [k.arrivals is None for k in kinds]
-    ends = np.cumsum(shares)
-    drawn = stream(seed, "classes").random(len(mixed)) * ends[-1]
-    # Rounding may lift the largest product onto the last end.
-    last = np.max(np.flatnonzero(shares), initial=0)
-    parts, kind = [mixed], [np.minimum(np.searchsorted(ends, drawn, side="right"), last)]
-    for k, own in traffic.streams(scenario, profile).items():
-        own_seed = int(stream(seed, f"class {k}").integers(SEED_LIMIT))
-        parts.append(_drawn(*own, _begun(*own, own_seed)))
-        kind.append(np.full(len(parts[-1]), k))
-    requests = np.concatenate(parts)
-    order = np.argsort(requests["sent_s"], kind="stable")
-    requests, kind_of = rows(requests[order]), np.concatenate(kind)[order]
-    requests["id"] = np.arange(len(requests))
-    requests["deadline_s"] = requests["sent_s"] + table[kind_of, 1]
-    requests["payload_bytes"] = table[kind_of, 2]
-    requests["enters"] = np.array(scenario.places)[kind_of]
+    if counts:
+        order = np.argsort(requests["sent_s"], kind="stable")
+        requests, kind = rows(requests[order]), np.repeat(np.arange(len(kinds)), counts)[order]
+        requests["id"] = np.arange(len(requests))
+    else:
+        ends = np.cumsum(table[:, 0])
+        drawn = stream(seed, "classes").random(len(requests)) * ends[-1]
+        # Rounding may lift the largest product onto the last end.
+        kind = np.minimum(np.searchsorted(ends, drawn, side="right"), len(kinds) - 1)
+    requests["deadline_s"] = requests["sent_s"] + table[kind, 1]
+    requests["payload_bytes"] = table[kind, 2]
+    requests["enters"] = np.array(scenario.places)[kind]
     # Transfers of one size, whatever their SLO, keep their order.
     for payload_bytes in np.unique(requests["payload_bytes"]).tolist():
         arrive(arrays, blank_metrics(1), requests, payload_bytes)

@@ -61,14 +61,11 @@ class ServerMetrics:
         wall: Callable[[], float] = time.time,
         batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
         resizes: Callable[[], Resizes | None] = lambda: None,
-        others: Sequence["ServerMetrics"] = (),
     ) -> None:
-        """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's.
-
-        Of a set of models the first counts what is not of one model, and knows the ``others``.
-        """
-        self.others = others
-        self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
+        """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's."""
+        self.others: Sequence[ServerMetrics] = ()
+        """Those of further models; this one also counts what is not of one model."""
+        self.served, self._batches, self._wall, self.lock = served, batches, wall, Lock()
         self.resizes = resizes
         self.outcomes = dict.fromkeys(OUTCOMES, 0)  # Of calls, which are rows of clients' batches
         self.latency = Histogram([served.default_slo_s * part for part in SLO_SHARES])
@@ -85,6 +82,10 @@ class ServerMetrics:
         self.cpu_s = self.core_s = self.used_core_s = self.throttled_core_s = 0.0
         """Over the intervals; the last three in core units."""
         self.snapshot: Snapshot | None = None  # The latest
+
+    def batches(self) -> Sequence[Sequence[Batches]]:
+        """Return the batches that have ended of each of the model's stages, by size."""
+        return self._batches()[self.served.stage :][: len(self.served.stages)]
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
         """Count a call that has ended; ``counted``: as a further row of a request."""

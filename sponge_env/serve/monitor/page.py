@@ -10,9 +10,9 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import chain
 from queue import SimpleQueue
@@ -23,7 +23,7 @@ import orjson
 
 from sponge_env import __version__
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.serve.interface import Batches, Resource, ServedModel, Snapshot
+from sponge_env.serve.interface import Resource, Snapshot
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 
 if TYPE_CHECKING:
@@ -88,14 +88,12 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     """Follow an engine until the end of the block; yield its metrics, and what shows them."""
     from sponge_env.serve.monitor import exposition
 
-    def batches(model: ServedModel) -> Sequence[Sequence[Batches]]:
-        return engine.batches()[model.stage :][: len(model.stages)]
-
-    first, *others = engine.models.values()
-    counts = [ServerMetrics(model, batches=partial(batches, model)) for model in others]
-    metrics = ServerMetrics(
-        first, batches=partial(batches, first), resizes=engine.resizes, others=counts
+    resizes = engine.resizes
+    metrics, *others = (
+        ServerMetrics(model, batches=engine.batches, resizes=resizes)
+        for model in engine.models.values()
     )
+    metrics.others = others
     history = History(metrics)
     # made once a second, whoever asks
     text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))

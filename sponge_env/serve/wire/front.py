@@ -69,10 +69,8 @@ class Front:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
     def of(self, name: str, version: str = "", loaded: bool = True) -> "Front":
-        """Return the front of a model, or raise a WireError if it is not served in this version.
-
-        An empty version is any. One that is not loaded is an error where it has to be.
-        """
+        """Return the front of a model that is there, and loaded if it has to be, or a WireError."""
+        # An empty version is any.
         front = self.fronts.get(name)
         if front is None:
             known = ", ".join(map(repr, self.fronts))
@@ -91,7 +89,7 @@ class Front:
     def switch(self, name: str, on: bool) -> dict[str, Any]:
         """Load or unload a model; return the answer, which is empty, or raise a WireError."""
         self.of(name, loaded=False)
-        (self.engine.load if on else self.engine.unload)(name)
+        self.engine.switch(name, on)
         return {}
 
     def statistics(self, every: bool) -> dict[str, Any]:
@@ -147,14 +145,10 @@ class Front:
 
     def index(self) -> list[dict[str, Any]]:
         """Return the list of models."""
-        models = []
-        for name, front in self.fronts.items():
-            state = {"state": "READY"}
-            if not front.ready:
-                reason = "unloaded" if self.engine.ready else "the server drains"
-                state = {"state": "UNAVAILABLE", "reason": reason}
-            models.append({"name": name, "version": VERSION, **state})
-        return models
+        why = "unloaded" if self.engine.ready else "the server drains"
+        states = {"state": "UNAVAILABLE", "reason": why}, {"state": "READY"}
+        fronts = self.fronts.items()
+        return [{"name": n, "version": VERSION, **states[front.ready]} for n, front in fronts]
 
     def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
         """Return the arrival, now, of a request that began at a monotonic time."""

@@ -35,7 +35,7 @@ GRPC_CODES = {
 
 MAX_RETRY_S = 3600.0
 _REASONS = {  # HTTP status and sentence; the worst first
-    Status.STOPPED: (503, "the server shuts down"),
+    Status.STOPPED: (503, "the server shuts down, or its model was unloaded"),
     Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
     Status.INVALID: (400, "the model fails on this input"),
     Status.FAILED: (503, "every replica that tried it died, and no time is left"),
@@ -56,10 +56,7 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
     rows = [reply for reply in replies if reply.status is ended]
     shed = ended is Status.EXPIRED and all(row.in_time for row in rows)
     status, sentence = _SHED if shed else _REASONS[ended]
-    if ended is Status.STOPPED:
-        sentence = rows[0].reason or sentence
-    elif rows[0].reason:
-        sentence += f": {rows[0].reason}"
+    sentence += f": {rows[0].reason}" if rows[0].reason else ""
     raise WireError(sentence, status, ended, max(row.retry_after_s for row in rows))
 
 
