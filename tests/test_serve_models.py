@@ -55,7 +55,7 @@ def told(channel, method, **said):
     return MESSAGES[f"{method}Response"].FromString(answer)
 
 
-def test_each_model_is_called_by_its_own_name(server):
+def test_each_model_is_called_and_counted_by_its_own_name(server):
     with Wire(server) as wire:
         for place, (name, slo_s) in enumerate((("tiny", 1.0), ("other", 0.25))):
             answer = infer(wire, name)
@@ -73,6 +73,16 @@ def test_each_model_is_called_by_its_own_name(server):
         missing = infer(wire, "third")
         assert missing.status == 404
         assert missing.json["error"] == "there is no model 'third'; it is 'tiny', 'other'"
+        infer(wire, "other")
+    wait_until(lambda: server.recorder.counts()["on_time"] == 3)  # after the answers
+    text = exposition(server.recorder).decode()
+    assert 'sponge_requests_total{model="tiny",outcome="on_time"} 1.0' in text
+    assert 'sponge_answers_total{model="other",variant="other"} 2.0' in text
+    assert 'sponge_slo_seconds{model="other"} 0.25' in text
+    shown = json.loads(state(server.engine, History(server.recorder)))
+    assert (shown["server"]["model"], shown["totals"]["on_time"]) == ("tiny, other", 3)
+    assert [each["totals"]["on_time"] for each in shown["models"]] == [1, 2]
+    assert shown["answers"] == {"tiny": 1, "other": 2}
 
 
 def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
@@ -98,24 +108,6 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
             switch("load")
             assert infer(wire, "other").status == 200
             assert told(channel, "ModelReady", name="other").ready
-
-
-def test_counts_are_of_each_model(server):
-    with Wire(server) as wire:
-        for name in ("tiny", "other", "other"):
-            infer(wire, name)
-    wait_until(lambda: server.recorder.counts()["on_time"] == 3)  # after the answers
-    text = exposition(server.recorder).decode()
-    for line in (
-        'sponge_requests_total{model="tiny",outcome="on_time"} 1.0',
-        'sponge_answers_total{model="other",variant="other"} 2.0',
-        'sponge_slo_seconds{model="other"} 0.25',
-    ):
-        assert line in text
-    shown = json.loads(state(server.engine, History(server.recorder)))
-    assert (shown["server"]["model"], shown["totals"]["on_time"]) == ("tiny, other", 3)
-    assert [each["totals"]["on_time"] for each in shown["models"]] == [1, 2]
-    assert shown["answers"] == {"tiny": 1, "other": 2}
 
 
 def test_models_of_the_command_line_are_a_set():

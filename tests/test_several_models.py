@@ -1,7 +1,9 @@
 """Several models in one system: whose requests are whose, and how the machine is shared."""
 
+import json
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,15 +136,19 @@ def test_a_model_s_controller_sees_its_own_requests():
             assert not delays_s.size or view.mean_delays_s[-1] == delays_s.mean()
 
 
-@pytest.mark.parametrize("agent", ["hpa", "sponge-joint"])
-def test_what_models_measure_adds_up(agent):
-    episode = played(SimulatedSystem(TWO, 1), make_controller(agent, known_controllers()))
-    summary, stages = episode.summary, episode.summary.stages.values()
-    for name in ("offered", "violations", "late"):
-        assert sum(own[name] for own in stages) == getattr(summary, name)
-    assert sum(own["cores"] for own in stages) == pytest.approx(summary.mean_cores)
-    counted = episode.columns["detector/offered"] + episode.columns["classifier/offered"]
-    np.testing.assert_array_equal(counted, episode.columns["offered"])
+@pytest.mark.usefixtures("unpainted", "own_folder")
+def test_what_models_measure_adds_up_and_tables_show_it(capsys):
+    line = "--scenario two-models --agent hpa sponge-joint --duration 40 --start warm --json all"
+    assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
+    printed = capsys.readouterr().out
+    for episode in json.loads(Path("all").read_text()):
+        pairs = ("offered", "offered"), ("violations", "violations"), ("cores", "mean_cores")
+        for name, whole in pairs:
+            total = sum(own[name] for own in episode["stages"].values())
+            assert total == pytest.approx(episode[whole])
+        for model in ("detector", "classifier"):
+            row = rf"^{episode['agent']} +{model} +\d+\.\d+ +\d+\.\d+ "
+            assert re.search(row, printed, re.MULTILINE)
 
 
 def test_one_machine_for_both_misses_less_than_a_half_for_each():
@@ -163,13 +169,3 @@ def test_one_machine_for_both_misses_less_than_a_half_for_each():
             halves += summary.violations, summary.mean_cores
     assert both[0] < 0.6 * halves[0]
     assert both[1] <= halves[1]
-
-
-@pytest.mark.usefixtures("unpainted", "own_folder")
-def test_tables_show_what_each_model_missed(capsys):
-    line = "--scenario two-models --agent hpa static-8 --duration 40 --run-dir run --start warm"
-    assert evaluate.main(line.split()) == 0
-    printed = capsys.readouterr().out
-    for agent in ("hpa", "static-8"):
-        for model in ("detector", "classifier"):
-            assert re.search(rf"^{agent} +{model} +\d+\.\d+ +\d+\.\d+ ", printed, re.MULTILINE)
