@@ -137,7 +137,9 @@ def test_a_model_s_controller_sees_its_own_requests():
 
 
 @pytest.mark.usefixtures("unpainted", "own_folder")
-def test_what_models_measure_adds_up_and_tables_show_it(capsys):
+def test_what_models_measure_adds_up_and_tables_show_it(capsys, refused):
+    sentence = "arrivals.rate_rps must be left out"
+    assert sentence in refused(evaluate.main, "--scenario two-models --agent hpa --rate 5")
     line = "--scenario two-models --agent hpa sponge-joint --duration 40 --start warm --json all"
     assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
     printed = capsys.readouterr().out

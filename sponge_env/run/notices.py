@@ -161,15 +161,13 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
         )
     if rate < MIN_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s{hint}; --rate or --load scales it"
-    if scenario.models:
-        return
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
     limits = scenario.limits
     most_rps, where, load = all_rps, f"on {limits.machine_cores} cores", ""
     if not scenario.stages and scenario.arrivals.peak is None:  # of which one replica may do
         most_rps, load = one_rps, "--load 0.6 or "
         where = f"in one replica of {limits.cores} cores (in replicas {where}: {all_rps:.3g})"
-    if rate > most_rps:
+    if rate > most_rps and not scenario.models:
         yield (
             f"{source} has {rate:.4g} requests/s, more than the {most_rps:.3g} that "
             f"{scenario.cell[1]} can serve {where}; {load}--rate {0.6 * most_rps:.3g} scales it"

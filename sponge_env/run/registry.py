@@ -157,9 +157,8 @@ class EachModel:
             decision(part, model_view(view, k, past_s), own)
             for k, (part, own, past_s) in enumerate(self._models)
         ]
+        feasible, guarded = (all(a.feasible for a in answers), any(a.guarded for a in answers))
         stages = tuple(answer.stages[0] for answer in answers)
-        feasible = all(answer.feasible for answer in answers)
-        guarded = any(answer.guarded for answer in answers)
         return Allocation(stages=stages, feasible=feasible, guarded=guarded)
 
 

@@ -46,8 +46,7 @@ DECISION_LIMIT_S = 60.0
 
 _MOST_TOGETHER = 1 << 20  # Requests or intervals, of all seeds, that are kept in memory at once
 _OF_MODEL = ("offered", "on_time", "late", "failed", "violations", "violation_rate",
-             "avoidable_violation_rate")  # fmt: skip
-"""Metrics of an episode that each of a set of models has, too, of its own requests."""
+             "avoidable_violation_rate")  # fmt: skip  # Of requests of each of a set of models
 REHEARSED = 5  # Intervals of a rehearsal: enough for requests to wait, and to be forecast
 
 

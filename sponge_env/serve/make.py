@@ -59,7 +59,6 @@ def make_engine(
     start = _starter(profiles, limiter)
     system = ServedSystem(scenario, start, profile, outputs=outputs, queue_max=queue_max)
     spec, names = system.spec, [stage.name for stage in scenario.pipeline]
-    count = len(names)
     served = [
         ServedModel(
             name=names[first] if spec.models else name or scenario.name,
@@ -68,11 +67,11 @@ def make_engine(
             batch_max=spec.stages[first].batch_max,
             default_slo_s=(spec.models or [spec])[first].slo_s,
             variants=system.variants[last],
-            stages=tuple(names[first : last + 1]),
+            stages=(names[first],) if spec.models else tuple(names),
             queue_max=queue_max,
             stage=first,
         )
-        for first, last in ([(k, k) for k in range(count)] if spec.models else [(0, count - 1)])
+        for first, last in ([(k, k) for k in range(len(names))] if spec.models else [(0, -1)])
     ]
     try:
         return ServingEngine(system, served, agent, make_agent)

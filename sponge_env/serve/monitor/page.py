@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from itertools import chain
 from queue import SimpleQueue
@@ -88,12 +88,8 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     """Follow an engine until the end of the block; yield its metrics, and what shows them."""
     from sponge_env.serve.monitor import exposition
 
-    resizes = engine.resizes
-    metrics, *others = (
-        ServerMetrics(model, batches=engine.batches, resizes=resizes)
-        for model in engine.models.values()
-    )
-    metrics.others = others
+    made = partial(ServerMetrics, batches=engine.batches, resizes=engine.resizes)
+    metrics, *metrics.others = map(made, engine.models.values())
     history = History(metrics)
     # made once a second, whoever asks
     text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))

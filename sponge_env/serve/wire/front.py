@@ -69,8 +69,7 @@ class Front:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
     def of(self, name: str, version: str = "", loaded: bool = True) -> "Front":
-        """Return the front of a model that is there, and loaded if it has to be, or a WireError."""
-        # An empty version is any.
+        """Return the front of a model that is there, in any version if empty, or a WireError."""
         front = self.fronts.get(name)
         if front is None:
             known = ", ".join(map(repr, self.fronts))
