@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import numpy as np
 
 from sponge_env.arrays import FloatArray as FloatArray
+from sponge_env.arrays import IntArray
 from sponge_env.packing import most_cores, placed, places
 
 if TYPE_CHECKING:
@@ -288,6 +289,8 @@ class SystemSpec:
     """Hash of what gives observations and actions their meaning, such as model and limits."""
     scenario: str = ""
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
+    models: tuple[SystemSpec, ...] = ()
+    """Where the stages are a set of models, each as a system of its own; else empty."""
 
     def __hash__(self) -> int:
         return hash((self.fingerprint, self.scenario, self.nodes))  # of all it takes long
@@ -321,8 +324,9 @@ class SystemSpec:
         """Return an allocation as far as it fits on the machine, see :meth:`fit_stages`.
 
         It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
+        What a set of models asks for is fitted later (:mod:`sponge_env.core.sharing`).
         """
-        if fits(self.nodes, allocation.stages, ready):
+        if self.models or fits(self.nodes, allocation.stages, ready):
             return allocation
         return dataclasses.replace(allocation, stages=self.fit_stages(allocation.stages))
 
@@ -427,6 +431,8 @@ class SystemView:
     """(<= 30,) bandwidth that these arrivals saw (bytes over transfer time), in the same way."""
     last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
+    enters: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(arrived,) places of the stages that they entered, of a set of models."""
 
     @property
     def first(self) -> StageView:

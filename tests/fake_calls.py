@@ -28,16 +28,17 @@ class NoSamples:
 class CallStages(FakeStages):
     """Plain workers side by side that answer calls; implements ``CallWorker``."""
 
-    def __init__(self, workers, tasks=lambda x: 1, crashes=()):
+    def __init__(self, workers, tasks=lambda x: 1, crashes=(), apart=False):
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
+        self._apart = apart
         super().__init__(workers, crashes=crashes)
-        self.handover = Handover(NoSamples(), len(workers))
+        self.handover = Handover(NoSamples(), len(workers), apart)
         self.script, self.closed = [], False
         self.ended = []  # those of batches that did not crash
         self._fan_out, self._inputs = tasks, {}
 
-    def bring(self, request, tensor):
-        self.handover.bring(request, tensor)
+    def bring(self, request, tensor, stage=0):
+        self.handover.bring(request, tensor, stage)
 
     def take_answers(self, request):
         return self.handover.take_answers(request)
@@ -63,7 +64,7 @@ class CallStages(FakeStages):
             self.handover.give_back(batch)
             return completion
         self.ended.append(completion)
-        if batch.stage + 1 == len(self.workers):
+        if self._apart or batch.stage + 1 == len(self.workers):
             answers = [tensor + 0.5 for tensor in inputs]
         else:
             answers = [np.array([[x, k] for k in range(self._fan_out(x))]) for (x,) in inputs]
@@ -85,7 +86,8 @@ class Client:
         """Send a call now; its input is a number of its own."""
         now_s = time_s = self.system.stamp(self.worker.now())
         x = float(len(self._tickets))
-        call = Call(np.array([x]), now_s - delay_s, time_s + budget_s, 100)
+        stage = len(self._tickets) % max(1, len(self.system.spec.models))
+        call = Call(np.array([x]), now_s - delay_s, time_s + budget_s, 100, stage)
         told = []
         ticket = self.system.inbox.submit(call, told.append)
         self._tickets.append(ticket)
@@ -122,6 +124,6 @@ def served_system(scenario, profile=None, queue_max=64, **more):
     """Return a system on plain workers in virtual time."""
 
     def start(spec):
-        return CallStages(profile_workers(spec), **more)
+        return CallStages(profile_workers(spec), apart=bool(spec.models), **more)
 
     return ServedSystem(scenario, start, profile=profile, outputs=OUTPUTS, queue_max=queue_max)

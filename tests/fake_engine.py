@@ -35,8 +35,10 @@ def answered(output, **about):
 class FakeEngine:
     """Takes calls; what is answered with None is held until it is finished or taken back."""
 
-    def __init__(self, serves=None, answer=sums):
+    def __init__(self, serves=None, answer=sums, others=()):
         self.served, self.answer, self.ready = serves or served(), answer, True
+        self.models = {model.name: model for model in (self.served, *others)}
+        self.unloaded = set()
         self.alive, self.followers, self.calls = True, [], []
         self.cancelled = []
         self.agent, self.drained = "static-1", 0
@@ -107,6 +109,12 @@ class FakeEngine:
         if agent not in ("static-1", "static-2"):
             raise ConfigError(f"unknown agent {agent!r}; choose from static-1, static-2")
         self.agent = agent
+
+    def switch(self, name, on):
+        (self.unloaded.discard if on else self.unloaded.add)(name)
+
+    def is_loaded(self, name):
+        return name not in self.unloaded
 
     def drain(self, timeout_s):
         with self.changed:

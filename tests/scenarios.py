@@ -95,7 +95,7 @@ def requests_at(*times_s):
     arrival_s, deadline_s = np.array(times_s, dtype=np.float64).reshape(-1, 2).T
     order = np.argsort(arrival_s, kind="stable")
     arrival_s, deadline_s = arrival_s[order], deadline_s[order]
-    return Workload(order, arrival_s, arrival_s, deadline_s, np.zeros(order.size))
+    return Workload(order, arrival_s, arrival_s, deadline_s, np.zeros(order.size), 0 * order)
 
 
 def short(**changes):

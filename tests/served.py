@@ -17,9 +17,10 @@ from sponge_env.serve.options import ServeOptions
 class Recorded(ServerMetrics):
     """Metrics that keep each call that has ended."""
 
-    def __init__(self):
-        super().__init__(served())
-        self.ended = []
+    def __init__(self, *models):
+        first, *others = models or [served()]
+        super().__init__(first)
+        self.ended, self.others = [], list(map(Recorded, others))
 
     def observe(self, call, reply, counted=False):
         self.ended.append((call, reply, counted))
@@ -46,7 +47,8 @@ class Running:
 @contextmanager
 def running(engine=None, **changes):
     """Serve within the context; an error of the server is raised when it ends."""
-    engine, recorder = engine or FakeEngine(), Recorded()
+    engine = engine or FakeEngine()
+    recorder = Recorded(*engine.models.values())
     options = ServeOptions(**{"port": 0, "grpc_port": 0, "drain_s": 5.0, **changes})
     resources = {"/metrics": Resource("text/plain", lambda query: f"asked {query}".encode())}
     started = Future()

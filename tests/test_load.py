@@ -189,9 +189,8 @@ def test_bad_input_is_one_sentence(changes, options, message, refused):
 def seen(ended, finished_s):
     """Return n requests, sent in seconds 0, 1, ..., under way for 0.1 s, due after 1 s."""
     sent_s = np.arange(len(ended), dtype=np.float64)
-    workload = Workload(
-        np.arange(len(ended)), sent_s, sent_s + 0.1, sent_s + 1.0, np.full(len(ended), 1e3)
-    )
+    ids = np.arange(len(ended))
+    workload = Workload(ids, sent_s, sent_s + 0.1, sent_s + 1.0, np.full(len(ids), 1e3), 0 * ids)
     where = Target("fake", "m", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
     result = LoadResult(scenario, where, workload, ServerState(None))

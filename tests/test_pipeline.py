@@ -71,13 +71,15 @@ def compare(scenario, plan, seed):
     """Play an episode on both and compare what became of every request."""
     system = SimulatedSystem(scenario, seed)
     model = model_of(scenario, system)
-    arrival_s, deadline_s = system._workload.arrival_s, system._workload.deadline_s
+    workload = system._workload
+    arrival_s = workload.arrival_s
     for interval in range(scenario.intervals):
         row = plan[interval % len(plan)]
         until_s = (interval + 1) * scenario.interval_s
         metrics = system.step(Allocation(stages=tuple(row)))
         now = (arrival_s > until_s - scenario.interval_s) & (arrival_s <= until_s)
-        model.serve(list(zip(arrival_s[now], deadline_s[now], strict=True)), row, until_s)
+        offered = arrival_s[now], workload.deadline_s[now], workload.enters[now]
+        model.serve(list(zip(*offered, strict=True)), row, until_s)
         there = [ticket for ticket in model.tickets if not ticket.outcome]
         assert metrics.queued + metrics.running == len(there)
         assert metrics.core_seconds == pytest.approx(model.core_s)
@@ -110,17 +112,23 @@ SHAPES = {
     "one": ((),),
     "chain": ((), ("a",), ("b",)),
     "fork and join": ((), ("a",), ("a",), ("b", "c")),
+    "set of models": ((), (), ()),
 }
 
 
 @st.composite
 def episodes(draw):
-    """Draw a pipeline and the allocations of some intervals."""
+    """Draw a pipeline, or a set of models, and the allocations of some intervals."""
     shape = draw(st.sampled_from(sorted(SHAPES)))
-    stages = []
+    stages, kinds, slo_s = [], [], draw(st.sampled_from([0.3, 0.8]))
+    arrivals = draw(st.sampled_from([None, config.Arrivals("constant", rate_rps=7.0)]))
     for k, after in enumerate(SHAPES[shape]):
         names = draw(st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3))
         tasks = draw(st.sampled_from([(1.0,), (0.0, 1.0), (0.3, 0.4, 0.3), (0.0, 0.0, 0.0, 1.0)]))
+        if shape == "set of models":
+            own = 1.0 + k, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals
+            kinds.append(config.RequestClass(*own))
+            tasks = ()
         stages.append(
             stage(
                 "abcd"[k],
@@ -137,7 +145,8 @@ def episodes(draw):
     scenario = pipeline(
         *stages,
         serving=serving,
-        slo_s=draw(st.sampled_from([0.3, 0.8])),
+        slo_s=slo_s,
+        classes=tuple(kinds),
         arrivals=config.Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0]))),
     )
     plan = [[draw(_allocations(each)) for each in stages] for _ in range(3)]
@@ -192,7 +201,7 @@ FALLING = config.Variant("x", 0.8), config.Variant("y", 0.7)
         ([("a", {}), ("b", {"after": ("b",)})], "none follows itself"),
         ([("a", {}), ("b", {"after": ("c",)}), ("c", {})], "listed before 'b'"),
         ([("a", {"after": ("b",)}), ("b", {})], "stages.a.after"),
-        ([("a", {}), ("b", {"after": ()})], "only the first stage follows nothing"),
+        ([("a", {}), ("b", {"after": ()})], "where requests enter, each in one class"),
         ([(name, {}) for name in "abcdefghi"], "at most 8"),
         ([("a", {"variants": ()})], "not empty"),
         ([("a", {"variants": (config.Variant("x"), config.Variant("x"))})], "of different names"),
@@ -228,7 +237,8 @@ def test_the_example_of_the_docs(tmp_path, batch, answered_s):
         serving=config.Serving(drop="none"),
     )
     sent_s = np.array([0.0, 0.05, 0.1])
-    workload = Workload(np.arange(3), sent_s, sent_s, sent_s + scenario.slo_s, np.zeros(3))
+    rest = sent_s + scenario.slo_s, np.zeros(3), np.zeros(3, np.int64)
+    workload = Workload(np.arange(3), sent_s, sent_s, *rest)
     system = SimulatedSystem(scenario, seed=0, workload=workload)
     metrics = system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(4, batch))))
     columns = system.columns()
@@ -257,7 +267,7 @@ def test_what_later_stages_need_is_no_time_for_this_one(spare_s, end):
     )
     # On one core in the first stage, on all in the second, however fast the first could be.
     budget_s = first[0, 0] + second[0].min() + spare_s
-    workload = Workload(*np.array([[0], [0.0], [0.0], [budget_s], [0.0]]))
+    workload = Workload(*np.array([[0], [0.0], [0.0], [budget_s], [0.0], [0]]))
     system = SimulatedSystem(scenario, seed=0, workload=workload)
     system.step(Allocation(stages=(StageAllocation(1, 1), StageAllocation(LIMITS.cores, 1))))
     columns = system.columns()

@@ -18,7 +18,7 @@ from scenarios import CHAIN
 from served import running
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.scenario.scenario import load_scenario, scenario_of
+from sponge_env.scenario.scenario import load_scenario, scenario_of, served_name
 from sponge_env.serve import __main__ as command
 from sponge_env.serve.make import check_stage_inputs, controllers
 from sponge_env.serve.options import ServeOptions
@@ -217,10 +217,10 @@ def test_a_mistyped_option_is_one_sentence(arguments, refused):
 
 
 def test_a_server_is_named_after_its_model():
-    assert command.served_name("efficientnet-lite0", None) == "efficientnet-lite0"
-    assert command.served_name("/a folder/my model.onnx", None) == "my-model"
-    assert command.served_name("", "a/own.toml") == "own"
-    assert command.served_name("module:Class", None) == "module-Class"
+    assert served_name("efficientnet-lite0", None) == "efficientnet-lite0"
+    assert served_name("/a folder/my model.onnx", None) == "my-model"
+    assert served_name("", "a/own.toml") == "own"
+    assert served_name("module:Class", None) == "module-Class"
 
 
 def test_a_server_that_could_not_go_on_says_why(capsys):

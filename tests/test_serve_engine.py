@@ -53,7 +53,7 @@ class Rig:
     def __init__(self, launcher, **agents):
         self.launcher, self.agents = launcher, agents
         system = ServedSystem(SCENARIO, self.start)
-        self.engine = ServingEngine(system, SERVED, next(iter(agents)), self.agents.__getitem__)
+        self.engine = ServingEngine(system, [SERVED], next(iter(agents)), self.agents.__getitem__)
         self.followed = []
         self.engine.follow(self.followed.append)
         self.replies = []

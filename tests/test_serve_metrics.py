@@ -27,7 +27,10 @@ def samples(metrics):
             name = sample.name
             if name.startswith("nv_"):  # the parser appends what Triton's names have not
                 name = name.removesuffix("_total")
-            labels = "".join(f"{{{k}={v}}}" for k, v in sorted(sample.labels.items()))
+            shown = {**sample.labels}
+            if not name.endswith("_info"):  # there is one model here
+                shown.pop("model", None)
+            labels = "".join(f"{{{k}={v}}}" for k, v in sorted(shown.items()))
             values[name + labels] = sample.value
     return values
 

@@ -11,7 +11,7 @@ from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
 from sponge_env import Allocation, StageAllocation
-from sponge_env.scenario.config import Initial, Limits, Simulation
+from sponge_env.scenario.config import Initial, Limits, RequestClass, Simulation
 from sponge_env.serve.calls import Inbox
 from sponge_env.serve.interface import Call, Status
 from sponge_env.serve.system import TICK_S
@@ -23,7 +23,14 @@ TWO = pipeline(
     stage("finder", "video-detector", fan_out=3, initial=HELD),
     stage("reader", "nlp-sentiment", initial=HELD),
 )
-SCENARIOS = {"one stage": ONE, "two stages": TWO}
+KINDS = (RequestClass(1.0, 0.6, 0.0), RequestClass(1.0, 0.8, 0.0, "b"))
+MODELS = pipeline(
+    stage("a", "video-detector", initial=HELD),
+    stage("b", "nlp-sentiment", initial=HELD, after=()),
+    classes=KINDS,
+    limits=Limits(cores=4, total_cores=10),
+)
+SCENARIOS = {"one stage": ONE, "two stages": TWO, "two models": MODELS}
 ENDED = ("on_time", "late", "dropped", "failed", "cancelled")
 
 
@@ -83,7 +90,7 @@ def test_each_call_ends_exactly_once(data, name):
     assert not system.inbox
     check_rows(system._table)
     check_batches(client)
-    if name == "two stages":
+    if name != "one stage":
         assert system._env["opened"] == pending
 
 
@@ -139,11 +146,28 @@ def replies_of(client, status):
     return [told[0] for told in client.replies.values() if told and told[0].status is status]
 
 
+def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
+    client, wanted = client_of(MODELS), asked(MODELS, 4, 1, 1)
+    client.submit_at(0.5, 5.0, count=40)
+    client.at(0.55, client.system.switch, [1], False)
+    client.submit_at(0.6, 5.0, count=4)
+    client.step(wanted)
+    assert len(replies_of(client, Status.STOPPED)) > 10
+    assert len(replies_of(client, Status.REFUSED)) == 2
+    assert client.step(wanted).stages["b"]["cores"] == 1.0
+    assert client.system.allocation.stages == (StageAllocation(4, 1), StageAllocation(1, 1))
+    client.system.switch([1], True)
+    client.submit_at(2.5, 5.0, count=2)
+    client.step(wanted)
+    assert client.statuses[-2:] == [Status.ANSWERED] * 2
+    assert client.system.allocation == wanted
+
+
 def test_what_cannot_be_met_is_refused_at_once():
     """The fastest service of one request takes 26 ms here."""
     client = client_of(ONE)
     system = client.system
-    fastest_s = float(system._arrays.settings["hopeless_below_s"][0])
+    fastest_s = float(system._arrays.models["hopeless_below_s"][0, 0])
     for at_s, budget_s in ((0.1, -1.0), (0.2, 0.9 * fastest_s), (0.3, 1.1 * fastest_s)):
         client.submit_at(at_s, budget_s)
     metrics = system.step(Allocation(16, 1))

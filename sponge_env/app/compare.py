@@ -97,7 +97,7 @@ def _notices(suite: Suite, work: Work, arguments: Namespace) -> list[str]:
         for unit in next(iter(work.values())):
             if isinstance(unit, AgentUnit):
                 controller = make_controller(unit.controller, {}, unit.options)
-                start(controller, spec, 0)
+                controller = start(controller, spec, 0)
                 if description := getattr(controller, "description", ""):
                     notices.append(f"agent {unit.agent} {description}")
                 elif what := suites.stands_for(unit.agent, suite.agents[unit.agent], unit.options):

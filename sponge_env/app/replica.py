@@ -13,8 +13,9 @@ from sponge_env.live.node import NodeServer
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.wire import TOKEN
 from sponge_env.scenario.config import Limiter
+from sponge_env.scenario.graph import is_set
 from sponge_env.scenario.profile import local_model
-from sponge_env.scenario.scenario import Scenario, scenario_of
+from sponge_env.scenario.scenario import Scenario, scenario_of_all
 from sponge_env.serve.options import authority, is_local, listening_socket
 
 LIMITERS = ("auto", "cgroup", "outside")
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     sys.setswitchinterval(SWITCH_S)
     with cli.terminate_like_interrupt(), suppress(KeyboardInterrupt):
         prepare_cpus(arguments.wait, arguments.cpus)
-        scenario = scenario_of(arguments.model, arguments.scenario)
+        scenario = scenario_of_all(arguments.model, arguments.scenario)
         configs = _configs(scenario, arguments.core_unit, arguments.limiter)
         with (
             closing(LocalLauncher(configs)) as launcher,
@@ -51,7 +52,8 @@ def _configs(scenario: Scenario, core_unit: float, limiter: Limiter) -> list[Liv
     for stage in scenario.pipeline:
         models = tuple(local_model(v.profile) or v.profile for v in stage.variants)
         sizes = stage.limits.batch, stage.limits.cores, core_unit
-        configs.append(LiveConfig(models[0], models, *sizes, limiter=limiter))
+        apart = is_set(scenario.stages)
+        configs.append(LiveConfig(models[0], models, apart, *sizes, limiter=limiter))
     return configs
 
 
@@ -62,7 +64,7 @@ def _parser() -> cli.Parser:
         epilog=f"both sides must have the same token in ${TOKEN}, on a loopback address none",
     )
     add = parser.add_argument
-    add("--model", default="", metavar="M", help="as for 'sponge serve'")
+    add("--model", action="append", default=[], metavar="M", help="as for 'sponge serve'")
     add("--scenario", metavar="S", help="the same; its stages, batch sizes and cores")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=7700, help="port, 0 for a free one (default: 7700)")

@@ -6,12 +6,13 @@ deadline less the shares of the longest path after it.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import HISTORY, Allocation, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 
 Rule = Literal["proportional", "equal"]
@@ -75,6 +76,23 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
     waiting_s, alone = stage.queued_deadlines_s - later_s, stage.allocation._replace(variant=0)
     own = dataclasses.replace(stage, queued_deadlines_s=waiting_s, allocation=alone)
     return dataclasses.replace(view, allocation=Allocation(stages=(alone,)), stages=(own,), **seen)
+
+
+def model_view(view: SystemView, k: int, past_s: list[float]) -> SystemView:
+    """Return what one of a set of models shows; ``past_s`` are the mean delays of its arrivals."""
+    # To these the last interval's is added. Of earlier intervals those of all models stand there.
+    own, part = view.enters == k, slice(k, k + 1)
+    seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
+    if view.last is not None:
+        past_s.append(float(np.mean(seen["delays_s"])) if own.any() else (past_s or [math.nan])[-1])
+        measured = [*view.last.stages.values()][k]
+        shared: dict[str, Any] = {n: measured[n] for n in measured if n in names(IntervalMetrics)}
+        seen["last"] = dataclasses.replace(view.last, **shared, stages={})
+    del past_s[:-HISTORY]
+    before_s = view.mean_delays_s[: view.mean_delays_s.size - len(past_s)]
+    seen |= {"mean_delays_s": np.append(before_s, past_s), "enters": view.enters[:0]}
+    alone = Allocation(stages=view.allocation.stages[part])
+    return dataclasses.replace(view, stages=view.stages[part], allocation=alone, **seen)
 
 
 def stage_views(

@@ -28,7 +28,8 @@ def take_in(w: World, until_s: float) -> None:
     if settings.arrival_kind == LISTED:
         while env.arrival_s <= until_s:
             request = w.requests[env.sent - 1]
-            offer(w, request.deadline_s, request.payload_bytes, True)
+            entry = pipeline.at(w, request.enters)
+            offer(entry, request.deadline_s, request.payload_bytes, True)
             next_listed(w)
     else:
         while env.arrival_s <= until_s:
@@ -38,7 +39,7 @@ def take_in(w: World, until_s: float) -> None:
 
 @compiled
 def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
-    """Take in the request that has arrived; return False if it is dropped at once."""
+    """Take in the request that has arrived in this stage; return False if it is dropped at once."""
     # That is where there is no room, or where it is not ``welcome``.
     env, metrics = w.env, w.metrics
     delay_s = env.arrival_s - env.sent_s
@@ -46,7 +47,7 @@ def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
     env.delay_max_s = max(env.delay_max_s, delay_s)
     env.payload_sum_bytes += payload_bytes
     # Told on arrival: what a controller does with a request does not make it hopeless.
-    hopeless = due_s - env.arrival_s < w.settings.hopeless_below_s
+    hopeless = due_s - env.arrival_s < w.model.hopeless_below_s
     metrics.offered += 1
     metrics.hopeless += hopeless
     fits = welcome and (not pipeline.staged(w) or pipeline.enter(w, env.sent - 1))
@@ -96,7 +97,7 @@ def cancel(w: World, row: int, sent_s: float) -> None:
 @compiled
 def _close_cancelled(w: World, row: int, sent_s: float, attempts: int) -> None:
     w.metrics.cancelled += 1
-    _enter_unanswered(w, row, sent_s, CANCELLED, attempts, False)
+    _enter_unanswered(w, row, sent_s, CANCELLED, attempts, False, False)
 
 
 @inlined
@@ -130,25 +131,25 @@ def _drop(w: World, row: int, sent_s: float, hopeless: bool, attempts: int, no_r
     w.metrics.dropped += 1
     w.metrics.overflowed += no_room
     w.metrics.avoidable_violations += not hopeless
-    _enter_unanswered(w, row, sent_s, DROPPED, attempts, no_room)
+    _enter_unanswered(w, row, sent_s, DROPPED, attempts, no_room, hopeless)
 
 
 @compiled
 def _enter_unanswered(
-    w: World, row: int, sent_s: float, outcome: int, attempts: int, overflowed: bool
+    w: World, row: int, sent_s: float, outcome: int, attempts: int, overflowed: bool, hopeless: bool
 ) -> None:
     """Enter into the ledger how a request ended now that no batch has answered."""
     if w.env.ended < len(w.ledger):
-        entry = _entry(w, row, sent_s, outcome)
+        entry = _entry(w, row, sent_s, outcome, hopeless)
         entry.started_s, entry.finished_s, entry.overflowed = math.nan, w.env.now_s, overflowed
         entry.batch_size, entry.replica, entry.attempts = 0, -1, attempts
 
 
 @inlined
-def _entry(w: World, row: int, sent_s: float, outcome: int) -> LedgerRow:
+def _entry(w: World, row: int, sent_s: float, outcome: int, hopeless: bool) -> LedgerRow:
     entry = w.ledger[w.env.ended]
     w.env.ended += 1
-    entry.row, entry.sent_s, entry.outcome = row, sent_s, outcome
+    entry.row, entry.sent_s, entry.outcome, entry.hopeless = row, sent_s, outcome, hopeless
     entry.stage, entry.accuracy, entry.overflowed = w.place, math.nan, False
     return entry
 
@@ -301,7 +302,7 @@ def _enter(
     attempts: int,
 ) -> None:
     if w.env.ended < len(w.ledger):
-        entry = _entry(w, request.row, request.sent_s, outcome)
+        entry = _entry(w, request.row, request.sent_s, outcome, request.hopeless)
         entry.started_s, entry.finished_s = replica.started_s, finished_s
         entry.batch_size, entry.replica = replica.batch_size, replica.id
         entry.accuracy, entry.attempts = accuracy, attempts

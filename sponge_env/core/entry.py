@@ -26,6 +26,7 @@ from sponge_env.core.pipeline import at, last_deadline_s
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import Arrays, World
 from sponge_env.core.settings import LISTED
+from sponge_env.core.sharing import is_placed, share_machine
 from sponge_env.core.step import begin_interval, reset, step
 
 STEP, DRAIN, RESET = range(3)  # The moves of :func:`run_range`
@@ -93,7 +94,7 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int
                 if not (part < 3) <= asked[i, k, part] <= most[k, part]:
                     return False
             held += asked[i, k, 0] * asked[i, k, 2]
-        while held > total_cores or (nodes.shape[1] > 1 and not _is_placed(asked[i], nodes)):
+        while held > total_cores or not is_placed(asked[i], nodes):
             largest = 0
             for k in range(1, len(most)):
                 if asked[i, k, 0] * asked[i, k, 2] > asked[i, largest, 0] * asked[i, largest, 2]:
@@ -104,21 +105,13 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int
     return True
 
 
-@inlined
-def _is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
-    """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
-    room, fits, largest = nodes[1], True, 0
-    for node in range(room.size):
-        room[node] = nodes[0, node]
-    for k in range(len(asked)):
-        largest = max(largest, asked[k, 0])
-    for cores in range(largest, 0, -1):
-        for k in range(len(asked)):
-            for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
-                node = room.argmax()
-                room[node] -= cores
-                fits &= room[node] >= 0
-    return fits
+@entry_point
+def share(
+    arrays: Arrays, metrics: NDArray[Any], asked: NDArray[np.int64], nodes: NDArray[np.int64]
+) -> None:
+    """Fit what a set of models asks for onto the machine; arguments are those of :func:`fit`."""
+    for i in range(len(asked)):
+        share_machine(_world(arrays, i, metrics), asked[i], nodes)
 
 
 @entry_point
@@ -186,17 +179,19 @@ def offer(
     payload_bytes: float,
     decides_s: float,
     welcome: bool,
+    k: int,
 ) -> float:
-    """Offer a request that was not drawn, in a free row of ``requests``.
+    """Offer a request of stage ``k`` that was not drawn, in a free row of ``requests``.
 
     ``times_s`` are those at which it was sent, arrived (which is now) and must be answered. One
     that cannot be met, that is not ``welcome``, or for which there is no room, is dropped at once.
     Returned is 0 if it waits now, else by how long it would be late, NaN if that is no matter.
     """
-    w = _world(arrays, 0, metrics)
+    w = at(_world(arrays, 0, metrics), k)
     request, env = w.requests[row], w.env
     request.id, request.sent_s, request.arrival_s, request.deadline_s = id, *times_s
     request.payload_bytes, request.tasks, request.cancelled = payload_bytes, -1, False
+    request.enters = k
     env.sent, env.sent_s, env.arrival_s = row + 1, request.sent_s, request.arrival_s
     env.now_s = request.arrival_s
     late_by_s = earliest_end_s(w, request.deadline_s, decides_s) - request.deadline_s
@@ -225,7 +220,7 @@ def cancel(arrays: Arrays, metrics: NDArray[Any], row: int, now_s: float) -> Non
     """Take a request back that has not ended."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
-    batching.cancel(w, row, w.requests[row].sent_s)
+    batching.cancel(at(w, w.requests[row].enters), row, w.requests[row].sent_s)
 
 
 @entry_point

@@ -67,9 +67,10 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
     ahead_core_s = w.model.cheapest_core_s * w.stage.pace
     until_s = max(now_s, decides_s)
     for k in range(len(w.stages)):
-        rate = _done_per_s(at(w, k))
-        ahead_core_s += _ahead_core_s(at(w, k), due_s, rate, until_s)
-        forced += rate * w.stages[k].wanted.replicas
+        if k == w.place or w.models[k].before >> w.place & 1:  # no other model's
+            rate = _done_per_s(at(w, k))
+            ahead_core_s += _ahead_core_s(at(w, k), due_s, rate, until_s)
+            forced += rate * w.stages[k].wanted.replicas
     if w.model.limited:
         # Unused tokens of a period let a replica run faster than its quota for so long.
         ahead_core_s -= w.model.quota.period_s
@@ -79,7 +80,7 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
     end_s = now_s + ahead_core_s / forced
     if left_core_s > 0.0:
         end_s = until_s + left_core_s / machine
-    return max(end_s, now_s + w.settings.hopeless_below_s)
+    return max(end_s, now_s + w.model.hopeless_below_s)
 
 
 @inlined

@@ -1,9 +1,9 @@
 """A request on its way through several stages: its tasks, where they lead, and its end.
 
-A request enters the first stage with one task. Each task that is done leads to as many tasks in
-every stage that follows as its fan-out says, at once; a stage that follows several others gets
-one task when all that lead to it are done. The request is answered when its last task is. Where
-there is one stage, a request is its own task, and nothing of this is needed.
+A request enters the first stage, or that of its model, with one task. Each task that is done leads
+to as many tasks in every stage that follows as its fan-out says, at once; a stage that follows
+several others gets one task when all that lead to it are done. The request is answered when its
+last task is. Where there is one stage, a request is its own task, and nothing of this is needed.
 """
 
 from sponge_env.core.compiled import compiled, inlined
@@ -63,7 +63,7 @@ def opened(w: World, row: int) -> OpenRequest:
 
 @inlined
 def enter(w: World, row: int) -> bool:
-    """Open a request with a task in the first stage; return False if there is no room."""
+    """Open a request with a task in this stage; return False if there is no room."""
     while opened(w, row).request != FREE and w.env.places + 1 < len(w.opened):
         _double(w)
     place = opened(w, row)
@@ -73,7 +73,7 @@ def enter(w: World, row: int) -> bool:
     for k in range(len(w.stages)):
         place.tasks[k] = place.done[k] = 0
         place.accuracy[k] = 0.0
-    place.tasks[0] = place.left = 1
+    place.tasks[w.place] = place.left = 1
     w.env.opened += 1
     return True
 

@@ -211,6 +211,7 @@ class Listed:
     tasks: int
     """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
     cancelled: bool  # Whether it was taken back while it ran
+    enters: int  # Place of the stage that it enters
 
 
 class Waiting:
@@ -257,6 +258,7 @@ class LedgerRow:
     stage: int
     accuracy: float  # Of its answer; NaN without
     overflowed: bool
+    hopeless: bool
 
 
 class World(NamedTuple):

@@ -62,8 +62,6 @@ class Settings:
 
     fifo: bool  # Whether batches are formed first in, first out
     sheds: bool  # Whether batches leave out what they would answer late; see :mod:`.overload`
-    hopeless_below_s: float  # Budget on arrival below which a request counts as hopeless
-    one_core_below_s: float
 
     total_cores: int
     nodes: int
@@ -105,6 +103,10 @@ class StageSettings:
     drop_below_s: float  # Time to its deadline below which a waiting request is dropped
     after_s: float
     """Shortest time that its requests take in the stages that none of them can miss afterwards."""
+    hopeless_below_s: float
+    """Budget on arrival below which a request that enters here counts as hopeless."""
+    one_core_below_s: float  # The same on one core
+    slo_s: float  # That of the requests that enter here
     pace: float  # See :attr:`.Stage.pace`; at the start
     cheapest_core_s: float  # Least work of a task in any batch, in core units over time or CPU time
     cold_start_s: float

@@ -110,14 +110,15 @@ def simulate(w: World, until_s: float) -> None:
             for k in range(len(w.stages)):
                 batching.drop_expired(at(w, k))
             return
-        event_s = math.inf
+        event_s, idle = math.inf, False
         for k in range(len(w.stages)):
             stage = w.stages[k]
             # Under a quota whoever wakes or sleeps changes the part of the CPU that others have.
             if stage.stale or (stage.idle and stage.head < stage.tail) or w.models[k].limited:
                 _start_batches(at(w, k))
             event_s = min(event_s, stage.next_s)
-        if jump(env, event_s, min(until_s, env.arrival_s) if w.stages[0].idle else until_s):
+            idle |= stage.idle and w.models[k].after == 0
+        if jump(env, event_s, min(until_s, env.arrival_s) if idle else until_s):
             _let_happen(w)
 
 

@@ -116,7 +116,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
         if measured_on not in (None, this):
             LOG.warning("profile %r was measured on %s, this is %s", each.name, measured_on, this)
     spec = make_spec(scenario, profile)
-    if not spec.is_chain:
+    if not (spec.is_chain or spec.models):
         raise ConfigError(
             f"scenario {scenario.name!r} has stages that fork or join, which the real worker "
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
@@ -188,6 +188,7 @@ def real_configs(
         LiveConfig(
             model=models[0].model,
             variants=tuple(model.model for model in models),
+            apart=bool(spec.models),
             batch_max=stage.batch_max,
             cores_max=stage.cores_max,
             core_unit=stage.core_unit,

@@ -30,7 +30,8 @@ class Stages:
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         names = [config.variants or (config.model,) for config in configs]
         models = list(map(resolve_variants, names))
-        _check_chain([config.model for config in configs], [each[0] for each in models])
+        if not configs[0].apart:
+            _check_chain([config.model for config in configs], [each[0] for each in models])
         self.jobs = list(map(make_job, models, [config.batch_max for config in configs]))
         self.max_tasks: Sequence[int] = [job.max_tasks for job in self.jobs]
         self.facts: dict[str, Any] = {

@@ -128,6 +128,7 @@ class LiveSystem(System):
         entry.end_live_interval(*moves, 1.0)
         entry.observe_one(*moves, self._observation)  # what learned controllers see
         entry.last_deadline(*moves)
+        entry.share(*moves, self._numbers, self._nodes)
         entry.abandon(*moves, 0.0)
         self._run(entry.RESET)
         self._slowdowns = [Slowdown(model, self._arrays) for model in self._arrays.models[0]]

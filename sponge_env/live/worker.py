@@ -87,7 +87,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             self.launcher = launcher or PLACE.open(configs)
             cleanup.callback(self.launcher.close)
             self.limiter = self.launcher.limiter
-            self._handover = Handover(self.launcher, len(configs))
+            self._handover = Handover(self.launcher, len(configs), self.config.apart)
             for stage in range(len(configs)):
                 self.launcher.sample(0, stage)  # drawn now, and not while the clock runs
             self.bring, self.take_answers = self._handover.bring, self._handover.take_answers
@@ -263,21 +263,22 @@ class Kept:
 
 
 class Handover:
-    """Keeps inputs until their tasks are answered, and the last stage's answers if it has any."""
+    """Keeps inputs until their tasks are answered, and the answers of the last stage, if any."""
 
     # A request that brings no input, and a task of a stage for which the one before it left none,
     # gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
     # first, and answers are known by their place.
 
-    def __init__(self, launcher: Launcher, stages: int) -> None:
-        self._launcher, self._last = launcher, stages - 1
+    def __init__(self, launcher: Launcher, stages: int, apart: bool = False) -> None:
+        # Answers of this stage and later ones lead to no other.
+        self._launcher, self._final = launcher, 0 if apart else stages - 1
         self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
 
-    def bring(self, request: int, tensor: Tensor) -> None:
-        """Keep the input that a request brings until it ends."""
-        self._requests[request].waiting[0] = [(0, tensor)]
+    def bring(self, request: int, tensor: Tensor, stage: int = 0) -> None:
+        """Keep the input that a request brings to the stage that it enters until it ends."""
+        self._requests[request].waiting[stage] = [(0, tensor)]
 
     def take(self, batch: Batch) -> list[Tensor]:
         """Return the inputs of a batch that begins."""
@@ -303,7 +304,7 @@ class Handover:
         # They are stacks of inputs; there are none where answers lead to nothing that is known. The
         # last stage's are kept until they are taken. That a model ``failed``, take_answers says; if
         # it did on a sample, that is a WorkerError.
-        last = batch.stage == self._last
+        last = batch.stage >= self._final
         for place, reason in (failed or {}).items():
             kept = self._running[batch.id][place][0]
             if kept.is_sample:

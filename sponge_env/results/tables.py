@@ -149,8 +149,10 @@ def stage_table(by_agent: Mapping[str, Sequence[ByStage]]) -> Table:
         for agent, episodes in by_agent.items()
         for stage in next((episode for episode in episodes if episode), ())
     }
-    headings = ["agent", "stage", *(c.label for c in STAGE_COLUMNS)]
-    rows = [[*key, *(_mean_text(c, own) for c in STAGE_COLUMNS)] for key, own in found.items()]
+    first = next((own[0] for own in found.values()), {})  # Models of a set have violations, too
+    shown = [*(c for c in metrics.COLUMNS[:2] if c.metric in first), *STAGE_COLUMNS]
+    headings = ["agent", "stage", *(c.label for c in shown)]
+    rows = [[*key, *(_mean_text(c, own) for c in shown)] for key, own in found.items()]
     if any(name.startswith(SHARE) for own in found.values() for name in own[0]):
         headings += ["variants", SWITCHES.label]
         for row, own in zip(rows, found.values(), strict=True):

@@ -118,8 +118,9 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
-    fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
-    hopeless = np.mean(budget_s < fastest_s) if budget_s.size else 0
+    profiles = stage_profiles(scenario, profile)
+    fastest_s = np.array([shortest_s(scenario, profiles, k) for k in range(len(profiles))])
+    hopeless = np.mean(budget_s < fastest_s[workload.enters]) if budget_s.size else 0
     if hopeless > MAX_HOPELESS:
         way_s = float(np.median(workload.arrival_s - workload.sent_s))
         yield (
@@ -165,7 +166,7 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     if not scenario.stages and scenario.arrivals.peak is None:  # of which one replica may do
         most_rps, load = one_rps, "--load 0.6 or "
         where = f"in one replica of {limits.cores} cores (in replicas {where}: {all_rps:.3g})"
-    if rate > most_rps:
+    if rate > most_rps and not scenario.models:
         yield (
             f"{source} has {rate:.4g} requests/s, more than the {most_rps:.3g} that "
             f"{scenario.cell[1]} can serve {where}; {load}--rate {0.6 * most_rps:.3g} scales it"

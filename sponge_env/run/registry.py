@@ -10,10 +10,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import deepcopy
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast, get_type_hints
 
+from sponge_env.control.split import model_view
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.spec import check_allocation
@@ -128,10 +130,35 @@ def _one_line(error: BaseException, plain: bool = True) -> str:
     return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
-    """Reset a controller; whatever it raises becomes a :class:`ControllerError`."""
+def start(controller: Controller, spec: SystemSpec, seed: int) -> Controller:
+    """Reset a controller and return who decides; an error becomes a :class:`ControllerError`."""
     with _named(controller, "reset"):
+        if spec.models and not isinstance(controller, EachModel):
+            controller = EachModel(controller)
         controller.reset(spec, seed)
+    return controller
+
+
+class EachModel:
+    """Controllers of a set of models: one of a kind for each, which sees its model only."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a controller of its own for each model."""
+        parts = [start(deepcopy(self._controller), own, seed) for own in spec.models]
+        self._models = [*zip(parts, spec.models, [list[float]() for _ in parts], strict=True)]
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Return what all of them ask for."""
+        answers = [
+            decision(part, model_view(view, k, past_s), own)
+            for k, (part, own, past_s) in enumerate(self._models)
+        ]
+        feasible, guarded = (all(a.feasible for a in answers), any(a.guarded for a in answers))
+        stages = tuple(answer.stages[0] for answer in answers)
+        return Allocation(stages=stages, feasible=feasible, guarded=guarded)
 
 
 def decision(

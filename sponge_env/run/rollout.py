@@ -31,7 +31,7 @@ from sponge_env.simulation.batch import BatchSimulator, BatchView
 from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import interval_latencies, summarise_accuracy, summarise_requests
 from sponge_env.simulation.system import SimulatedSystem, System
-from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.traffic import mixed_rps, rate_rps, streams
 from sponge_env.simulation.workload import Workload, draw_workload
 
 SETTLING = 400
@@ -44,6 +44,8 @@ _REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: what is met in the evalua
 DECISION_LIMIT_S = 60.0  # A live decision that takes longer, also to compile, has failed
 
 _MOST_TOGETHER = 1 << 20  # Requests or intervals, of all seeds, that are kept in memory at once
+_OF_MODEL = ("offered", "on_time", "late", "failed", "violations", "violation_rate",
+             "avoidable_violation_rate")  # fmt: skip  # Of requests of each of a set of models
 REHEARSED = 5  # Intervals of a rehearsal: enough for requests to wait, and to be forecast
 
 
@@ -119,7 +121,7 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     limit_s = None if system.limiter == SimulatedSystem.limiter else DECISION_LIMIT_S
     try:
         with system.paused():  # a controller may load or compile something now
-            start_rehearsed(controller, system, run.seed)
+            controller = start_rehearsed(controller, system, run.seed)
         while not system.done:
             view, began_s = system.view(), time.perf_counter()
             allocation = decision(controller, view, system.spec, limit_s)
@@ -193,16 +195,16 @@ def play_together(
     return episodes
 
 
-def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
-    """Reset a controller, which first drives the simulated counterpart of a live system."""
+def start_rehearsed(controller: Controller, system: System, seed: int) -> Controller:
+    """Start a controller, which first drives the simulated counterpart of a live system."""
     # It then has what it compiles or loads, which takes seconds, in which requests would be lost.
     if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
         with suppress(SpongeError):  # it shows again when the controller is in charge
-            start(controller, system.spec, seed)
+            controller = start(controller, system.spec, seed)
             for _ in range(min(REHEARSED, simulated.plan.intervals)):
                 view = simulated.view()
                 simulated.step(decision(controller, view, simulated.spec, DECISION_LIMIT_S))
-    start(controller, system.spec, seed)
+    return start(controller, system.spec, seed)
 
 
 def _summarise(
@@ -229,6 +231,12 @@ def _summarise(
     core_seconds = total(intervals["core_seconds"].tolist())
     decisions_s = intervals["decision_s"] if duration_s else [0.0]
 
+    stages: Any = over_episode(intervals)
+    for k, measured in enumerate(stages.values() if spec.models else ()):
+        own = ended["stage"] == k
+        of_model = summarise_requests(outcome[own], latency_s[own], ended["hopeless"][own])
+        measured |= {name: of_model[name] for name in _OF_MODEL}
+
     def mean_by_cores(name: str) -> float:
         used = total((intervals[name] * intervals["core_seconds"]).tolist())
         return used / core_seconds if core_seconds > 0 else 0.0
@@ -248,7 +256,7 @@ def _summarise(
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(intervals["reward"].tolist()),
-        stages=over_episode(intervals),
+        stages=stages,
     )
 
 
@@ -269,22 +277,26 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     workload = draw_workload(steady, profile, _REHEARSAL_SEED)
     workload = equally_fast(workload, steady.network.base_delay_s)
     system = SimulatedSystem(steady, _REHEARSAL_SEED, profile, workload)
-    start(controller, system.spec, _REHEARSAL_SEED)
+    controller = start(controller, system.spec, _REHEARSAL_SEED)
     chosen = []
     while not system.done:
-        chosen.append(decision(controller, system.view(), system.spec))
-        system.step(chosen[-1])
+        system.step(decision(controller, system.view(), system.spec))
+        chosen.append(system.allocation)
     frequent = Counter(reversed(chosen[-COUNTED:])).most_common(1)[0][0]
     return system.spec.fitting(frequent)  # all of them are ready at the start
 
 
 def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
     """Return a scenario without bursts, fades and noise: equal gaps at the mean rate."""
+    classes = list(scenario.classes)
+    for k, own in enumerate(streams(scenario, profile)):  # all in one now, by their rates
+        classes[k] = dataclasses.replace(classes[k], share=mixed_rps(*own), arrivals=None)
     return dataclasses.replace(
         scenario,
         start="cold",
         duration_s=SETTLING * scenario.interval_s,
         arrivals=Arrivals(kind="constant", rate_rps=rate_rps(scenario, profile)),
+        classes=tuple(classes),
         network=dataclasses.replace(scenario.network, fade_every_s=None),
         simulation=dataclasses.replace(scenario.simulation, noise=0.0),
     )

@@ -79,6 +79,9 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     # What is as by default is left out, so that a further key changes no fingerprint.
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
+    new = {"stage": "", "arrivals": None}  # since version 1.1
+    for kind in data["classes"]:
+        list(map(kind.pop, [key for key in new if kind[key] == new[key]]))
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
         stage |= OLD_STAGE_KEYS
         for variant, own in zip(stage["variants"], profiles, strict=True):

@@ -320,6 +320,8 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     keys: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         table, dot, key = path.partition(".")
+        apart = table == "arrivals" and any(kind.arrivals for kind in scenario.classes)
+        require(not apart, path, value, "left out: each class has arrivals of its own")
         if dot:
             keys.setdefault(table, {})[key] = value
         else:

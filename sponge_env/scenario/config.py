@@ -130,7 +130,8 @@ class Stage:
     variants: tuple[Variant, ...]  # Models to choose from, the least accurate first
     after: tuple[str, ...] | None = None
     """Stages whose answers lead here; the one before in the list if left out. A stage that
-    follows several gets one task of each request, when all that lead to it are done."""
+    follows several gets one task of each request, when all that lead to it are done. Where it is
+    ``[]`` in all after the first, the stages are a set of models, each with its own requests."""
     fan_out: int = option(1, at_least=0, rule="a whole number of at least 0")
     """Tasks in each stage that follows that an answer leads to; 0 is none."""
     fan_out_shares: tuple[float, ...] = option((), at_least=0)
@@ -270,11 +271,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class RequestClass:
-    """One of several kinds of requests in a stream."""
+    """One of several kinds of requests in a stream, or a stream of its own."""
 
-    share: float = option(above=0)  # Share of the requests, relative to the other classes' shares
-    slo_s: float = option(above=0)  # End-to-end latency objective of these requests
-    payload_bytes: float = option(at_least=0)  # Size of one of them
+    share: float = option(1.0, above=0)  # Share of the requests, relative to the others' shares
+    slo_s: float = option(1.0, above=0)  # End-to-end latency objective of these requests
+    payload_bytes: float = option(300_000.0, at_least=0)  # Size of one of them
+    stage: str = ""  # Stage of a set of models that they are for; the first if left out
+    arrivals: Arrivals | None = None
+    """When they are sent, where each class is a stream of its own."""
 
     def __post_init__(self) -> None:
         check_options(self, "classes.")

@@ -10,7 +10,7 @@ from sponge_env.scenario.option import require
 def check_stages(stages: Sequence[Stage]) -> None:
     """Refuse stages of one name, and such as follow what does not come before them."""
     # The first in the list is where requests enter, and every other follows some before it: so
-    # there is no cycle, and none that nothing leads to.
+    # there is no cycle, and none that nothing leads to. In a set of models none follows another.
     names = [stage.name for stage in stages]
     require(len(set(names)) == len(names), "stages", names, "of different names")
     require(len(names) <= MAX_STAGES, "stages", names, f"at most {MAX_STAGES}")
@@ -22,7 +22,14 @@ def check_stages(stages: Sequence[Stage]) -> None:
             rule = f"the name of a stage listed before {stage.name!r}, so that none follows itself"
             require(name in names[:at], key, name, rule)
         require(at > 0 or not after, key, after, "left out: requests enter at the first stage")
-        require(at == 0 or after != (), key, (), "not empty: only the first stage follows nothing")
+        rule = "[] in all stages after the first or in none, and without fan_out where it is"
+        apart = (at == 0 or after == ()) and stage.tasks == (0.0, 1.0)
+        require(apart or not is_set(stages), key, after, rule)
+
+
+def is_set(stages: Sequence[Stage]) -> bool:
+    """Return whether stages are models with requests of their own, and no pipeline."""
+    return any(stage.after == () for stage in stages[1:])
 
 
 def predecessors(stages: Sequence[Stage]) -> list[tuple[int, ...]]:

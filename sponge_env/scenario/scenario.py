@@ -4,16 +4,15 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 :mod:`sponge_env.scenario.config`.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.packing import placed
 from sponge_env.scenario import config
-from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
+from sponge_env.scenario.graph import check_stages, is_set, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import LOCAL_MODEL, load_profile
 from sponge_env.scenario.toml import load_toml, relative_to
@@ -81,6 +80,13 @@ class Scenario:
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
         config.check_initial(self.initial, self.limits)
         check_stages(self.stages)
+        first = self.pipeline[0].name
+        entered = {kind.stage or first for kind in self.classes} or {first}
+        entries = {stage.name for stage in self.stages} if is_set(self.stages) else {first}
+        rule = f"of {sorted(entries)}, where requests enter, each in one class at least"
+        require(entered == entries, "classes.stage", sorted(entered), rule)
+        apart = [kind.arrivals is not None for kind in self.classes]
+        require(len({*apart}) < 2, "classes.arrivals", apart, "in each class or in none")
         machine = self.limits.machine
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
@@ -105,10 +111,38 @@ class Scenario:
     def starting_with(self, initial: Sequence[config.Initial]) -> "Scenario":
         """Return the scenario with other initial allocations, one for each stage."""
         if not self.stages:
-            return dataclasses.replace(self, initial=initial[0])
+            return replace(self, initial=initial[0])
         pairs = zip(self.stages, initial, strict=True)
-        stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
-        return dataclasses.replace(self, stages=stages)
+        stages = tuple(replace(stage, initial=own) for stage, own in pairs)
+        return replace(self, stages=stages)
+
+    @property
+    def places(self) -> list[int]:
+        """Place of the stage that the requests of each class enter."""
+        names = [stage.name for stage in self.pipeline]
+        return [names.index(kind.stage) if kind.stage else 0 for kind in self.classes]
+
+    @property
+    def models(self) -> list["Scenario"]:
+        """Each of a set of models as a scenario of its own, on the whole machine; else none."""
+        if not is_set(self.stages):
+            return []
+        return [self._model(k) for k in range(len(self.stages))]
+
+    def _model(self, k: int) -> "Scenario":
+        stage, cores, nodes = self.stages[k], self.limits.machine_cores, self.limits.nodes
+        own = [kind for kind, place in zip(self.classes, self.places, strict=True) if place == k]
+        profile, several = stage.variants[0].profile, len(stage.variants) > 1
+        limits = self.limits if several else replace(stage.limits, total_cores=cores, nodes=nodes)
+        return replace(
+            self,
+            profile=profile,
+            slo_s=min(kind.slo_s for kind in own),
+            classes=tuple(replace(kind, stage="") for kind in own),
+            stages=(replace(stage, after=None),) if several else (),
+            limits=limits,
+            initial=stage.initial,
+        )
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -143,14 +177,19 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     if isinstance(name_or_path, Scenario):
         return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
-    arrivals, network = scenario.arrivals, scenario.network
-    file = arrivals.file and relative_to(folder, arrivals.file)
-    scenario = dataclasses.replace(
+    network = scenario.network
+
+    def found(own: config.Arrivals) -> config.Arrivals:
+        return replace(own, file=own.file and relative_to(folder, own.file))
+
+    pairs = ((kind, kind.arrivals and found(kind.arrivals)) for kind in scenario.classes)
+    scenario = replace(
         scenario,
         profile=relative_to(folder, scenario.profile),
         stages=tuple(_with_files(folder, stage) for stage in scenario.stages),
-        arrivals=dataclasses.replace(arrivals, file=file),
-        network=dataclasses.replace(network, trace=relative_to(folder, network.trace)),
+        classes=tuple(replace(kind, arrivals=arrivals) for kind, arrivals in pairs),
+        arrivals=found(scenario.arrivals),
+        network=replace(network, trace=relative_to(folder, network.trace)),
     )
     return with_own_slo(scenario)
 
@@ -171,12 +210,36 @@ def with_own_slo(scenario: Scenario) -> Scenario:
     except ProfileError:
         return scenario  # not measured here yet; whoever needs a profile says so
     slo_s = scenario.slo_services * longest_path(stages, own_s)
-    return dataclasses.replace(scenario, slo_s=float(f"{slo_s:.2g}"))
+    return replace(scenario, slo_s=float(f"{slo_s:.2g}"))
 
 
 def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
-    own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
-    return dataclasses.replace(stage, variants=tuple(own))
+    own = (replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
+    return replace(stage, variants=tuple(own))
+
+
+def served_name(model: str, scenario: str | None = None) -> str:
+    """Return a model's name for clients: a file's own name, without its folder."""
+    name = model or Path(scenario or "").name
+    return config.as_name(Path(name).stem if Path(name).suffix in (".onnx", ".toml") else name)
+
+
+def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scenario:
+    """Return the scenario that models are served under, several as a set, each as if alone."""
+    if len(models) < 2:
+        return scenario_of("".join(models), scenario)
+    alone = [with_own_slo(scenario_of(model, scenario)) for model in models]
+    if pipelines := [each.name for each in alone if each.stages]:
+        raise ConfigError(f"{pipelines[0]!r} has stages of its own; serve it alone")
+    stages, classes = [], []
+    for name, own in zip(map(served_name, models), alone, strict=True):
+        limits = replace(own.limits, total_cores=None, nodes=())
+        one = (config.Variant(own.profile),)
+        stages.append(config.Stage(name, one, (), limits=limits, initial=own.initial))
+        classes.append(config.RequestClass(slo_s=own.slo_s, stage=name))
+    arrivals, slo_s = config.Arrivals(rate_rps=1.0), min(own.slo_s for own in alone)
+    made = replace(alone[0], stages=tuple(stages), classes=tuple(classes), arrivals=arrivals)
+    return replace(made, slo_s=slo_s, slo_services=None)
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
@@ -195,4 +258,4 @@ def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Sc
             f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
         )
     profile = "local" if model == LOCAL_MODEL else f"local:{model}"
-    return dataclasses.replace(loaded, profile=profile)
+    return replace(loaded, profile=profile)

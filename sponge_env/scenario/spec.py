@@ -50,6 +50,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
         stages=tuple(_stage_spec(scenario, k, models) for k, models in enumerate(profiles)),
+        models=tuple(map(make_spec, scenario.models, (own[0] for own in profiles))),
     )
 
 
@@ -146,7 +147,8 @@ _LIMITS = ("cores", "batch", "replicas")
 def check_allocation(allocation: Allocation, spec: SystemSpec, ready: Sequence[int] = ()) -> None:
     """Raise a :class:`ConfigError` where an allocation is not within a system's limits.
 
-    Replicas beyond a stage's ``ready`` ones start, and hold one core; if left out, none do.
+    Replicas beyond a stage's ``ready`` ones start, and hold one core; if left out, none do. Each of
+    a set of models may ask for the whole machine.
     """
     own, stages = allocation.stages, spec.stages
     if len(own) != len(stages):
@@ -154,7 +156,8 @@ def check_allocation(allocation: Allocation, spec: SystemSpec, ready: Sequence[i
     for each, stage in zip(own, stages, strict=True):
         where = f"allocation of {stage.name}" if len(stages) > 1 else "allocation"
         check_stage_allocation(each, stage, where, variants=len(stage.latencies))
-    check_fits(own, spec.nodes, ready)
+    if not spec.models:
+        check_fits(own, spec.nodes, ready)
 
 
 def check_stage_allocation(

@@ -5,13 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
-from sponge_env.scenario.config import Limiter, as_name
+from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
@@ -28,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import prepare_machine
-    from sponge_env.scenario.scenario import scenario_of
+    from sponge_env.scenario.scenario import scenario_of_all, served_name
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine
     from sponge_env.serve.monitor.page import monitored
@@ -38,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
     sys.setswitchinterval(SWITCH_S)
     with cli.terminate_like_interrupt():  # the first process of a container gets no signal unasked
         engine = make_engine(
-            scenario_of(arguments.model, arguments.scenario),
+            scenario_of_all(arguments.model, arguments.scenario),
             arguments.agent,
-            name=served_name(arguments.model, arguments.scenario),
+            name=served_name("".join(arguments.model), arguments.scenario),
             slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
             options=_agent_options(arguments),
             queue_max=arguments.queue,
@@ -57,12 +56,6 @@ def outcome(error: SpongeError | None) -> int:
         return 0
     sys.stderr.write(f"error: {error}\n")
     return FAILED
-
-
-def served_name(model: str, scenario: str | None) -> str:
-    """Return the model's name for clients: a file's own name, without its folder."""
-    name = model or Path(scenario or "").name
-    return as_name(Path(name).stem if Path(name).suffix in (".onnx", ".toml") else name)
 
 
 def _server_options(arguments: argparse.Namespace) -> ServeOptions:
@@ -96,8 +89,9 @@ def _parser() -> cli.Parser:
     )
     add = parser.add_argument
     models = ", ".join(("ocr", *KNOWN))
-    add("--model", default="", metavar="M",
-        help=f"{models}, an .onnx file, or module:Class (default: the scenario's)")  # fmt: skip
+    add("--model", action="append", default=[], metavar="M",
+        help=f"{models}, an .onnx file, or module:Class (default: the scenario's); may be "
+        "repeated: all share the cores")  # fmt: skip
     add("--scenario", metavar="S",
         help="shipped scenario or TOML file: limits, interval, stages, variants "
         "(default: that of the model)")  # fmt: skip

@@ -66,6 +66,7 @@ class OpenCall:
     arrived_s: float
     done: Callable[[Reply], None]
     until_s: float  # End of the batches that it was part of; at first when it arrived
+    stage: int = 0  # The one that it enters
     service_s: float = 0.0
     batch: int = 0  # Of its last batch, as are ``cores`` and ``variant``
     cores: int = 0

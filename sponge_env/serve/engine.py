@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -36,11 +36,12 @@ class ServingEngine:
     def __init__(
         self,
         system: ServedSystem,
-        served: ServedModel,
+        served: Sequence[ServedModel],
         agent: str,
         make_controller: Callable[[str], Controller],
     ) -> None:
-        self.served = served
+        self.served = served[0]
+        self.models = {each.name: each for each in served}
         self.error: SpongeError | None = None  # Why it stopped by itself
         self._system, self._make_controller = system, make_controller
         self._next: deque[Decider] = deque(maxlen=1)
@@ -128,6 +129,15 @@ class ServingEngine:
         """Put another controller in charge from the next interval on, or raise ``SpongeError``."""
         self._next.append(self._started(agent))
 
+    def switch(self, name: str, on: bool) -> None:
+        """Take calls of a model, or end those that there are and take no more."""
+        model = self.models[name]
+        self._system.switch(range(model.stage, model.stage + len(model.stages)), on)
+
+    def is_loaded(self, name: str) -> bool:
+        """Return whether calls of a model are taken, if any are."""
+        return self.models[name].stage not in self._system.unloaded
+
     def drain(self, timeout_s: float) -> None:
         """Take no more calls, answer what is left, for so long at most; then stop. Idempotent."""
         # What is left then ends as STOPPED.
@@ -143,7 +153,7 @@ class ServingEngine:
     def _started(self, agent: str) -> "Decider":
         """Make a controller that is ready to decide; this may take a while."""
         controller = self._make_controller(agent)
-        start_rehearsed(controller, self._system, 0)
+        controller = start_rehearsed(controller, self._system, 0)
         return Decider(agent, controller, self._system.spec)
 
     def _serve(self) -> None:

@@ -42,6 +42,7 @@ class Call:
     sent_s: float  # When the client sent it, as far as is known; else when it arrived
     deadline_s: float  # When it has to be answered
     payload_bytes: int  # Size of its body, from which controllers estimate the network
+    stage: int = 0  # Place of the stage that it enters, of a set of models
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class ServedModel:
     variants: tuple[str, ...]
     stages: tuple[str, ...]
     queue_max: int = 1024  # Calls that it holds at most, and rows that can be served together
+    stage: int = 0  # Place of the first of its stages, of a set of models
     known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """What clients said of their tensors, by its bytes: most say the same again and again."""
 

@@ -13,6 +13,7 @@ from sponge_env.models.registry import resolve_variants
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.suite import chosen
 from sponge_env.scenario.config import Limiter
+from sponge_env.scenario.graph import is_set
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario, with_own_slo
 from sponge_env.scenario.spec import stage_profiles
@@ -44,26 +45,34 @@ def make_engine(
     profile = ensure_profile(scenario, "live", limiter)
     scenario = with_own_slo(scenario)
     if slo_s is not None:
-        scenario = replace(scenario, slo_s=slo_s, classes=())
+        classes = (replace(kind, slo_s=slo_s) for kind in scenario.classes)
+        own = tuple(classes) if is_set(scenario.stages) else ()
+        scenario = replace(scenario, slo_s=slo_s, classes=own)
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
-    check_stage_inputs(scenario, [stage[0].max_tasks for stage in models])
+    if not is_set(scenario.stages):
+        check_stage_inputs(scenario, [stage[0].max_tasks for stage in models])
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # an error is raised before anything starts
     outputs = models[-1][0].outputs
     start = _starter(profiles, limiter)
     system = ServedSystem(scenario, start, profile, outputs=outputs, queue_max=queue_max)
-    served = ServedModel(
-        name=name or scenario.name,
-        inputs=_named(models[0][0].inputs, INPUT),
-        outputs=_named(outputs, OUTPUT),
-        batch_max=system.spec.first.batch_max,
-        default_slo_s=scenario.slo_s,
-        variants=system.variants[-1],
-        stages=tuple(stage.name for stage in scenario.pipeline),
-        queue_max=queue_max,
-    )
+    spec, names = system.spec, [stage.name for stage in scenario.pipeline]
+    served = [
+        ServedModel(
+            name=names[first] if spec.models else name or scenario.name,
+            inputs=_named(models[first][0].inputs, INPUT),
+            outputs=_named(models[last][0].outputs, OUTPUT),
+            batch_max=spec.stages[first].batch_max,
+            default_slo_s=(spec.models or [spec])[first].slo_s,
+            variants=system.variants[last],
+            stages=(names[first],) if spec.models else tuple(names),
+            queue_max=queue_max,
+            stage=first,
+        )
+        for first, last in ([(k, k) for k in range(len(names))] if spec.models else [(0, -1)])
+    ]
     try:
         return ServingEngine(system, served, agent, make_agent)
     except BaseException:

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,17 +17,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray
+from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core import entry
 from sponge_env.core.batching import is_on_time
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.errors import ModelError
-from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
+from sponge_env.interfaces import Allocation, Batch, Completion, Outcome, SystemSpec, Worker
 from sponge_env.live.fleet import HEARTBEAT_S
 from sponge_env.live.system import LiveSystem
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Arrivals, Network, Serving, Variant
+from sponge_env.scenario.graph import is_set
 from sponge_env.scenario.profile import Profile, local_model
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.calls import BatchCounts, Inbox, OpenCall, RowTable, Submitted
@@ -59,8 +61,8 @@ class CallWorker(Worker, Protocol):
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to wait for no more."""
 
-    def bring(self, request: int, tensor: NDArray[Any]) -> None:
-        """Keep the input that a request brings, until it ends."""
+    def bring(self, request: int, tensor: NDArray[Any], stage: int = 0) -> None:
+        """Keep the input that a request brings to a stage, until it ends."""
 
     def take_answers(self, request: int) -> list[NDArray[Any]]:
         """Return the answers to the last stage's tasks, in order, or raise ``ModelError``."""
@@ -74,11 +76,13 @@ def variant_name(variant: Variant) -> str:
 
 def endless(scenario: Scenario) -> Scenario:
     """Return a scenario as it is served: no traffic of its own, and what is late is dropped."""
+    # Of a set of models, classes say which objective each has.
+    classes = (replace(kind, arrivals=None) for kind in scenario.classes)
     return replace(
         scenario,
         duration_s=max(PLANNED_S, 2 * scenario.interval_s),
         start="cold",
-        classes=(),
+        classes=tuple(classes) if is_set(scenario.stages) else (),
         arrivals=Arrivals(kind="constant", rate_rps=1.0),
         network=Network(trace="none", base_delay_s=0.0),
         serving=Serving(drop="unmeetable", order=scenario.serving.order),
@@ -107,8 +111,8 @@ class ServedSystem(LiveSystem):
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
-        self._arriving: list[tuple[float, float]] = []  # Delay and budget of this interval's calls
-        self._arrivals = np.zeros((2, 0))
+        self._arriving: list[tuple[float, float, int]] = []  # Delay, budget and stage of calls
+        self._arrivals = np.zeros((3, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
         self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
@@ -117,6 +121,7 @@ class ServedSystem(LiveSystem):
         self._next_s = -math.inf  # Until when it waits, if it does
         self._error: Exception | None = None  # In another thread than the serving one
         self._dropped = Status.EXPIRED
+        self.unloaded: frozenset[int] = frozenset()  # Stages that take no calls
         super().__init__(endless(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
         self.variants = [tuple(map(variant_name, stage.variants)) for stage in self.plan.pipeline]
@@ -136,7 +141,7 @@ class ServedSystem(LiveSystem):
 
     def _rehearse(self) -> None:
         moves = self._arrays, self._metrics
-        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True)
+        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True, 0)
         entry.cancel(*moves, 0, 0.0)
         super()._rehearse()
 
@@ -164,6 +169,20 @@ class ServedSystem(LiveSystem):
         """Serve on until all calls have ended, at most until then."""
         self._closing_s = self.at(monotonic_s)
 
+    def switch(self, stages: Iterable[int], on: bool) -> None:
+        """Take calls for some stages, or end them and take no more; in any thread."""
+        self.unloaded = self.unloaded - {*stages} if on else self.unloaded | {*stages}
+        for ticket, call in list(self._by_ticket.items()):
+            if call.stage in self.unloaded:
+                self.inbox.cancel(ticket)
+
+    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
+        """See :meth:`System.step`; stages that take no calls keep a replica of one core."""
+        stages = [*allocation.stages]
+        for k in self.unloaded:
+            stages[k] = stages[k]._replace(cores=1, batch=1, replicas=1, variant=0)
+        return super().step(replace(allocation, stages=tuple(stages)), decision_s)
+
     def abandon(self, status: Status) -> None:
         """End all calls that are left with a status, whatever the worker still does."""
         self._dropped = status
@@ -180,15 +199,16 @@ class ServedSystem(LiveSystem):
         while not self.is_closed:
             self._drive(self._closing_s)
 
-    def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
-        return self._arrivals[0], self._arrivals[1]
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
+        return self._arrivals[0], self._arrivals[1], self._arrivals[2].astype(np.int64)
 
     def _next_arrivals(self, offered: int) -> None:
-        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 2).T
-        self._arriving, self._past = [], []
+        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 3).T
+        self._arriving = []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
-        return np.array(self._past, LEDGER_ROW)
+        past, self._past = self._past, []
+        return np.array(past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
         """Return when the interval ends that begins; missed intervals are skipped."""
@@ -257,14 +277,16 @@ class ServedSystem(LiveSystem):
         if not self._table.free:
             self._look()  # what has just expired
         # Only what waits has a row of its own.
-        has_row, row = self._table.free, self._table.next
+        has_row, row = self._table.free and call.stage not in self.unloaded, self._table.next
         times_s = sent_s, now_s, deadline_s
-        self._arriving.append((now_s - sent_s, deadline_s - now_s))
+        self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
-        own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done, now_s)
+        own = OpenCall(ticket, row, now_s, submitted.done, now_s, call.stage)
+        self._by_ticket[ticket] = own
         moves, payload_bytes = (self._arrays, self._metrics), float(call.payload_bytes)
-        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, self._ended_s, has_row)
+        decides_s, k = self._ended_s, call.stage
+        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, decides_s, has_row, k)
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
@@ -272,7 +294,7 @@ class ServedSystem(LiveSystem):
             self._end_call(own, refusal)
             return math.inf
         self._table.hold(own)
-        self.worker.bring(ticket, call.tensor)
+        self.worker.bring(ticket, call.tensor, call.stage)
         self._waiting = True
         return deadline_s
 
@@ -280,7 +302,8 @@ class ServedSystem(LiveSystem):
         self._look()  # it may just have ended: clients cancel when a deadline passes
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
-            self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
+            status = Status.STOPPED if call.stage in self.unloaded else Status.CANCELLED
+            self._end_call(call, Reply(status, finished_s=self.stamp(now_s)))
 
     def _start(self, k: int) -> bool:
         return self._waiting and super()._start(k)

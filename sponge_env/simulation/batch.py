@@ -136,8 +136,11 @@ class BatchSimulator:
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""
-        self._nodes = np.array([(MAX_TOTAL_CORES,) if grows_ready else self.specs[0].nodes] * 2)
+        self._machine = np.array([self.specs[0].nodes] * 2)
         """(2, nodes) cores of each, and memory."""
+        self._shares = bool(self.specs[0].models)  # Whether by :mod:`sponge_env.core.sharing`
+        unbound = grows_ready or self._shares
+        self._nodes = np.array([[MAX_TOTAL_CORES]] * 2) if unbound else self._machine
         stages = self.specs[0].stages
         most = [(s.cores_max, s.batch_max, s.replicas_max, len(s.latencies) - 1) for s in stages]
         self._most = np.array(most)
@@ -236,6 +239,8 @@ class BatchSimulator:
                 f"and variants between 0 and {self._most[:, 3].tolist()}, stage by stage, but one "
                 "environment's do not"
             )
+        if self._shares:
+            entry.share(self._arrays, self._metrics, self._numbers, self._machine)
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = rows(new(self.num_envs, METRICS))

@@ -81,20 +81,21 @@ class Configuration(MemoryPlan):
         models = stage_profiles(scenario, profile)
         sizes = [(each.initial.cores, each.initial.replicas) for each in scenario.pipeline]
         self.models[at]["placed_at"] = [*map(self.numbers.add, placed(spec.nodes, sizes)[0])]
-        row["hopeless_below_s"] = shortest_s(scenario, models)
-        row["one_core_below_s"] = shortest_s(scenario, models, one_core=True)
         expected = rate_rps(scenario, profile) * scenario.duration_s
         for k, stage in enumerate(scenario.pipeline):
-            tasks = spec.stages[k].mean_tasks
+            tasks, model = spec.stages[k].mean_tasks, self.models[at, k]
             self.room.at_least(queue=min(MOST_QUEUED, math.ceil(1.25 * expected * tasks)))
-            self._add_flow(self.models[at, k], stage, scenario, k)
-            self._add_service(self.models[at, k], stage, spec.stages[k], scenario, models[k])
-            after_s = shortest_s(scenario, models, after=k)
+            self._add_flow(model, stage, scenario, k)
+            self._add_service(model, stage, spec.stages[k], scenario, models[k])
+            model["slo_s"] = spec.models[k].slo_s if spec.models else spec.slo_s
+            model["hopeless_below_s"] = shortest_s(scenario, models, k)
+            model["one_core_below_s"] = shortest_s(scenario, models, k, one_core=True)
+            after_s = shortest_s(scenario, models, k, after=True)
             least_left_s = fastest_s(scenario, models)[k] + after_s
-            self.models[at, k]["after_s"] = after_s
-            self.models[at, k]["drop_below_s"] = scenario.serving.drop_below_s(least_left_s)
+            model["after_s"] = after_s
+            model["drop_below_s"] = scenario.serving.drop_below_s(least_left_s)
             if self._measured_work:
-                self.models[at, k]["replay_at"] = self.numbers.add(self._measured_work[k])
+                model["replay_at"] = self.numbers.add(self._measured_work[k])
         if self._listed or scenario.classes:
             row["arrival_kind"], row["network_kind"] = LISTED, INSTANT
         else:
@@ -179,16 +180,17 @@ def fastest_s(
 def shortest_s(
     scenario: Scenario,
     profiles: Sequence[Sequence[Profile]],
+    at: int = 0,
     one_core: bool = False,
-    after: int | None = None,
+    after: bool = False,
 ) -> float:
-    """Return the shortest time in which a request can be answered, on all cores or on one."""
-    # It goes through all stages that none can miss, or those of them that come ``after`` one, one
-    # after the other where they follow each other.
+    """Return the shortest time from a stage to the answer, on all cores or on one."""
+    # It is that of all stages that none can miss, without the one ``at`` which it begins if
+    # ``after`` that, one after the other where they follow each other.
     stages, passed = scenario.pipeline, always_passed(scenario.pipeline)
     own_s = fastest_s(scenario, profiles, one_core)
     for k, before in enumerate(ancestors(stages)):
-        own_s[k] *= passed[k] and (after is None or after in before)
+        own_s[k] *= passed[k] and (at in before or (k == at and not after))
     return longest_path(stages, own_s)
 
 

@@ -180,15 +180,16 @@ def ledger_columns(arrays: Arrays, requests: Mapping[str, NDArray[Any]]) -> dict
         return column
 
     budget_s = requests["deadline_s"] - requests["arrival_s"]
-    settings = arrays.settings[arrays.envs["scenario"][0]]
-    hopeless = budget_s < settings["hopeless_below_s"]
+    models = arrays.models[arrays.envs["scenario"][0]]
+    enters = arrays.requests["enters"][0, :offered]
+    hopeless = budget_s < models["hopeless_below_s"][enters]
     return {
         **requests,
         "started_s": spread("started_s", np.nan),
         "finished_s": spread("finished_s", np.nan),
         "outcome": _NAMES[outcome],
         "hopeless": hopeless,
-        "needs_cores": ~hopeless & (budget_s < settings["one_core_below_s"]),
+        "needs_cores": ~hopeless & (budget_s < models["one_core_below_s"][enters]),
         "batch_size": spread("batch_size", 0),
         "replica": spread("replica", -1),
         "attempts": attempts,

@@ -8,13 +8,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray, total
+from sponge_env.arrays import FloatArray, IntArray, total
 from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
@@ -63,11 +64,13 @@ class System(ABC):
         self._queue_row = self._arrays.queue["row"][0]
         self._stage_fields = self._arrays.stages[0][_STAGE_FIELDS]
         self._deadline_s = self._arrays.requests["deadline_s"][0]
-        self._wanted = allocations(1, len(self.spec.stages))[1]
+        self._numbers, self._wanted = allocations(1, len(self.spec.stages))
+        self._nodes = np.array([self.spec.nodes] * 2)  # and memory
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
         self._over = np.zeros(1, np.bool_)
-        self._allocation = self.spec.initial
+        self.allocation = self.spec.initial
+        """What is in force, or comes into force after ``spec.resize_delay_s``."""
         self._interval = 0
         self._history = np.zeros((3, HISTORY))
         self._last: IntervalMetrics | None = None
@@ -89,10 +92,11 @@ class System(ABC):
         setup.room.hold(self.spec, 2 * max(1, self._workload.id.size))
         return list_requests(setup.allocate(1), 0, self._workload)
 
-    def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
-        """Return delays and budgets, (arrived,) each, of the last interval's arrivals."""
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
+        """Return delays, budgets and stages entered, (arrived,) each, of the last interval."""
         arrived = slice(*self._arrived)
-        return self._delays_s[arrived].copy(), self._budgets_s[arrived].copy()
+        delays_s, budgets_s = self._delays_s[arrived].copy(), self._budgets_s[arrived].copy()
+        return delays_s, budgets_s, self._workload.enters[arrived]
 
     def _next_arrivals(self, offered: int) -> None:
         """Note how many have arrived in the interval that is over."""
@@ -152,10 +156,11 @@ class System(ABC):
     def view(self) -> SystemView:
         """Return what a controller sees now."""
         now_s = self._now_s()
-        stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
+        stages = tuple(self._stage_view(k, now_s) for k in range(len(self.allocation.stages)))
         _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
-        past = *self._last_arrivals(), mean_delays_s, bandwidths
-        view = SystemView(now_s, stages, self._allocation, *past, self._last)
+        delays_s, budgets_s, enters = self._last_arrivals()
+        past = delays_s, budgets_s, mean_delays_s, bandwidths, self._last
+        view = SystemView(now_s, stages, self.allocation, *past, enters)
         self._ready = view.ready
         return view
 
@@ -165,7 +170,7 @@ class System(ABC):
         waiting = rows[head & ring :][: tail - head]
         if waiting.size < tail - head:  # the ring's end is in between
             waiting = np.append(waiting, rows[: tail - head - waiting.size])
-        if k == 0:  # those too that were refused as they arrived
+        if k == 0 and not self.spec.models:  # those too that were refused as they arrived
             arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
         else:
             past = np.arange(max(0, self._interval - HISTORY) - 1, self._interval) & (PAST - 1)
@@ -175,7 +180,7 @@ class System(ABC):
         return StageView(
             queued_deadlines_s=self._deadline_s[waiting],
             running=self._running(k),
-            allocation=self._allocation.stages[k],
+            allocation=self.allocation.stages[k],
             replicas_ready=ready,
             starting_s=starting_s,
             arrivals=arrivals,
@@ -198,17 +203,20 @@ class System(ABC):
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec, self._ready)
         ended = int(self._env["ended"])
-        for k, asked in enumerate(allocation.stages):
-            self._wanted[0, k] = asked
+        self._numbers[0] = allocation.stages
+        if self.spec.models:
+            entry.share(self._arrays, self._metrics, self._numbers, self._nodes)
+            one, given = type(allocation.stages[0]), self._numbers[0].tolist()
+            allocation = replace(allocation, stages=tuple(map(one._make, given)))
         only_worker = self._serve(allocation)
-        self._allocation = allocation
+        self.allocation = allocation
         extra = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
         extra["guarded"] = int(allocation.guarded)
+        self._next_arrivals(int(self._metrics["offered"][0]))
         self._last = last = self._read(ended, extra)
         past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
         self._history[:, :-1] = self._history[:, 1:]
         self._history[:, -1] = past
-        self._next_arrivals(last.offered)
         self._interval += 1
         return last
 
@@ -250,15 +258,16 @@ class System(ABC):
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= extra
-        return IntervalMetrics(**measured, stages=self._measured_stages())
+        return IntervalMetrics(**measured, stages=self._measured_stages(rows))
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         """Return the ledger's rows of the interval that is over, which began at one of them."""
         rows: NDArray[Any] = self._arrays.ledger[0, ended : self._env["ended"]]
         return rows
 
-    def _measured_stages(self) -> dict[str, dict[str, float]]:
+    def _measured_stages(self, ended: NDArray[Any]) -> dict[str, dict[str, float]]:
         """Return what was measured of each stage; nothing where one model is all there is."""
+        # Of a set of models, those ``ended`` in the interval are of the stage where they did.
         if self.spec.is_one_model:
             return {}
         found = {}
@@ -268,6 +277,16 @@ class System(ABC):
                 for variant, answered in zip(stage.variants, row["answered_by"], strict=False):
                     share = answered / values["answered"] if values["answered"] else math.nan
                     values[SHARE + variant.called] = float(share)
+        if self.spec.models:
+            enters = self._last_arrivals()[2]
+            for k, values in enumerate(found.values()):
+                own = ended[ended["stage"] == k]
+                lost = np.isin(own["outcome"], (batching.LATE, batching.DROPPED, batching.FAILED))
+                counted = {"offered": enters == k, "on_time": own["outcome"] == batching.ON_TIME}
+                counted |= {"late": own["outcome"] == batching.LATE, "violations": lost}
+                counted |= {"failed": own["outcome"] == batching.FAILED}
+                counted |= {"avoidable_violations": lost & ~own["hopeless"]}
+                values |= {name: int(which.sum()) for name, which in counted.items()}
         return found
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,7 @@ from sponge_env.core import settings as kinds
 from sponge_env.core.records import SAMPLE
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import BandwidthTrace, CountTrace, EventTrace, read_arrivals, read_bandwidth
-from sponge_env.scenario.config import Arrivals, Limits
+from sponge_env.scenario.config import Arrivals, Limits, Network
 from sponge_env.scenario.graph import mean_tasks
 from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
@@ -35,7 +36,7 @@ REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:
     """Write arrivals and network into settings that have their tables; TraceError if unusable."""
     _add_network(plan, row, scenario)
-    _add_arrivals(plan, row, scenario, rate_rps(scenario, profile))
+    _add_arrivals(plan, row, scenario, mixed_rps(scenario, profile))
 
 
 def _add_network(plan: MemoryPlan, row: Any, scenario: Scenario) -> None:
@@ -131,7 +132,24 @@ def _add_recorded(
 
 
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
-    """Return the mean rate of requests in a scenario.
+    """Return the mean rate of requests in a scenario, of all its streams together."""
+    own = [mixed_rps(*each) for each in streams(scenario, profile)]
+    return sum(own) if own else mixed_rps(scenario, profile)
+
+
+def streams(scenario: Scenario, profile: Profile) -> list[tuple[Scenario, Profile]]:
+    """Return scenario and profile of each class, if each is a stream of its own."""
+    found, profiles, models = [], stage_profiles(scenario, profile), scenario.models
+    for kind, place in zip(scenario.classes, scenario.places, strict=True):
+        if kind.arrivals is not None:
+            model = models[place] if models else scenario
+            model = replace(model, arrivals=kind.arrivals, classes=(), slo_s=kind.slo_s)
+            found.append((replace(model, network=Network("none")), profiles[place][0]))
+    return found
+
+
+def mixed_rps(scenario: Scenario, profile: Profile) -> float:
+    """Return the mean rate of the stream that classes are mixed into.
 
     A load is taken of what one replica of each stage can serve within its limits, a peak of what
     the machine can; a trace has the rate of its part that the episode plays.

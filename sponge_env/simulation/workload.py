@@ -17,9 +17,9 @@ from sponge_env.formats import BandwidthTrace
 from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.scenario.seeds import stream
+from sponge_env.scenario.seeds import SEED_LIMIT, stream
+from sponge_env.simulation import traffic
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
-from sponge_env.simulation.traffic import add_traffic, check_record, nothing_sent, rate_rps
 
 _SOME = 1024  # Requests for which there is room beyond those that are expected
 _SPARE = 8
@@ -35,10 +35,11 @@ class Workload:
     arrival_s: FloatArray  # (n,) when each has reached the server, ascending
     deadline_s: FloatArray  # (n,) when each must be answered
     payload_bytes: FloatArray  # (n,) size of each
+    enters: NDArray[np.int64]  # (n,) place of the stage that it enters
 
     def first(self, count: int) -> dict[str, NDArray[Any]]:
-        """Return the columns of the first requests, (count,) each, by name."""
-        return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)}
+        """Return the columns of the first requests, (count,) each, by name, but for ``enters``."""
+        return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)[:-1]}
 
 
 def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
@@ -47,10 +48,21 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those after the episode's end are included.
     """
-    rate = rate_rps(scenario, profile)
-    check_record(scenario, rate)
+    traffic.check_record(scenario, traffic.rate_rps(scenario, profile))
     arrays = _begun(scenario, profile, seed)
-    expected = math.ceil(1.1 * rate * scenario.duration_s)
+    own = [
+        _drawn(*each, _begun(*each, int(stream(seed, f"class {k}").integers(SEED_LIMIT))))
+        for k, each in enumerate(traffic.streams(scenario, profile))
+    ]
+    requests = rows(np.concatenate(own)) if own else _drawn(scenario, profile, arrays)
+    if scenario.classes:
+        requests = _classed(scenario, arrays, requests, [len(each) for each in own], seed)
+    return Workload(*(np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload)))
+
+
+def _drawn(scenario: Scenario, profile: Profile, arrays: Arrays) -> NDArray[Any]:
+    """Return the requests of the stream that classes are mixed into."""
+    expected = math.ceil(1.1 * traffic.mixed_rps(scenario, profile) * scenario.duration_s)
     parts, full = [], True
     while full:
         part = rows(np.zeros(expected + _SOME, LISTED_REQUEST))
@@ -59,10 +71,8 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
         full = drawn == len(part)
     requests = rows(np.concatenate(parts))
     if scenario.arrivals.kind == "trace" and not len(requests):
-        raise nothing_sent(scenario.arrivals.file, scenario.duration_s)
-    if scenario.classes:
-        requests = _mixed(scenario, arrays, requests, seed)
-    return Workload(*(np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload)))
+        raise traffic.nothing_sent(scenario.arrivals.file, scenario.duration_s)
+    return requests
 
 
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
@@ -83,22 +93,31 @@ def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     row = plan.settings[0]
     write_tables(row, scenario)
     row["slo_s"] = scenario.slo_s
-    add_traffic(plan, row, scenario, profile)
+    traffic.add_traffic(plan, row, scenario, profile)
     arrays = plan.allocate(1)
     begin_traffic_range(arrays, 0, 1, np.array([seed], np.int64), blank_metrics(1))
     return arrays
 
 
-def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int) -> NDArray[Any]:
+def _classed(
+    scenario: Scenario, arrays: Arrays, requests: NDArray[Any], counts: list[int], seed: int
+) -> NDArray[Any]:
     """Give each request a class of its own; return them in the order in which they arrive."""
+    # If each class is a stream, the requests are so many of each, and in no order.
     kinds = scenario.classes
     table = np.array([(k.share, k.slo_s, k.payload_bytes) for k in kinds], dtype=np.float64)
-    ends = np.cumsum(table[:, 0])
-    drawn = stream(seed, "classes").random(len(requests)) * ends[-1]
-    # Rounding may lift the largest product onto the last end.
-    kind = np.minimum(np.searchsorted(ends, drawn, side="right"), len(kinds) - 1)
+    if counts:
+        order = np.argsort(requests["sent_s"], kind="stable")
+        requests, kind = rows(requests[order]), np.repeat(np.arange(len(kinds)), counts)[order]
+        requests["id"] = np.arange(len(requests))
+    else:
+        ends = np.cumsum(table[:, 0])
+        drawn = stream(seed, "classes").random(len(requests)) * ends[-1]
+        # Rounding may lift the largest product onto the last end.
+        kind = np.minimum(np.searchsorted(ends, drawn, side="right"), len(kinds) - 1)
     requests["deadline_s"] = requests["sent_s"] + table[kind, 1]
     requests["payload_bytes"] = table[kind, 2]
+    requests["enters"] = np.array(scenario.places)[kind]
     # Transfers of one size, whatever their SLO, keep their order.
     for payload_bytes in np.unique(requests["payload_bytes"]).tolist():
         arrive(arrays, blank_metrics(1), requests, payload_bytes)

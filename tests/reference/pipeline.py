@@ -1,4 +1,4 @@
-"""Stages in a row, by events, in the plainest way: a specification of what a pipeline does.
+"""Stages, by events, in the plainest way: what a pipeline does, and a set of models.
 
 Requests are tickets of open tasks, queues are lists. Replicas stay as they are; cores, batch sizes
 and variants change from interval to interval, and a resize rescales what is left of a batch.
@@ -61,7 +61,7 @@ class Pipeline:
         self.done_by = [[0] * len(stage.accuracies) for stage in stages]
 
     def serve(self, arrivals, allocations, until_s):
-        """Serve an interval: arrivals are (arrival, deadline), in the order of arrival."""
+        """Serve an interval: arrivals are (arrival, deadline, stage), in the order of arrival."""
         self._resize(allocations)
         held = sum(a.cores * s.replicas for a, s in zip(allocations, self.stages, strict=True))
         self.core_s += held * (until_s - self.now_s)
@@ -76,7 +76,7 @@ class Pipeline:
             for k in range(len(self.stages)):
                 self._start(k)
             ends = [r.finish_s for row in self.replicas for r in row if r is not None]
-            self.now_s = min([until_s, *ends, *(arrival_s for arrival_s, _ in waiting[:1])])
+            self.now_s = min([until_s, *ends, *(arrival_s for arrival_s, *_ in waiting[:1])])
             self._settle()
 
     def _resize(self, allocations):
@@ -90,12 +90,12 @@ class Pipeline:
                     )
         self.allocations = list(allocations)
 
-    def _offer(self, arrival_s, deadline_s):
+    def _offer(self, arrival_s, deadline_s, stage=0):
         counts = ([0] * len(self.stages) for _ in range(2))
         none = [0.0] * len(self.stages)
         ticket = Ticket(len(self.tickets), arrival_s, deadline_s, *counts, none)
         self.tickets.append(ticket)
-        self._join(0, ticket)
+        self._join(stage, ticket)
 
     def _join(self, k, ticket):
         ticket.open[k] += 1

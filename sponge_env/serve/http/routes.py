@@ -74,16 +74,16 @@ class HttpFront:
         front = self._front
         match parts:  # which have no slash, so that "v2/model" is no client's
             case ["v2", "models", name, "versions", version, *rest]:
-                front.check_model(name, version)
+                front = front.of(name, version, loaded=rest != ["ready"])
                 parts = ["v2/model", *rest]
-            case ["v2", "models", "stats"]:  # of all models
-                parts = ["v2/model", "stats"]
+            case ["v2", "models", "stats"]:
+                parts = ["v2/models", "stats"]
             case ["v2", "models", name, *rest]:
-                front.check_model(name)
+                front = front.of(name, loaded=rest != ["ready"])
                 parts = ["v2/model", *rest]
         match get, parts:
             case False, ["v2/model", "infer"]:
-                return await self._infer(request)
+                return await self._infer(request, front)
             case True, ["v2/model", "infer"]:
                 raise WireError("infer needs POST", 405)
             case True, ["v2"]:
@@ -91,37 +91,41 @@ class HttpFront:
             case True, ["v2/model"]:
                 return messages.json_response(front.model_metadata())
             case True, ["v2/model", "ready"]:
-                return _flag("ready", self._engine.ready, {"name": front.served.name})
+                return _flag("ready", front.ready, {"name": front.served.name})
             case True, ["v2/model", "config"]:
                 return messages.json_response(front.model_config())
-            case True, ["v2/model", "stats"]:
-                return messages.json_response({"model_stats": [front.metrics.statistics()]})
+            case True, ["v2/model" | "v2/models" as which, "stats"]:
+                return messages.json_response(front.statistics(which == "v2/models"))
             case False, ["v2", "repository", "index"]:
                 return messages.json_response(front.index())
+            case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
+                check_local_names(request.headers)
+                self._check_right(request, f"{deed} models")
+                return messages.json_response(front.switch(name, deed == "load"))
             case False, ["agent"]:
                 return await self._use_agent(request)
         what = "there is nothing at" if get else "nothing accepts POST at"
         raise WireError(f"{what} {brief(request.path.strip('/'))}", 404)
 
-    async def _infer(self, request: Request) -> Response:
+    async def _infer(self, request: Request, front: Front) -> Response:
         body, payload_bytes = await self._body(request)
-        arrival, headers = self._front.arrival(request.began_s), request.headers
-        inference = await self._read(body, headers.get(b"inference-header-content-length"))
+        arrival, headers = front.arrival(request.began_s), request.headers
+        inference = await self._read(front, body, headers.get(b"inference-header-content-length"))
         read_s = time.monotonic() - arrival.arrived_s
-        tensors, about = await self._front.infer(inference, headers, arrival, payload_bytes)
+        tensors, about = await front.infer(inference, headers, arrival, payload_bytes)
         began_s = time.monotonic()
         size = sum(tensor.nbytes for tensor in tensors.values())
-        response = await run_in_thread(size, self._write, inference, tensors, about, headers)
-        self._front.metrics.converted(read_s, time.monotonic() - began_s)
+        response = await run_in_thread(size, self._write, front, inference, tensors, about, headers)
+        front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
-    async def _read(self, body: Buffer, header_length: bytes | None) -> InferRequest:
+    async def _read(self, front: Front, body: Buffer, header_length: bytes | None) -> InferRequest:
         """Parse a body; the Python objects that large JSON becomes count as memory meanwhile."""
-        served, max_rows = self._front.served, self._front.options.max_rows
+        served, max_rows = front.served, front.options.max_rows
         size, needed = protocol.json_size(header_length, len(body), served, max_rows), 0
         if size >= LARGE_BYTES:
             needed = await run_in_thread(size, protocol.parsed_bytes, memoryview(body)[:size])
-        with self._front.memory.holding(needed):
+        with front.memory.holding(needed):
             arguments = (body, size, served, max_rows)
             return await run_in_thread(size, protocol.read_request, *arguments, threads=READER)
 
@@ -140,29 +144,33 @@ class HttpFront:
 
     def _write(
         self,
+        front: Front,
         request: InferRequest,
         tensors: Mapping[str, NDArray[Any]],
         about: Mapping[str, Any],
         headers: Headers,
     ) -> Response:
         """Return an answer, compressed where the client accepts that and it is large enough."""
-        parts = protocol.write_answer(request, self._front.served.name, tensors, about)
+        parts = protocol.write_answer(request, front.served.name, tensors, about)
         content_type, extra = JSON, []
         if len(parts) > 1:
             content_type = messages.BINARY
             extra.append((b"inference-header-content-length", b"%d" % len(parts[0])))
         body = b"".join(parts)
-        if len(body) >= self._front.options.compress_from_bytes:
+        if len(body) >= front.options.compress_from_bytes:
             accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
             if encoding := messages.accepted_encoding(accepted):
                 extra.append((b"content-encoding", encoding.encode()))
                 body = messages.compress(body, encoding)
         return Response(body, 200, content_type, tuple(extra))
 
+    def _check_right(self, request: Request, what: str) -> None:
+        if self._front.options.token is None and not is_from_here(request.client, request.headers):
+            raise WireError(f"without a token, only this machine may {what}", 403)
+
     async def _use_agent(self, request: Request) -> Response:
         """Put another agent in charge; clients without the right to are refused."""
-        if self._front.options.token is None and not is_from_here(request.client, request.headers):
-            raise WireError("without a token, only this machine may change the agent", 403)
+        self._check_right(request, "change the agent")
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
         body, _ = await self._body(request)

@@ -1,8 +1,10 @@
 """The metrics of a server in Prometheus' format."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from operator import attrgetter
 from types import SimpleNamespace
+from typing import Any
 
 from prometheus_client import ProcessCollector, core
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -13,6 +15,8 @@ from sponge_env.serve.interface import Snapshot
 from sponge_env.serve.monitor.metrics import Histogram, ServerMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_Counter, _Gauge = core.CounterMetricFamily, core.GaugeMetricFamily
+_Histogram = core.HistogramMetricFamily
 
 
 def exposition(metrics: ServerMetrics) -> bytes:
@@ -23,32 +27,49 @@ def exposition(metrics: ServerMetrics) -> bytes:
 
 
 def _families(m: ServerMetrics) -> Iterator[core.Metric]:
-    yield from _counted_families(m)
-    info = {"version": __version__, "model": m.served.name}
+    models = {each.served.name: each for each in (m, *m.others)}
+    yield from _counted_families(m, models)
+    info = {"version": __version__, "model": ", ".join(models)}
     yield core.InfoMetricFamily("sponge_server", "What serves which model.", value=info)
-    yield _gauge("slo_seconds", "SLO of calls that state none.", m.served.default_slo_s)
+    slos_s = [([name], each.served.default_slo_s) for name, each in models.items()]
+    yield _labelled(_Gauge, "slo_seconds", "SLO of calls that state none.", ["model"], slos_s)
     if m.snapshot is not None:
-        yield from _snapshot_families(m.served.stages, m.snapshot)
+        stages = [stage for each in models.values() for stage in each.served.stages]
+        yield from _snapshot_families(stages, m.snapshot)
     if pods := m.resizes():
         yield from _pod_families(pods)
 
 
-def _counted_families(m: ServerMetrics) -> Iterator[core.Metric]:
-    yield _counters("requests", "Calls that have ended, by outcome.", "outcome", m.outcomes)
+def _counted_families(
+    m: ServerMetrics, models: Mapping[str, ServerMetrics]
+) -> Iterator[core.Metric]:
+    outcomes = {name: each.outcomes for name, each in models.items()}
+    answers = {n: dict.fromkeys(m.served.variants, 0) | m.answers for n, m in models.items()}
+    for name, text, label, by_model in (
+        ("requests", "Calls that have ended, by outcome.", "outcome", outcomes),
+        ("answers", "Answers by the model variant.", "variant", answers),
+    ):
+        counts = [([model, key], n) for model, own in by_model.items() for key, n in own.items()]
+        yield _labelled(_Counter, name, text, ["model", label], counts)
     latency = "End-to-end latency of answers, from when the client sent the request."
-    yield _histogram("latency_seconds", latency, m.latency)
     share = "Latency of answers relative to the SLO of each call; 1 is the deadline."
-    yield _histogram("slo_used_ratio", share, m.slo_used)
-    answers = dict.fromkeys(m.served.variants, 0) | m.answers
-    yield _counters("answers", "Answers by the model variant.", "variant", answers)
-    yield _batch_sizes(m)
+    for name, text, of in (
+        ("latency_seconds", latency, attrgetter("latency")),
+        ("slo_used_ratio", share, attrgetter("slo_used")),
+    ):
+        rows = [([model], *_buckets(of(each))) for model, each in models.items()]
+        yield _labelled(_Histogram, name, text, ["model"], rows)
+    sizes = [row for each in models.values() for row in _batch_sizes(each)]
+    text = "Size of the batches that ended with answers."
+    yield _labelled(_Histogram, "batch_size", text, ["stage"], sizes)
     rejected = "Requests that were invalid, not allowed or too many, by HTTP status."
-    rejections = {str(status): count for status, count in sorted(m.rejections.items())}
-    yield _counters("rejected_requests", rejected, "status", rejections)
+    rejections = [([str(status)], count) for status, count in sorted(m.rejections.items())]
+    yield _labelled(_Counter, "rejected_requests", rejected, ["status"], rejections)
     clamped = "Requests with a time of the client's clock that is wrong, or seems to be."
-    yield core.CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
-    yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
+    text, buckets = "Wall time of the controller's decisions.", _buckets(m.decisions)
+    yield core.HistogramMetricFamily("sponge_decision_seconds", text, *buckets)
     for name, text, value in (
+        ("clamped_clocks", clamped, m.clamped_clocks),
         ("nan_requests", "Requests that hold NaN or infinity.", m.not_finite),
         ("infeasible_decisions", "Decisions that met no budget on paper.", m.infeasible),
         ("restarts", "Replicas restarted after a crash.", m.restarts),
@@ -61,20 +82,17 @@ def _counted_families(m: ServerMetrics) -> Iterator[core.Metric]:
         yield core.CounterMetricFamily(f"sponge_{name}", text, value)
 
 
-def _batch_sizes(m: ServerMetrics) -> core.Metric:
+def _batch_sizes(m: ServerMetrics) -> Iterator[tuple[Any, ...]]:
     largest = m.served.batch_max
     edges = sorted({largest, *(2**power for power in range(largest.bit_length()))})
-    text = "Size of the batches that ended with answers."
-    family = core.HistogramMetricFamily("sponge_batch_size", text, labels=["stage"])
     for stage, batches in zip(m.served.stages, m.batches(), strict=False):
         histogram = Histogram(edges)
         for each in batches:
             histogram.add(each.size, each.ended)
-        family.add_metric([stage], _buckets(histogram), histogram.total)
-    return family
+        yield [stage], *_buckets(histogram)
 
 
-def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[core.Metric]:
+def _snapshot_families(names: Sequence[str], now: Snapshot) -> Iterator[core.Metric]:
     yield core.InfoMetricFamily("sponge_agent", "Controller in charge.", value={"agent": now.agent})
     yield _gauge("ready", "1 while calls are taken.", now.ready)
     yield _gauge("uptime_seconds", "Time since the server began.", now.now_s)
@@ -84,20 +102,16 @@ def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[core.M
         used = last.cores * last.utilisation
         yield _gauge("cores_used", "Core units in use in the last interval.", used)
         yield _gauge("replicas_ready", "Replicas that serve.", last.replicas_ready)
-    for name, text, values in (
-        ("queue_length", "Tasks that wait.", now.queued),
-        ("cores", "Core units of each replica.", now.cores),
-        ("replicas", "Replicas asked for.", now.replicas),
-        ("batch_limit", "Largest batch allowed.", now.batch),
+    variants = [{"variant": chosen} for chosen in now.variant]
+    for kind, name, text, values in (
+        (_Gauge, "queue_length", "Tasks that wait.", now.queued),
+        (_Gauge, "cores", "Core units of each replica.", now.cores),
+        (_Gauge, "replicas", "Replicas asked for.", now.replicas),
+        (_Gauge, "batch_limit", "Largest batch allowed.", now.batch),
+        (core.InfoMetricFamily, "variant", "Model variant in charge.", variants),
     ):
-        family = core.GaugeMetricFamily(f"sponge_{name}", text, labels=["stage"])
-        for stage, value in zip(names, values, strict=False):
-            family.add_metric([stage], value)
-        yield family
-    variant = core.InfoMetricFamily("sponge_variant", "Model variant in charge.", labels=["stage"])
-    for stage, chosen in zip(names, now.variant, strict=False):
-        variant.add_metric([stage], {"variant": chosen})
-    yield variant
+        rows = [([stage], value) for stage, value in zip(names, values, strict=False)]
+        yield _labelled(kind, name, text, ["stage"], rows)
 
 
 def _pod_families(pods: Resizes) -> Iterator[core.Metric]:
@@ -105,10 +119,8 @@ def _pod_families(pods: Resizes) -> Iterator[core.Metric]:
     granted = "Physical cores in force as Kubernetes reports them, of all pods."
     yield _gauge("pod_cores_granted", granted, pods.granted_cores)
     text = "Replicas that wait for Kubernetes, by the reason."
-    pending = core.GaugeMetricFamily("sponge_pods_pending", text, labels=["reason"])
-    for reason, count in pods.pending.items():
-        pending.add_metric([reason], count)
-    yield pending
+    pending = [([reason], count) for reason, count in pods.pending.items()]
+    yield _labelled(_Gauge, "pods_pending", text, ["reason"], pending)
     text = "Time from asking for a resize until it was in force."
     yield core.SummaryMetricFamily("sponge_resize_seconds", text, pods.ended, pods.lag_s)
 
@@ -117,18 +129,17 @@ def _gauge(name: str, text: str, value: float) -> core.Metric:
     return core.GaugeMetricFamily(f"sponge_{name}", text, float(value))
 
 
-def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> core.Metric:
-    family = core.CounterMetricFamily(f"sponge_{name}", text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
+def _labelled(
+    kind: type[Any], name: str, text: str, labels: list[str], rows: Iterable[tuple[Any, ...]]
+) -> Any:
+    """Return a family of metrics; rows are the values of the labels, and what they have."""
+    family: Any = kind(f"sponge_{name}", text, labels=labels)
+    for row in rows:
+        family.add_metric(*row)
     return family
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> core.Metric:
-    buckets, total = _buckets(histogram), histogram.total
-    return core.HistogramMetricFamily(f"sponge_{name}", text, buckets=buckets, sum_value=total)
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Return how many values there are up to each edge, and the sum of all."""
     upper = [*(f"{edge:g}" for edge in histogram.edges), "+Inf"]
-    return list(zip(upper, accumulate(histogram.counts), strict=True))
+    return list(zip(upper, accumulate(histogram.counts), strict=True)), histogram.total

@@ -63,7 +63,9 @@ class ServerMetrics:
         resizes: Callable[[], Resizes | None] = lambda: None,
     ) -> None:
         """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's."""
-        self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
+        self.others: Sequence[ServerMetrics] = ()
+        """Those of further models; this one also counts what is not of one model."""
+        self.served, self._batches, self._wall, self.lock = served, batches, wall, Lock()
         self.resizes = resizes
         self.outcomes = dict.fromkeys(OUTCOMES, 0)  # Of calls, which are rows of clients' batches
         self.latency = Histogram([served.default_slo_s * part for part in SLO_SHARES])
@@ -80,6 +82,10 @@ class ServerMetrics:
         self.cpu_s = self.core_s = self.used_core_s = self.throttled_core_s = 0.0
         """Over the intervals; the last three in core units."""
         self.snapshot: Snapshot | None = None  # The latest
+
+    def batches(self) -> Sequence[Sequence[Batches]]:
+        """Return the batches that have ended of each of the model's stages, by size."""
+        return self._batches()[self.served.stage :][: len(self.served.stages)]
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
         """Count a call that has ended; ``counted``: as a further row of a request."""
@@ -136,9 +142,12 @@ class ServerMetrics:
             return True
 
     def counts(self) -> dict[str, int]:
-        """Return how many calls have ended in each way."""
+        """Return how many calls have ended in each way, of all models."""
         with self.lock:
-            return dict(self.outcomes)
+            counts = dict(self.outcomes)
+        for other in self.others:
+            counts = {name: count + other.outcomes[name] for name, count in counts.items()}
+        return counts
 
     def statistics(self) -> dict[str, Any]:
         """Return an element of ``model_stats`` of Triton's extension of statistics."""

@@ -9,11 +9,12 @@ import math
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.resources import files
+from itertools import chain
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -87,7 +88,8 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     """Follow an engine until the end of the block; yield its metrics, and what shows them."""
     from sponge_env.serve.monitor import exposition
 
-    metrics = ServerMetrics(engine.served, batches=engine.batches, resizes=engine.resizes)
+    made = partial(ServerMetrics, batches=engine.batches, resizes=engine.resizes)
+    metrics, *metrics.others = map(made, engine.models.values())
     history = History(metrics)
     # made once a second, whoever asks
     text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))
@@ -164,13 +166,15 @@ def state(engine: "ServingEngine", history: History, since_s: float = 0.0) -> by
     """Return as JSON the state of the server, and its history from a time on."""
     # Times are seconds since the server began, budgets and latencies seconds as well; an unknown
     # number is null, the latency of a request that was never answered -1.
-    served, now = engine.served, engine.snapshot()
-    columns = served.stages, now.cores, now.replicas, now.batch, now.variant, now.queued
+    metrics, now = history.metrics, engine.snapshot()
+    served, counted = metrics.served, (metrics, *metrics.others)
+    stages = chain.from_iterable(each.served.stages for each in counted)
+    columns = stages, now.cores, now.replicas, now.batch, now.variant, now.queued
     names = ("name", "cores", "replicas", "batch", "variant", "queued")
     values: dict[str, Any] = {
         "server": {
             "version": __version__,
-            "model": served.name,
+            "model": ", ".join(each.served.name for each in counted),
             "slo_s": served.default_slo_s,
             "variants": served.variants,
             "outcomes": OUTCOMES,
@@ -182,8 +186,12 @@ def state(engine: "ServingEngine", history: History, since_s: float = 0.0) -> by
         "agent": now.agent,
         "stages": [dict(zip(names, stage, strict=True)) for stage in zip(*columns, strict=False)],
         "budgets_s": now.budgets_s,
-        "totals": history.metrics.counts(),
-        "answers": history.metrics.answers,
+        "models": [
+            {"name": m.served.name, "slo_s": m.served.default_slo_s, "totals": m.outcomes}
+            for m in counted
+        ],
+        "totals": metrics.counts(),
+        "answers": sum((each.answers for each in counted), Counter()),
         "history": history.since(since_s),
     }
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)

@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.options import authority, listening_socket
+from sponge_env.serve.options import authority, is_local, listening_socket
 from sponge_env.serve.rpc import codec
 from sponge_env.serve.rpc.codec import MESSAGES
 from sponge_env.serve.wire.front import Front, Headers
@@ -29,6 +31,8 @@ PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn 
 COPIES = 2  # Of a message in memory: as it came, and what was read from it
 PARSED_COPIES = 32  # Of what is parsed number by number: a byte may become a number in a list
 OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
+# Without a token for this machine only
+LOCAL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload")
 HEAD_BYTES = 2**16  # Of a message beside its tensor
 STREAM_REQUESTS = 64  # Requests of one stream at a time
 
@@ -71,28 +75,30 @@ class RpcFront:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server passes calls to."""
-        front, engine = self._front, self._front.engine
-        described: dict[str, Callable[[Any], Any]] = {
-            "ServerLive": lambda _: {"live": engine.alive},
-            "ServerReady": lambda _: {"ready": engine.ready},
-            "ModelReady": lambda _: {"ready": engine.ready},
-            "ServerMetadata": lambda _: front.server_metadata(),
-            "ModelMetadata": lambda _: front.model_metadata(),
-            "ModelConfig": lambda _: {"config": front.model_config()},
-            "ModelStatistics": lambda _: {"model_stats": [front.metrics.statistics()]},
-            "RepositoryIndex": lambda request: {
-                "models": front.index() if engine.ready or not request.ready else []
+        engine = self._front.engine
+        described: dict[str, Callable[[Front, Any], Any]] = {
+            "ServerLive": lambda *_: {"live": engine.alive},
+            "ServerReady": lambda *_: {"ready": engine.ready},
+            "ModelReady": lambda front, _: {"ready": front.ready},
+            "ServerMetadata": lambda front, _: front.server_metadata(),
+            "ModelMetadata": lambda front, _: front.model_metadata(),
+            "ModelConfig": lambda front, _: {"config": front.model_config()},
+            "ModelStatistics": lambda front, request: front.statistics(not request.name),
+            "RepositoryIndex": lambda front, request: {
+                "models": [m for m in front.index() if m["state"] == "READY" or not request.ready]
             },
+            "RepositoryModelLoad": lambda front, request: front.switch(request.model_name, True),
+            "RepositoryModelUnload": lambda front, request: front.switch(request.model_name, False),
         }
         handlers: dict[str, Any] = {
-            name: self._unary(self._describing(name, make), name not in OPEN_METHODS)
+            name: self._unary(self._describing(name, make), name)
             for name, make in described.items()
         }
-        handlers["ModelInfer"] = self._unary(self._infer)
+        handlers["ModelInfer"] = self._unary(self._infer, "ModelInfer")
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(codec.SERVICE, handlers)
 
-    def _unary(self, work: Work, guarded: bool = True) -> Any:
+    def _unary(self, work: Work, name: str) -> Any:
         """Return a handler around what returns the message that answers one."""
         # It reads the message itself: to know when it began, to end the call of a client that is
         # too slow (gRPC would wait for ever), and to read nothing without the token.
@@ -101,8 +107,10 @@ class RpcFront:
             began_s, headers = time.monotonic(), headers_of(context)
             trace = tuple((k.decode(), v.decode()) for k, v in own_parent(headers))
             try:
-                if guarded:
+                if name not in OPEN_METHODS:
                     self._front.check_token(headers)
+                if name in LOCAL_METHODS and self._front.options.token is None:
+                    check_from_here(context.peer())
                 timeout_s = self._front.options.body_timeout_s
                 data = await receive(context, timeout_s, self._reading)
                 if data is None:
@@ -117,24 +125,25 @@ class RpcFront:
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _describing(self, name: str, make: Callable[[Any], Any]) -> Work:
+    def _describing(self, name: str, make: Callable[[Front, Any], Any]) -> Work:
         async def work(data: bytes, *_: object) -> Any:
             request = await run_in_thread(len(data), codec.parse, f"{name}Request", data)
+            front = self._front
             # for statistics no name is all models
             if name.startswith("Model") and (request.name or name != "ModelStatistics"):
-                self._front.check_model(request.name, request.version)
-            return ParseDict(make(request), MESSAGES[f"{name}Response"]())
+                front = front.of(request.name, request.version, loaded=name != "ModelReady")
+            return ParseDict(make(front, request), MESSAGES[f"{name}Response"]())
 
         return work
 
     async def _infer(
         self, data: bytes, headers: Headers, began_s: float, remaining_s: float | None = None
     ) -> Any:
-        front = self._front
-        arrival = front.arrival(began_s, remaining_s)
+        arrival = self._front.arrival(began_s, remaining_s)
         size = codec.parsed_bytes(data)
-        with front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
-            request = await run_in_thread(size, self._parse_request, data, threads=READER)
+        with self._front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
+            front, request = await run_in_thread(size, self._parse_request, data, threads=READER)
+        arrival = replace(arrival, default_slo_s=front.served.default_slo_s)
         read_s = time.monotonic() - arrival.arrived_s
         tensors, parameters = await front.infer(request, headers, arrival, len(data))
         began_s = time.monotonic()
@@ -142,10 +151,10 @@ class RpcFront:
         front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
-    def _parse_request(self, data: bytes) -> InferRequest:
-        front, message = self._front, codec.parse("ModelInferRequest", data)
-        front.check_model(message.model_name, message.model_version)
-        return codec.read_message(message, front.served, front.options.max_rows)
+    def _parse_request(self, data: bytes) -> tuple[Front, InferRequest]:
+        message = codec.parse("ModelInferRequest", data)
+        front = self._front.of(message.model_name, message.model_version)
+        return front, codec.read_message(message, front.served, front.options.max_rows)
 
     async def _stream(self, _: object, context: Context) -> None:
         """Answer a stream, whose deadline is not that of a request."""
@@ -221,6 +230,13 @@ async def receive(
     except TimeoutError:
         raise WireError("the message did not arrive in time", 408) from None
     return data if isinstance(data, bytes) else None
+
+
+def check_from_here(peer: str) -> None:
+    """Raise a WireError unless a peer, such as ``ipv4:127.0.0.1:50000``, is this machine."""
+    host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+    if not is_local(host):
+        raise WireError("without a token, only this machine may load and unload models", 403)
 
 
 def headers_of(context: Context) -> dict[bytes, bytes]:

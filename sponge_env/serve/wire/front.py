@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("sponge_env")
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy",
+              "model_repository")  # fmt: skip
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
 Headers = Mapping[bytes, bytes]  # By lower-case name
 MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
@@ -42,11 +43,19 @@ class Front:
     """The engine, as front ends use it."""
 
     def __init__(
-        self, engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics
+        self,
+        engine: "ServingEngine",
+        options: ServeOptions,
+        metrics: ServerMetrics,
+        first: "Front | None" = None,
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
-        self.served = engine.served
-        self.memory = Memory(options.max_held_bytes)
+        self.served = metrics.served
+        self.memory: Memory = first.memory if first else Memory(options.max_held_bytes)
+        self.all_metrics = first.metrics if first else metrics  # Of what is not of one model
+        others = [Front(engine, options, each, self) for each in metrics.others]
+        self.fronts = {front.served.name: front for front in (self, *others)}
+        """Those of all models, by their names, from the first one's; of others only their own."""
         self._token = options.token.encode() if options.token else None
 
     def check_token(self, headers: Headers) -> None:
@@ -59,12 +68,33 @@ class Front:
         if scheme.lower() != b"bearer" or not equal:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
-    def check_model(self, name: str, version: str = "") -> None:
-        """Raise a WireError unless this model is served in this version; empty is any version."""
-        if name != self.served.name:
-            raise WireError(f"there is no model {brief(name)}; it is {self.served.name!r}", 404)
+    def of(self, name: str, version: str = "", loaded: bool = True) -> "Front":
+        """Return the front of a model that is there, in any version if empty, or a WireError."""
+        front = self.fronts.get(name)
+        if front is None:
+            known = ", ".join(map(repr, self.fronts))
+            raise WireError(f"there is no model {brief(name)}; it is {known}", 404)
         if version not in ("", VERSION):
             raise WireError(f"there is no version {brief(version)}; it is {VERSION!r}", 404)
+        if loaded and not self.engine.is_loaded(name):
+            raise WireError(f"the model {name!r} is not loaded", 404)
+        return front
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests for the model are taken."""
+        return self.engine.ready and self.engine.is_loaded(self.served.name)
+
+    def switch(self, name: str, on: bool) -> dict[str, Any]:
+        """Load or unload a model; return the answer, which is empty, or raise a WireError."""
+        self.of(name, loaded=False)
+        self.engine.switch(name, on)
+        return {}
+
+    def statistics(self, every: bool) -> dict[str, Any]:
+        """Return Triton's statistics of the model, or of every one."""
+        fronts = self.fronts.values() if every else [self]
+        return {"model_stats": [front.metrics.statistics() for front in fronts]}
 
     def server_metadata(self) -> dict[str, Any]:
         """Return name, version and extensions of the server, as plain JSON values."""
@@ -113,11 +143,11 @@ class Front:
         }
 
     def index(self) -> list[dict[str, Any]]:
-        """Return the list of models, which is one."""
-        state = {"state": "READY"}
-        if not self.engine.ready:
-            state = {"state": "UNAVAILABLE", "reason": "the server drains"}
-        return [{"name": self.served.name, "version": VERSION, **state}]
+        """Return the list of models."""
+        why = "unloaded" if self.engine.ready else "the server drains"
+        states = {"state": "UNAVAILABLE", "reason": why}, {"state": "READY"}
+        fronts = self.fronts.items()
+        return [{"name": n, "version": VERSION, **states[front.ready]} for n, front in fronts]
 
     def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
         """Return the arrival, now, of a request that began at a monotonic time."""
@@ -131,15 +161,16 @@ class Front:
         # Cancelling this cancels the request in the engine.
         deadline = request_deadline(request.parameters, headers, arrival)
         if deadline.clamped:
-            self.metrics.clamped()
+            self.all_metrics.clamped()
         if not request.finite:
-            self.metrics.found_not_finite()
+            self.all_metrics.found_not_finite()
             if self.options.refuse_nan:
                 raise WireError("a number in the request is NaN or infinite")
         if request.rows.flags.owndata:  # not a view on the body, which is counted
             self.memory.keep(request.rows)
         share = payload_bytes // len(request.rows)
-        calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
+        about = deadline.sent_s, deadline.due_s, share, self.served.stage
+        calls = [Call(row, *about) for row in request.rows]
         replies = await self._submit(calls)
         if self.options.log_violations:
             self._log(request, headers, calls[0], replies[deciding_row(replies)])
@@ -149,7 +180,7 @@ class Front:
             age_s = arrival.began_s - min(deadline.sent_s, deadline.due_s)
             if error.ended is Status.REFUSED and age_s >= DOUBTED_AGE_S:
                 if not deadline.clamped:
-                    self.metrics.clamped()
+                    self.all_metrics.clamped()
                 error.sentence = f"refused: {age_s:.1f} s old by the client's clock; is it behind?"
             raise
 
@@ -184,7 +215,7 @@ class Front:
     def count_rejected(self, error: WireError) -> None:
         """Count a request that never reached the engine; the engine's own are counted by then."""
         if error.ended is None:
-            self.metrics.rejected(error.status)
+            self.all_metrics.rejected(error.status)
 
     def record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
         """Count each row, and the request by the row that decided about its answer."""

@@ -35,7 +35,7 @@ GRPC_CODES = {
 
 MAX_RETRY_S = 3600.0
 _REASONS = {  # HTTP status and sentence; the worst first
-    Status.STOPPED: (503, "the server shuts down"),
+    Status.STOPPED: (503, "the server shuts down, or its model was unloaded"),
     Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
     Status.INVALID: (400, "the model fails on this input"),
     Status.FAILED: (503, "every replica that tried it died, and no time is left"),

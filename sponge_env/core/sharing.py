@@ -1,0 +1,77 @@
+"""How a set of models shares a machine that has fewer cores than they ask for together.
+
+A model has to serve what arrives, and what waits within its SLO. Its *pressure* is this rate over
+the one that its replicas can serve. One unit after the other is taken from the model that would
+then be under the least pressure.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.core.compiled import compiled, inlined
+from sponge_env.core.pipeline import at
+from sponge_env.core.records import PAST, World
+from sponge_env.core.service import planned_s
+
+
+@compiled
+def share_machine(w: World, asked: NDArray[Any], nodes: NDArray[np.int64]) -> None:
+    """Take from the (stages, 4) allocations asked for what the machine has no room for."""
+    held = 0
+    for k in range(len(asked)):
+        held += asked[k, 0] * asked[k, 2]
+    while held > nodes[0].sum() or not is_placed(asked, nodes):
+        chosen, least, most = 0, math.inf, 0
+        for k in range(len(asked)):
+            own, part = asked[k, 0] * asked[k, 2], _part(asked[k])
+            if own > 1:
+                asked[k, part] -= 1
+                pressure = _pressure(at(w, k), asked[k])
+                asked[k, part] += 1
+                if pressure < least or (pressure == least and own > most):
+                    chosen, least, most = k, pressure, own
+        part = _part(asked[chosen])
+        held -= asked[chosen, 2 - part]
+        asked[chosen, part] -= 1
+
+
+@inlined
+def _part(asked: NDArray[Any]) -> int:
+    """Return of what a unit is given up: replicas, or cores of each, whichever is less."""
+    return 2 if asked[0] <= asked[2] else 0
+
+
+@inlined
+def _pressure(w: World, asked: NDArray[Any]) -> float:
+    """Return the rate that a model has to serve over the one that it can."""
+    stage, last = w.stage, w.env.interval - 1
+    rate_rps = (stage.tail - stage.head) / w.model.slo_s
+    if last >= 0:
+        arrived = stage.arrived[last & (PAST - 1)] - stage.arrived[(last - 1) & (PAST - 1)]
+        rate_rps += arrived / w.settings.interval_s
+    takes_s = planned_s(w, max(0, asked[3]), asked[1], asked[0])
+    pressure: float = rate_rps * takes_s / (asked[1] * asked[2])
+    return pressure
+
+
+@inlined
+def is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
+    """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
+    # ``nodes`` are (2, nodes) cores of each node, and memory; a single one has room for their sum.
+    if nodes.shape[1] == 1:
+        return True
+    room, fits, largest = nodes[1], True, 0
+    for node in range(room.size):
+        room[node] = nodes[0, node]
+    for k in range(len(asked)):
+        largest = max(largest, asked[k, 0])
+    for cores in range(largest, 0, -1):
+        for k in range(len(asked)):
+            for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
+                node = room.argmax()
+                room[node] -= cores
+                fits &= room[node] >= 0
+    return fits

@@ -1,0 +1,121 @@
+"""Several models behind one server: each has its name, its counts, and can be switched off."""
+
+import json
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+from fake_engine import FakeEngine, answered, served
+from machine import wait_until
+from raw_http import Wire, binary, request
+from served import running
+
+from sponge_env.errors import ConfigError
+from sponge_env.scenario.scenario import load_scenario, scenario_of_all
+from sponge_env.serve.monitor.exposition import exposition
+from sponge_env.serve.monitor.page import History, state
+from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
+
+OTHER = replace(
+    served(), name="other", stage=1, stages=("other",), default_slo_s=0.25, variants=("other",)
+)
+REPOSITORY = "/v2/repository"
+
+
+def by_stage(call):
+    """Answer with the place of the model and the budget."""
+    output = np.array([[call.stage, call.deadline_s - call.sent_s]], np.float32)
+    return answered(output, variant=("tiny", "other")[call.stage])
+
+
+@pytest.fixture
+def server():
+    with running(FakeEngine(answer=by_stage, others=[OTHER])) as found:
+        yield found
+
+
+def get(wire, path):
+    return wire.send(request(method="GET", path=f"/v2/models/{path}")).answer()
+
+
+def post(wire, path, data=b"", **more):
+    return wire.send(request(data, path=path, **more)).answer()
+
+
+def infer(wire, name):
+    data, length = binary()
+    path = f"/v2/models/{name}/infer"
+    return post(wire, path, data, inference_header_content_length=length)
+
+
+def told(channel, method, **said):
+    data = MESSAGES[f"{method}Request"](**said).SerializeToString()
+    answer = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
+    return MESSAGES[f"{method}Response"].FromString(answer)
+
+
+def test_each_model_is_called_and_counted_by_its_own_name(server):
+    with Wire(server) as wire:
+        for place, (name, slo_s) in enumerate((("tiny", 1.0), ("other", 0.25))):
+            answer = infer(wire, name)
+            assert (answer.status, answer.json["model_name"]) == (200, name)
+            assert answer.json["outputs"][0]["data"] == pytest.approx([place, slo_s], abs=0.02)
+            for path in (name, f"{name}/config", f"{name}/ready"):
+                assert get(wire, path).json["name"] == name
+            (stats,) = get(wire, f"{name}/stats").json["model_stats"]
+            assert (stats["name"], stats["inference_count"]) == (name, 1)
+        for many in (
+            get(wire, "stats").json["model_stats"],
+            post(wire, f"{REPOSITORY}/index").json,
+        ):
+            assert [each["name"] for each in many] == ["tiny", "other"]
+        missing = infer(wire, "third")
+        assert missing.status == 404
+        assert missing.json["error"] == "there is no model 'third'; it is 'tiny', 'other'"
+        infer(wire, "other")
+    wait_until(lambda: server.recorder.counts()["on_time"] == 3)  # after the answers
+    text = exposition(server.recorder).decode()
+    assert 'sponge_requests_total{model="tiny",outcome="on_time"} 1.0' in text
+    assert 'sponge_answers_total{model="other",variant="other"} 2.0' in text
+    assert 'sponge_slo_seconds{model="other"} 0.25' in text
+    shown = json.loads(state(server.engine, History(server.recorder)))
+    assert (shown["server"]["model"], shown["totals"]["on_time"]) == ("tiny, other", 3)
+    assert [each["totals"]["on_time"] for each in shown["models"]] == [1, 2]
+    assert shown["answers"] == {"tiny": 1, "other": 2}
+
+
+def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
+    path = f"{REPOSITORY}/models/other"
+    with Wire(server) as wire, grpc.insecure_channel(server.grpc) as channel:
+        assert post(wire, f"{path}/unload", x_forwarded_for="1.2.3.4").status == 403
+        assert post(wire, f"{path}/unload", origin="http://elsewhere").status == 403
+        assert post(wire, f"{REPOSITORY}/models/third/load").status == 404
+        for switch in (
+            lambda deed: post(wire, f"{path}/{deed}"),
+            lambda deed: told(channel, f"RepositoryModel{deed.title()}", model_name="other"),
+        ):
+            switch("unload")
+            assert (infer(wire, "other").status, infer(wire, "tiny").status) == (404, 200)
+            assert get(wire, "other").status == 404
+            ready = get(wire, "other/ready")
+            assert (ready.status, ready.json["ready"]) == (400, False)
+            assert not told(channel, "ModelReady", name="other").ready
+            index = post(wire, f"{REPOSITORY}/index").json
+            assert [each["state"] for each in index] == ["READY", "UNAVAILABLE"]
+            listed = told(channel, "RepositoryIndex", ready=True).models
+            assert [each.name for each in listed] == ["tiny"]
+            switch("load")
+            assert infer(wire, "other").status == 200
+            assert told(channel, "ModelReady", name="other").ready
+
+
+def test_models_of_the_command_line_are_a_set():
+    own, local = scenario_of_all(["efficientnet-lite0", "a/my model.onnx"]), load_scenario("local")
+    assert [stage.name for stage in own.stages] == ["efficientnet-lite0", "my-model"]
+    assert [model.profile for model in own.models] == ["local", "local:a/my model.onnx"]
+    assert {model.limits for model in own.models} == {replace(local.limits, total_cores=16)}
+    assert scenario_of_all([]) == local
+    for models in (["ocr", "efficientnet-lite0"], ["efficientnet-lite0"] * 2):
+        with pytest.raises(ConfigError):
+            scenario_of_all(models)
