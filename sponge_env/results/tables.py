@@ -135,6 +135,8 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
         "less is better in every column" + " but accuracy" * any(c.of_accuracy for c in shown),
     ]
     lines = ["; ".join(parts)]
+    if any(episode.hopeless for episode in episodes):
+        lines.append("avoidable leaves out requests that came too late for any allocation")
     if any(episode.dropped for episode in episodes):
         lines.append("p99 takes requests that were dropped as infinitely late")
     if any(episode.partial for episode in episodes):

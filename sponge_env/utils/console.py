@@ -29,6 +29,7 @@ class Progress:
 
     def show(self, done: int, status: str = "") -> None:
         """Say how far it is; that nothing is done yet at once."""
+        done = min(done, self._total)  # what comes in batches may end with more
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(done - self._bar.n)
         due = done == 0 or time.monotonic() >= self._due_s
