@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered, served
 from machine import wait_until
-from raw_http import Wire, binary, request
+from raw_http import Wire, in_json, request
 from served import running
 
 from sponge_env.errors import ConfigError
@@ -17,9 +17,8 @@ from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.page import History, state
 from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 
-OTHER = replace(
-    served(), name="other", stage=1, stages=("other",), default_slo_s=0.25, variants=("other",)
-)
+OWN = {"name": "other", "stages": ("other",), "variants": ("other",)}
+OTHER = replace(served(), stage=1, default_slo_s=0.25, **OWN)
 REPOSITORY = "/v2/repository"
 
 
@@ -44,9 +43,7 @@ def post(wire, path, data=b"", **more):
 
 
 def infer(wire, name):
-    data, length = binary()
-    path = f"/v2/models/{name}/infer"
-    return post(wire, path, data, inference_header_content_length=length)
+    return post(wire, f"/v2/models/{name}/infer", in_json())
 
 
 def told(channel, method, **said):
