@@ -69,7 +69,8 @@ def machine_profile():
     """Return this machine's profile, measured once for all live tests."""
     with pytest.MonkeyPatch.context() as patch:
         _measure_less(patch)
-        (profile,) = calibration.calibrate_all([LiveConfig()], seconds=1)
+        config = LiveConfig(batch_max=8, cores_max=8, core_unit=1 / 8)
+        (profile,) = calibration.calibrate_all([config], seconds=1)
     return profile
 
 

@@ -28,7 +28,7 @@ from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
-AGENT = "static-16"
+AGENT = "static-8"
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
@@ -39,6 +39,7 @@ def scenario_file(tmp_path, machine_profile):
     path = tmp_path / "here.toml"
     path.write_text(
         "profile = 'here.json'\nduration_s = 600\ninterval_s = 0.5\n"
+        "[limits]\ncores = 8\nbatch = 8\n"
         "[arrivals]\nload = 0.4\n[network]\npayload_bytes = 300_000\n"
     )
     return path
@@ -167,9 +168,9 @@ def serves_again(run):
 def test_learning_live_pauses_the_world(machine_profile, scenario_file):
     with closing(SpongeEnv(load_scenario(scenario_file), backend="live")) as env:
         env.reset(seed=0)
-        env.step(np.array([15, 7]))
+        env.step(np.array([7, 7]))
         time.sleep(0.3)  # a learner at work
-        info = env.step(np.array([15, 7]))[4]
+        info = env.step(np.array([7, 7]))[4]
         assert info["paused_s"] >= 0.3
         assert info["time_s"] == 1.0  # two intervals
         assert env.system.worker.now() == env.system.worker.now(), "it is held again"
