@@ -82,6 +82,8 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     new = {"stage": "", "arrivals": None}  # since version 1.1
     for kind in data["classes"]:
         list(map(kind.pop, [key for key in new if kind[key] == new[key]]))
+        if (own := kind.get("arrivals")) and own["file"] is not None:
+            own["file"] = trace_hash(own["file"], "arrivals")
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
         stage |= OLD_STAGE_KEYS
         for variant, own in zip(stage["variants"], profiles, strict=True):

@@ -274,14 +274,17 @@ class RequestClass:
     """One of several kinds of requests in a stream, or a stream of its own."""
 
     share: float = option(1.0, above=0)  # Share of the requests, relative to the others' shares
-    slo_s: float = option(1.0, above=0)  # End-to-end latency objective of these requests
-    payload_bytes: float = option(300_000.0, at_least=0)  # Size of one of them
+    # These two have to be given: their defaults are out of range.
+    slo_s: float = option(0.0, above=0)  # End-to-end latency objective of these requests
+    payload_bytes: float = option(-1.0, at_least=0)  # Size of one of them
     stage: str = ""  # Stage of a set of models that they are for; the first if left out
     arrivals: Arrivals | None = None
     """When they are sent, where each class is a stream of its own."""
 
     def __post_init__(self) -> None:
         check_options(self, "classes.")
+        rule = "left out where classes have arrivals of their own"
+        require(self.arrivals is None or self.share == 1.0, "classes.share", self.share, rule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ MAX_INTERVALS = 1_000_000
 MIN_INTERVAL_S = 1e-3
 
 
+ARRIVALS = config.Arrivals(rate_rps=20.0)  # Where a scenario says nothing of them
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One experiment, without controller and seed."""
@@ -51,7 +54,7 @@ class Scenario:
     themselves; empty for one stage of ``profile``, ``limits`` and ``initial``."""
     limits: config.Limits = field(default_factory=config.Limits)
     initial: config.Initial = field(default_factory=config.Initial)
-    arrivals: config.Arrivals = field(default_factory=lambda: config.Arrivals(rate_rps=20.0))
+    arrivals: config.Arrivals = ARRIVALS
     network: config.Network = field(default_factory=config.Network)
     serving: config.Serving = field(default_factory=config.Serving)
     simulation: config.Simulation = field(default_factory=config.Simulation)
@@ -87,6 +90,8 @@ class Scenario:
         require(entered == entries, "classes.stage", sorted(entered), rule)
         apart = [kind.arrivals is not None for kind in self.classes]
         require(len({*apart}) < 2, "classes.arrivals", apart, "in each class or in none")
+        rule = "left out where classes have arrivals of their own"
+        require(not any(apart) or self.arrivals == ARRIVALS, "arrivals", self.arrivals, rule)
         machine = self.limits.machine
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
@@ -228,6 +233,8 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
     """Return the scenario that models are served under, several as a set, each as if alone."""
     if len(models) < 2:
         return scenario_of("".join(models), scenario)
+    if twice := {name for name in models if models.count(name) > 1}:
+        raise ConfigError(f"each --model has to be another one, not {sorted(twice)[0]!r} twice")
     alone = [with_own_slo(scenario_of(model, scenario)) for model in models]
     if pipelines := [each.name for each in alone if each.stages]:
         raise ConfigError(f"{pipelines[0]!r} has stages of its own; serve it alone")
@@ -236,10 +243,11 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
         limits = replace(own.limits, total_cores=None, nodes=())
         one = (config.Variant(own.profile),)
         stages.append(config.Stage(name, one, (), limits=limits, initial=own.initial))
-        classes.append(config.RequestClass(slo_s=own.slo_s, stage=name))
+        size = own.network.payload_bytes
+        classes.append(config.RequestClass(slo_s=own.slo_s, payload_bytes=size, stage=name))
     arrivals, slo_s = config.Arrivals(rate_rps=1.0), min(own.slo_s for own in alone)
-    made = replace(alone[0], stages=tuple(stages), classes=tuple(classes), arrivals=arrivals)
-    return replace(made, slo_s=slo_s, slo_services=None)
+    made = replace(alone[0], slo_s=slo_s, slo_services=None, arrivals=arrivals)
+    return replace(made, stages=tuple(stages), classes=tuple(classes))
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.env.factory import prepare_machine
+    from sponge_env.env.factory import ensure_profile, prepare_machine
     from sponge_env.scenario.scenario import scenario_of_all, served_name
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine
@@ -36,8 +36,12 @@ def main(argv: Sequence[str]) -> int:
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
     sys.setswitchinterval(SWITCH_S)
     with cli.terminate_like_interrupt():  # the first process of a container gets no signal unasked
+        scenario = scenario_of_all(arguments.model, arguments.scenario)
+        if len(arguments.model) > 1:  # objectives that depend on the models are known from now on
+            ensure_profile(scenario, "live", arguments.limiter)
+            scenario = scenario_of_all(arguments.model, arguments.scenario)
         engine = make_engine(
-            scenario_of_all(arguments.model, arguments.scenario),
+            scenario,
             arguments.agent,
             name=served_name("".join(arguments.model), arguments.scenario),
             slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,

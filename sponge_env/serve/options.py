@@ -9,6 +9,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.scenario.option import Options, option
 
 TOKEN = "SPONGE_TOKEN"  # Environment variable of the token: command lines are for all to see
+PROXY_HEADERS = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 BACKLOG = 512  # Connections that the kernel keeps until they are accepted
 
 

@@ -12,7 +12,7 @@ from sponge_env.errors import SpongeError
 from sponge_env.serve.http import messages
 from sponge_env.serve.http.messages import JSON, Request, Response
 from sponge_env.serve.interface import Resource
-from sponge_env.serve.options import is_local
+from sponge_env.serve.options import PROXY_HEADERS, is_local
 from sponge_env.serve.wire import protocol
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
@@ -22,7 +22,6 @@ from sponge_env.serve.wire.tensors import Buffer, brief
 from sponge_env.serve.wire.trace import TRACEPARENT, own_parent
 
 MAX_SETTING_BYTES = 2**16  # Of a request that changes a setting
-PROXY_HEADERS = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 
 
 class HttpFront:
@@ -97,9 +96,12 @@ class HttpFront:
             case True, ["v2/model" | "v2/models" as which, "stats"]:
                 return messages.json_response(front.statistics(which == "v2/models"))
             case False, ["v2", "repository", "index"]:
-                return messages.json_response(front.index())
+                body, _ = await self._body(request)
+                ready = bool(body) and protocol.read_json(body).get("ready") is True
+                return messages.json_response(front.index(ready))
             case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
-                check_local_names(request.headers)
+                if self._front.options.token is None:
+                    check_local_names(request.headers)
                 self._check_right(request, f"{deed} models")
                 return messages.json_response(front.switch(name, deed == "load"))
             case False, ["agent"]:

@@ -25,6 +25,7 @@ from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.notices import announce
 from sponge_env.run.suite import changed
+from sponge_env.scenario.graph import is_set
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.spec import scenario_profile
@@ -75,6 +76,8 @@ def _scenario(arguments: Namespace) -> tuple[Scenario, Profile | None]:
     given = {"duration_s": arguments.duration, "profile": arguments.profile}
     changes |= {key: value for key, value in given.items() if value is not None}
     scenario = changed(load_scenario(arguments.scenario), changes)
+    if is_set(scenario.stages):
+        raise ConfigError(f"{scenario.name!r} is a set of models, not the load of --model")
     try:
         return scenario, scenario_profile(scenario)
     except ProfileError as error:

@@ -175,7 +175,7 @@ def state(engine: "ServingEngine", history: History, since_s: float = 0.0) -> by
         "server": {
             "version": __version__,
             "model": ", ".join(each.served.name for each in counted),
-            "slo_s": served.default_slo_s,
+            "slo_s": max(each.served.default_slo_s for each in counted),
             "variants": served.variants,
             "outcomes": OUTCOMES,
             "violations": VIOLATIONS,

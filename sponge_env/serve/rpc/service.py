@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.options import authority, is_local, listening_socket
+from sponge_env.serve.options import PROXY_HEADERS, authority, is_local, listening_socket
 from sponge_env.serve.rpc import codec
 from sponge_env.serve.rpc.codec import MESSAGES
 from sponge_env.serve.wire.front import Front, Headers
@@ -84,9 +84,7 @@ class RpcFront:
             "ModelMetadata": lambda front, _: front.model_metadata(),
             "ModelConfig": lambda front, _: {"config": front.model_config()},
             "ModelStatistics": lambda front, request: front.statistics(not request.name),
-            "RepositoryIndex": lambda front, request: {
-                "models": [m for m in front.index() if m["state"] == "READY" or not request.ready]
-            },
+            "RepositoryIndex": lambda front, request: {"models": front.index(request.ready)},
             "RepositoryModelLoad": lambda front, request: front.switch(request.model_name, True),
             "RepositoryModelUnload": lambda front, request: front.switch(request.model_name, False),
         }
@@ -110,7 +108,7 @@ class RpcFront:
                 if name not in OPEN_METHODS:
                     self._front.check_token(headers)
                 if name in LOCAL_METHODS and self._front.options.token is None:
-                    check_from_here(context.peer())
+                    check_from_here(context.peer(), headers)
                 timeout_s = self._front.options.body_timeout_s
                 data = await receive(context, timeout_s, self._reading)
                 if data is None:
@@ -232,10 +230,11 @@ async def receive(
     return data if isinstance(data, bytes) else None
 
 
-def check_from_here(peer: str) -> None:
+def check_from_here(peer: str, headers: Headers) -> None:
     """Raise a WireError unless a peer, such as ``ipv4:127.0.0.1:50000``, is this machine."""
+    # A proxy adds headers that say for whom it asks.
     host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
-    if not is_local(host):
+    if not (is_local(host) and PROXY_HEADERS.isdisjoint(headers)):
         raise WireError("without a token, only this machine may load and unload models", 403)
 
 

@@ -142,12 +142,12 @@ class Front:
             "model_transaction_policy": {"decoupled": False},
         }
 
-    def index(self) -> list[dict[str, Any]]:
-        """Return the list of models."""
+    def index(self, ready: bool) -> list[dict[str, Any]]:
+        """Return the list of models, only those that take requests if so asked."""
         why = "unloaded" if self.engine.ready else "the server drains"
         states = {"state": "UNAVAILABLE", "reason": why}, {"state": "READY"}
-        fronts = self.fronts.items()
-        return [{"name": n, "version": VERSION, **states[front.ready]} for n, front in fronts]
+        found = ((name, front.ready) for name, front in self.fronts.items())
+        return [{"name": n, "version": VERSION, **states[up]} for n, up in found if up or not ready]
 
     def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
         """Return the arrival, now, of a request that began at a monotonic time."""
@@ -189,6 +189,7 @@ class Front:
         if reply.outcome in VIOLATIONS:
             line = {
                 **{"unix_s": time.time(), "outcome": reply.outcome, "id": request.id},
+                "model": self.served.name,
                 "traceparent": headers.get(TRACEPARENT, b"").decode("latin-1"),
                 "slo_s": call.deadline_s - call.sent_s,
                 "latency_s": reply.finished_s - call.sent_s,
