@@ -320,18 +320,13 @@ class FleetPlanner:
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._fleet = Fleet(
             most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
-            nodes=np.array(spec.nodes),
-            cpu_cores=float(spec.first.cpu_cores),
-            utilisation=float(config.utilisation or usual),
-            reluctance=reluctance,
-            slo_s=float(spec.slo_s),
-            cold_start_s=float(self._cold_start * spec.interval_s),
-            in_pipeline=in_pipeline,
-            serves_rps=np.empty((2, cores_max)),
-            step=np.empty((sizes, sizes)),
-            value=np.empty((2, sizes)),
+            nodes=np.array(spec.nodes), cpu_cores=float(spec.first.cpu_cores),
+            utilisation=float(config.utilisation or usual), reluctance=reluctance,
+            slo_s=float(spec.slo_s), cold_start_s=float(self._cold_start * spec.interval_s),
+            in_pipeline=in_pipeline, serves_rps=np.empty((2, cores_max)),
+            step=np.empty((sizes, sizes)), value=np.empty((2, sizes)),
             samples=np.empty((3, 2 * SAMPLES)),
-        )
+        )  # fmt: skip
         # Compile it now, so that no decision waits for it.
         one = np.ones(1)
         nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, 1, one, False)

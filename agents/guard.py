@@ -98,9 +98,8 @@ class Guard:
         decided = self._left > 0
         if decided:
             self._left -= 1
-        (shown,), (is_alarming,) = self._look(
-            observation[None], sum([stage.queued for stage in view.stages])
-        )
+        queued = sum([stage.queued for stage in view.stages])
+        (shown,), (is_alarming,) = self._look(observation[None], queued)
         answer = self._answer(observation, view, decided, is_alarming)
         self._views.append(view)
         return shown, answer

@@ -44,12 +44,7 @@ SERVICE, PEAK = "service_ratio", "arrivals_peak"
 REMEMBERED = (
     *(f"arrivals_mean_{time_s:g}s" for time_s in ARRIVAL_TIMES_S),
     *(f"delay_mean_{time_s:g}s" for time_s in DELAY_TIMES_S),
-    "arrivals_most",
-    "arrivals_least",
-    "delay_most",
-    PEAK,
-    "arrivals_before",
-    "delay_before",
+    *("arrivals_most", "arrivals_least", "delay_most", PEAK, "arrivals_before", "delay_before"),
     SERVICE,
 )
 """What is kept from one interval to the next, in order. The last is the mean time that batches
@@ -92,9 +87,7 @@ def _laid_out(fields: tuple[str, ...]) -> InputLayout:
         *(f"age_{time_s:g}s" for time_s in AGES_S),
         "slo",
         *(f"{stage}cores_held" for stage in stages),
-        "until_step",
-        "resize_delay",
-        "cold_start",
+        *("until_step", "resize_delay", "cold_start"),
     )
     requests = [f"{stages[0]}arrivals_last", "delay_mean", "delay_max"]
     places = [[f"{stage}{name}" for name in _OF_STAGE] for stage in stages]

@@ -33,10 +33,7 @@ _FLEETS, _LASTING = ("fewer", "same", "more"), RATES[2:]
 STATIC = (
     *(f"service_{batch}x{cores}" for batch, cores in _POINTS),
     *(f"gain_{cores}" for cores in _GAINS),
-    "batching",
-    "served",
-    "machine",
-    "shares_cpu",
+    *("batching", "served", "machine", "shares_cpu"),
 )
 NEEDS = (
     *STATIC,
@@ -44,12 +41,7 @@ NEEDS = (
     *(f"fleet_{fleet}_{rate}" for fleet, rate in product(_FLEETS, _LASTING)),
     "needed_due",
     *(f"needed_{delay}" for delay in DELAYS),
-    "needed_now",
-    "room",
-    "ready_share",
-    "replicas_log",
-    "backlog",
-    "fewest",
+    *("needed_now", "room", "ready_share", "replicas_log", "backlog", "fewest"),
     *(f"saved_{fleet}_{rate}" for fleet, rate in product(("fewer", "more"), _LASTING)),
     *(f"cheapest_{fleet}" for fleet in _FLEETS),
     *(f"now_{cores}" for cores in range(1, CORES + 1)),

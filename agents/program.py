@@ -130,20 +130,11 @@ class SystemModel:
             row, cores = self._row(k, stage), stage.cores_in_force
             running = self._running(k, row, stage, replicas[k], view.now_s)
             state = StageState(
-                stage.queued_deadlines_s - view.now_s,
-                np.empty((arrivals, 2)),
-                0.0 if stage.replicas_ready else float(running[0, 0]),
-                running,
-                np.empty(len(running)),
-                row,
-                cores,
-                self._before_s(k, stage),
-                replicas[k],
-                rate_rps * spec.stages[k].mean_tasks,
-                noise * self._spread[k],
-                low_s,
-                high_s,
-            )
+                stage.queued_deadlines_s - view.now_s, np.empty((arrivals, 2)),
+                0.0 if stage.replicas_ready else float(running[0, 0]), running,
+                np.empty(len(running)), row, cores, self._before_s(k, stage), replicas[k],
+                rate_rps * spec.stages[k].mean_tasks, noise * self._spread[k], low_s, high_s,
+            )  # fmt: skip
             states.append(state)
             arrivals = 0  # what comes later to the next stages is not forecast
         return states

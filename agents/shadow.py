@@ -118,12 +118,9 @@ class ShadowFleets:
         """(intervals, fleets + 2) the same of each; the latest overwrite the oldest."""
         self._sums = np.zeros(count + 2, np.int64)
         self._fleets = ShadowState(
-            sizes,
-            np.full((count, spec.first.replicas_max), -math.inf),
-            np.zeros((count, _QUEUE)),
-            np.zeros((count, 2), np.int64),
-            self._last[:-2],
-        )
+            sizes, np.full((count, spec.first.replicas_max), -math.inf), np.zeros((count, _QUEUE)),
+            np.zeros((count, 2), np.int64), self._last[:-2],
+        )  # fmt: skip
         self._cores = sizes[:, 0] * sizes[:, 1]
         self._places: dict[tuple[int, int], list[int]] = {}
         for place, (replicas, cores, _) in enumerate(sizes.tolist()):

@@ -39,9 +39,8 @@ class Form(NamedTuple):
     holds_peak: bool = True
     """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
     gives the ready replicas what those that start leave."""
-    any_model: bool = (
-        False  # Whether for any system of one model, with up to CORES of :mod:`.needs`
-    )
+    any_model: bool = False
+    """Whether for any system of one model, with up to CORES of :mod:`.needs`."""
 
     @property
     def most_replicas(self) -> int:

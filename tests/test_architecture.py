@@ -2,20 +2,18 @@
 
 import ast
 import shutil
-import subprocess
-import sys
 from fnmatch import fnmatch
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from project import ROOT, python
 
 import agents as agents_registry
 import baselines as baselines_registry
 from sponge_env.run.suite import load_suite
 
-ROOT = Path(__file__).resolve().parent.parent
 # Modules and packages of ``sponge_env``, the lowest first. Each imports from lower layers only.
 LAYERS = """
     errors arrays | latency metrics packing | interfaces | utils | scenario | formats core |
@@ -38,9 +36,7 @@ DOORS = {  # files that may import a library
     "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/open_loop.py"},
     "grpc": {"sponge_env/serve/rpc/*"},
     "google": {"sponge_env/serve/rpc/*"},
-    "matplotlib": {
-        f"sponge_env/{n}" for n in ("results/*", "utils/console.py", "models/images.py")
-    },
+    "matplotlib": {f"sponge_env/{n}.py" for n in ("results/*", "utils/console", "models/images")},
 }
 
 
@@ -121,25 +117,22 @@ def test_heavy_libraries_have_one_door():
     ]
 
 
+BUNDLED = """
+import importlib, bundle.agents, bundle.agents.learn, bundle.baselines
+for place in (*bundle.agents.CONTROLLERS.values(), *bundle.baselines.CONTROLLERS.values()):
+    module, _, name = place.partition(":")
+    assert module.startswith("bundle."), module
+    getattr(importlib.import_module(module), name)
+assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE) is not None
+assert list(bundle.agents.learned.SHIPPED.iterdir())
+"""
+
+
 def test_controllers_work_within_another_package(tmp_path):
     for package in ("agents", "baselines"):
         shutil.copytree(ROOT / package, tmp_path / "bundle" / package)
     (tmp_path / "bundle" / "__init__.py").touch()
-    code = (
-        "import importlib, bundle.agents, bundle.baselines\n"
-        "for places in (bundle.agents.CONTROLLERS, bundle.baselines.CONTROLLERS):\n"
-        "    for place in places.values():\n"
-        "        module, _, name = place.partition(':')\n"
-        "        assert module.startswith('bundle.'), module\n"
-        "        getattr(importlib.import_module(module), name)\n"
-        "import bundle.agents.learn\n"
-        "assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE) is not None\n"
-        "assert list(bundle.agents.learned.SHIPPED.iterdir())\n"
-    )
-    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=path, capture_output=True, text=True, check=False
-    )
+    done = python("-c", BUNDLED, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 0, done.stderr
 
 
@@ -224,7 +217,6 @@ REFERENCE_MAY_IMPORT = set(
 def test_a_command_line_the_names_a_sink_and_an_environment_load_no_heavy_library(code):
     heavy = {"torch", "tensorflow", "pulp", "numba", "onnxruntime", "pandas", "matplotlib"}
     code += f"\nimport sys; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
-    command = [sys.executable, "-c", code]
-    if subprocess.run(command, cwd=ROOT, capture_output=True).returncode:  # it may have compiled
-        done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    if python("-c", code, cwd=ROOT).returncode:  # it may have compiled
+        done = python("-c", code, cwd=ROOT)
         assert done.returncode == 0, done.stderr

@@ -6,11 +6,11 @@ import gzip
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from project import ROOT, python
 
 import evaluate
 from sponge_env import cli
@@ -20,7 +20,6 @@ from sponge_env.utils.files import read_bytes, replacing, write_json
 
 pytestmark = pytest.mark.usefixtures("unpainted", "own_folder")
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
 
 
@@ -118,8 +117,7 @@ def test_a_folder_that_is_removed_meanwhile_loses_no_summary(capsys):
 def test_what_lies_in_the_working_folder_is_not_run():
     for name in ("coverage", "pandas", "agents", "psutil"):
         Path(f"{name}.py").write_text("raise SystemExit('it was run')")
-    command = [sys.executable, str(ROOT / "evaluate.py"), *RUN]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = python(ROOT / "evaluate.py", *RUN)
     assert (run.returncode, "it was run" in run.stderr + run.stdout) == (0, False)
 
 

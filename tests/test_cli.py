@@ -113,10 +113,7 @@ def test_a_model_of_stable_baselines_takes_part(capsys, caplog):
 
 EVIL = """
 from pathlib import Path
-
 Path("ran").touch()
-
-
 class Thing:
     def reset(self, spec, seed): ...
     def decide(self, view): ...
@@ -126,17 +123,14 @@ seeds = 1
 starts = ["cold"]
 cells = [{{ scenarios = ["paper"], changes = {{ duration_s = 5.0 }} }}]
 [agents.a]
-{}
+controller = '{}'
+options = {{ {} }}
 """
 EVIL_FILES = {
     "thing_evil.py": EVIL,
-    "class.toml": EVIL_SUITE.format("controller = 'thing_evil:Thing'"),
-    "shell.toml": EVIL_SUITE.format(
-        "controller = 'subprocess:check_output'\noptions = { args = 'touch ran', shell = true }"
-    ),
-    "zip.toml": EVIL_SUITE.format(
-        "controller = 'agents.stable_baselines:SB3Policy'\noptions = { file = 'thing_evil.py' }"
-    ),
+    "class.toml": EVIL_SUITE.format("thing_evil:Thing", ""),
+    "shell.toml": EVIL_SUITE.format("subprocess:check_output", "args = 'touch ran', shell = true"),
+    "zip.toml": EVIL_SUITE.format("agents.stable_baselines:SB3Policy", "file = 'thing_evil.py'"),
     "local.toml": "profile = 'local:thing_evil:Thing'\n",
 }
 
@@ -171,7 +165,7 @@ def test_code_that_only_a_file_names_is_not_run(line, sentence, refused):
 def test_code_that_is_typed_or_trusted_is_run(more, monkeypatch):
     monkeypatch.syspath_prepend(Path())
     Path("own_thing.py").write_text(BROKEN.replace("Broken", "Mine").replace(">= 3", ">= 9"))
-    Path("own.toml").write_text(EVIL_SUITE.format("controller = 'own_thing:Mine'"))
+    Path("own.toml").write_text(EVIL_SUITE.format("own_thing:Mine", ""))
     assert evaluate.main(f"--suite own.toml --jobs 1 --run-dir run {more}".split()) == 0
 
 
@@ -195,13 +189,9 @@ def both(monkeypatch):
     def run(_, store, *__, **___):
         seen.append(f"run {store.path.name}")
 
-    def notices(*_):
-        seen.append("checked")
-        return []
-
     monkeypatch.setattr(compare, "live_machine", machine)
     monkeypatch.setattr(compare, "run_unit", run)
-    monkeypatch.setattr(compare, "_notices", notices)
+    monkeypatch.setattr(compare, "_notices", lambda *_: seen.append("checked") or [])
     monkeypatch.setattr(compare, "_report_cell", lambda *_: None)
     return seen
 
@@ -211,8 +201,7 @@ BOTH = "--agent static-8 --backend both --wait --run-dir run".split()
 
 def test_cpus_are_taken_for_the_live_half_only(both):
     assert evaluate.main(BOTH) == 0
-    halves = ["run sim", "the CPUs are taken", "run live", "they are free"]
-    assert both == ["checked", *halves]
+    assert both == ["checked", "run sim", "the CPUs are taken", "run live", "they are free"]
 
 
 def test_a_second_live_run_can_have_cpus_of_its_own(both):
@@ -254,9 +243,7 @@ def test_a_failure_keeps_the_episodes_before_it(monkeypatch, capsys):
     assert len(requests) == summary["offered"]
 
 
-def test_a_controller_that_fails_at_once_has_no_numbers_and_names_its_own_options(
-    refused, monkeypatch, capsys
-):
+def test_a_controller_names_its_options_and_may_fail_at_once(refused, monkeypatch, capsys):
     monkeypatch.syspath_prepend(".")
     Path("odd.py").write_text(
         "class Odd:\n    def __init__(self, share=1): ...\n    def reset(self, spec, seed): ...\n"
@@ -338,9 +325,7 @@ def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start):
         ("--trace steady.csv --drop none", "none"), ("--drop expired", "expired"),
     ],
 )  # fmt: skip
-def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
-    line, drop, capsys, monkeypatch
-):
+def test_what_is_late_on_a_recorded_trace_is_dropped_by_default(line, drop, capsys, monkeypatch):
     for name in ("run_unit", "_report_cell"):  # it need not be played
         monkeypatch.setattr(compare, name, lambda *_, **__: None)
     Path("steady.csv").write_text("time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n")
@@ -438,9 +423,7 @@ def test_bad_arguments_end_with_one_sentence(arguments, sentence, refused):
         ("--backend live", "unrecognized arguments: --backend live"),
     ],
 )
-def test_bad_training_arguments_end_with_one_sentence_before_the_learner_is_imported(
-    arguments, sentence, monkeypatch, refused
-):
+def test_bad_training_arguments_import_no_learner(arguments, sentence, monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "agents.learn.phased", None)  # cannot be imported
     assert re.search(sentence, refused(train.main, arguments))
 

@@ -6,14 +6,13 @@ import logging
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from multiprocessing import forkserver
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from project import ROOT, python
 
 from sponge_env.app.precompile import steps
 from sponge_env.core import compiled, records
@@ -21,7 +20,6 @@ from sponge_env.core.settings import SETTINGS
 from sponge_env.utils import kernel_cache
 from sponge_env.utils.kernel_cache import source_mark
 
-ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
 
 KERNEL = """\
@@ -212,9 +210,7 @@ CHECKED = (
 
 
 def test_the_interpreter_computes_the_same():
-    command = [sys.executable, "-m", "pytest", "-q", *CHECKED]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = python("-m", "pytest", "-q", *CHECKED, cwd=ROOT, NUMBA_DISABLE_JIT="1")
     assert done.returncode == 0, done.stdout
     assert f"{len(CHECKED)} passed" in done.stdout
 

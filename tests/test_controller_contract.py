@@ -70,14 +70,9 @@ def systems_with_fleets(draw):
     ready = draw(st.integers(0, replicas))
     starting_s = (draw(st.floats(0, 10)),) * (replicas - ready)
     allocation = Allocation(cores, draw(st.integers(1, 16)), replicas)
-    view = with_first(
-        dataclasses.replace(draw(views()), allocation=allocation),
-        cores_in_force=cores,
-        allocation=allocation.stages[0],
-        replicas_ready=ready,
-        starting_s=starting_s,
-    )
-    return spec, view
+    view = dataclasses.replace(draw(views()), allocation=allocation)
+    fleet = {"cores_in_force": cores, "replicas_ready": ready, "starting_s": starting_s}
+    return spec, with_first(view, allocation=allocation.stages[0], **fleet)
 
 
 def copy_of(view):

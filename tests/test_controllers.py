@@ -161,9 +161,8 @@ class Ends(Scripted):
         ("Ends --option {}.how=chdir", "ValueError: it changes the working folder$"),
     ],
 )
-def test_the_command_ends_with_the_sentence_after_the_other_agents(
-    agent, sentence, own_folder, monkeypatch, capsys
-):
+@pytest.mark.usefixtures("own_folder")
+def test_a_command_ends_with_the_sentence(agent, sentence, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     name, *options = agent.format("test_controllers:Ends").split()
     agents = f"test_controllers:{name}", "static-8"

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -52,10 +53,8 @@ def change_bytes(content, rng):
 
 def change_json(content, rng):
     """Change the type or the value of something in it, or take it out."""
-    root = {"": json.loads(content)}
-    inside = root
-    key = ""
-    child = root[""]
+    inside = root = {"": json.loads(content)}
+    key, child = "", root[""]
     while isinstance(child, dict | list) and child and rng.random() < 0.8:
         keys = list(child) if isinstance(child, dict) else range(len(child))
         inside, key = child, rng.choice(keys)
@@ -119,10 +118,16 @@ def use_suite(path):
 
 def use_trace(path):
     for read in (read_bandwidth, read_arrivals):
-        try:
+        with read_or_refused():
             read(path)
-        except SpongeError as error:
-            assert_sentence(error)
+
+
+@contextmanager
+def read_or_refused():
+    try:
+        yield
+    except SpongeError as error:
+        assert_sentence(error)
 
 
 def assert_sentence(error):
@@ -154,11 +159,21 @@ def loaders(tmp_path_factory):
         "trace": (sorted(p for p in TRACES.iterdir() if p.is_file()), use_trace),
         "policy": ([policy], load_policy),
         "tuned": ([shortened(ROOT / "baselines" / "tuned.json", folder)], load_tuned),
-        "fidelity": (
-            [shortened(ROOT / "docs" / "fidelity-swing-local.json", folder)],
-            load_fidelity,
-        ),
+        "fidelity": ([shortened(ROOT / "docs/fidelity-swing-local.json", folder)], load_fidelity),
     }
+
+
+def check_changes(valid, check, fewer=1):
+    """Check what is done with files that were changed, in a few examples where it takes long."""
+
+    @settings(max_examples=max(1, settings().max_examples // fewer))
+    @given(st.integers(0, 2**62))
+    def check_one(seed):
+        rng = random.Random(seed)
+        path = rng.choice(valid)
+        check(path, change(path, rng))
+
+    check_one()
 
 
 @pytest.mark.parametrize("kind", "profile scenario suite trace policy tuned fidelity".split())
@@ -168,17 +183,12 @@ def test_a_changed_file_is_read_or_refused(kind, loaders, tmp_path):
     for path in valid:
         use(path)
 
-    @given(st.integers(0, 2**62))
-    def check(seed):
-        rng = random.Random(seed)
-        path = rng.choice(valid)
-        (changed := tmp_path / path.name).write_bytes(change(path, rng))
-        try:
+    def check(path, content):
+        (changed := tmp_path / path.name).write_bytes(content)
+        with read_or_refused():
             use(changed)
-        except SpongeError as error:
-            assert_sentence(error)
 
-    check()
+    check_changes(valid, check)
 
 
 SUITE = """
@@ -225,9 +235,7 @@ ONE = "--agent static --duration 3"
         ("trace", f"{ONE} --suite real --seeds 1 --traces DIR"),
     ],
 )
-def test_a_command_takes_a_changed_file_or_says_why_not(
-    kind, options, loaders, tmp_path, monkeypatch, capsys
-):
+def test_a_command_takes_or_refuses_it(kind, options, loaders, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sponge_env.run.cluster.Processes", Shown)
     for module in ("app.compare", "run.unit"):  # no pictures, which take most of the time
@@ -235,21 +243,16 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
     (suite := tmp_path / "small.toml").write_text(SUITE)
     valid = [suite] if kind == "suite" else loaders[kind][0]
 
-    # A tenth, for a command takes its time.
-    @settings(max_examples=max(1, settings().max_examples // 10))
-    @given(st.integers(0, 2**62))
-    def check(seed):
-        rng = random.Random(seed)
-        path = rng.choice(valid)
+    def check(path, content):
         with TemporaryDirectory(dir=tmp_path) as folder:
-            (changed := Path(folder) / path.name).write_bytes(change(path, rng))
+            (changed := Path(folder) / path.name).write_bytes(content)
             words = options.replace("FILE", str(changed)).replace("DIR", folder).split()
             code = main(["evaluate", *words, "--run-dir", f"{folder}/runs/a"])
         error = capsys.readouterr().err
         assert code in (0, 2) or (code == 1 and "--suite" in words)
         assert error.count("error: ") == (code == 2)
 
-    check()
+    check_changes(valid, check, fewer=10)
 
 
 def test_a_changed_run_is_read_or_refused(tmp_path):
@@ -257,22 +260,16 @@ def test_a_changed_run_is_read_or_refused(tmp_path):
     files = [path for path in sorted(run.rglob("*")) if path.is_file()]
     load_run(run)
 
-    # A tenth, for pandas takes its time.
-    @settings(max_examples=max(1, settings().max_examples // 10))
-    @given(st.integers(0, 2**62))
-    def check(seed):
-        rng = random.Random(seed)
-        path = rng.choice(files)
+    def check(path, content):
         kept = path.read_bytes()
-        path.write_bytes(change(path, rng))
+        path.write_bytes(content)
         try:
-            load_run(run)
-        except SpongeError as error:
-            assert_sentence(error)
+            with read_or_refused():
+                load_run(run)
         finally:
             path.write_bytes(kept)
 
-    check()
+    check_changes(files, check, fewer=10)
 
 
 @pytest.mark.parametrize(

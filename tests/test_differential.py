@@ -119,9 +119,8 @@ def test_streams_are_those_of_numpy(seed, purpose):
 
 
 def test_memory_per_environment_is_small():
-    batch = BatchSimulator(
-        [load_scenario("paper")], np.zeros(100, np.int64), replicas_max=1, queue_capacity=1024
-    )
+    small, envs = {"replicas_max": 1, "queue_capacity": 1024}, np.zeros(100, np.int64)
+    batch = BatchSimulator([load_scenario("paper")], envs, **small)
     own = [a for a in batch._arrays if len(a) == 100] + [batch._metrics]
     assert sum(a.nbytes for a in own) / 100 + batch._arrays.traces.nbytes / 100 < 40_000
 

@@ -60,9 +60,8 @@ def test_the_ids_are_presets_of_one_class():
     live = gymnasium.spec("SpongeJointLive-v0")
     assert live.nondeterministic
     assert live.kwargs == {"backend": "live", "scenario": "local", "control": "joint"}
-    assert gymnasium.make("SpongePipeline-v0").observation_space.shape == (
-        len(REQUEST_FIELDS) + 2 * len(STAGE_FIELDS),
-    )
+    shape = gymnasium.make("SpongePipeline-v0").observation_space.shape
+    assert shape == (len(REQUEST_FIELDS) + 2 * len(STAGE_FIELDS),)
     one_model = gymnasium.make("SpongePipeline-v0", scenario="paper")
     assert one_model.action_space == gymnasium.make("SpongeJoint-v0").action_space
 
@@ -104,8 +103,7 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation():
     env.reset(options={"episode_seed": 5})
     info = env.step(np.array([7, 7]))[4]
     metrics = make_system(SHORT, 5).step(Allocation(8, 8))
-    measured = {name: getattr(metrics, name) for name in names(IntervalMetrics)}
-    del measured["reward"]
+    measured = {name: getattr(metrics, name) for name in names(IntervalMetrics) if name != "reward"}
     assert info == measured | {"episode_seed": 5}
     assert np.array_equal(before, np.random.get_state()[1])
 
@@ -113,7 +111,7 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation():
 @pytest.mark.parametrize("rate_rps", [0.5, 60.0])  # hardly a request, and more than can be served
 def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps):
     arrivals, drops = Arrivals("constant", rate_rps), Serving(drop="expired")
-    env = SpongeEnv(dataclasses.replace(SHORT, arrivals=arrivals, serving=drops))
+    env = SpongeEnv(short(arrivals=arrivals, serving=drops))
     infos = [env.reset(seed=0)[1], *(env.step(np.array([3, 7]))[4] for _ in range(8))]
     assert "reward" not in infos[0]
     assert all(math.isfinite(value) for info in infos for value in info.values())
@@ -122,13 +120,13 @@ def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps):
 
 
 def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited():
-    scenario = short(serving=Serving("expired"), network=Network("none"), duration_s=3.0)
-    env = started(dataclasses.replace(scenario, arrivals=Arrivals("constant", 200.0)))
+    flood = {"arrivals": Arrivals("constant", 200.0), "network": Network("none")}
+    env = started(short(serving=Serving("expired"), duration_s=3.0, **flood))
     infos = [env.step(np.array([0, 0]))[4] for _ in range(3)]
     dropped = [info for info in infos if info["dropped"] > info["on_time"] + info["late"]]
     assert dropped
     for info in dropped:
-        assert scenario.slo_s < info["latency_p50_s"] == info["latency_p99_s"] < 3.0
+        assert SHORT.slo_s < info["latency_p50_s"] == info["latency_p99_s"] < 3.0
 
 
 def test_rendering():
@@ -275,9 +273,8 @@ def test_fields_mean_what_their_names_say():
     for _ in range(3):
         last = system.step(decode(np.array([1, 2, 1, 2, 0, 1, 0, 1, 0, 2]), control))
     view, seen = system.view(), dict(zip(control.fields, system.observe(control), strict=True))
-    assert [seen[f"find.{each}"] for each in ("cores", "batch", "replicas")] == pytest.approx(
-        [2 / 4, 3 / 4, 2 / 3]
-    )
+    held = [seen[f"find.{each}"] for each in ("cores", "batch", "replicas")]
+    assert held == pytest.approx([2 / 4, 3 / 4, 2 / 3])
     assert (seen["name.variant"], seen["judge.variant"]) == (1.0, 1.0)
     assert seen["effective_accuracy"] == pytest.approx(last.effective_accuracy)
     for own, spec in zip(view.stages, system.spec.stages, strict=True):

@@ -56,10 +56,9 @@ class MadeUpLive(SimulatedWorker):
 
     def wait(self, until_s):
         """Let time pass, and measure the batches as the real worker does."""
-        return [
-            dataclasses.replace(c, cpu_s=float(WORK_S[c.batch.size - 1]) * self._factors.popleft())
-            for c in super().wait(until_s)
-        ]
+        ended = super().wait(until_s)
+        works_s = (float(WORK_S[c.batch.size - 1]) * self._factors.popleft() for c in ended)
+        return [dataclasses.replace(c, cpu_s=s) for c, s in zip(ended, works_s, strict=True)]
 
 
 def subject(scenario=SCENARIO):
@@ -109,10 +108,8 @@ class MadeUpStages(FakeStages):
     def __init__(self, spec, repetition):
         workers, phases = [], stream(repetition, "noise")
         for k, initial in enumerate(spec.initial.stages):
-            own = dataclasses.replace(
-                spec, initial=Allocation(stages=(initial,)), stages=spec.stages[k : k + 1]
-            )
-            workers.append(MadeUpLive(own, repetition + k, phases))
+            own = {"initial": Allocation(stages=(initial,)), "stages": spec.stages[k : k + 1]}
+            workers.append(MadeUpLive(dataclasses.replace(spec, **own), repetition + k, phases))
         super().__init__(workers, tasks=lambda request: request % 4)
 
 
@@ -120,12 +117,9 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path):
     save_profile(PROFILE, tmp_path / "here.json")
     model = (Variant(str(tmp_path / "here.json"), accuracy=0.9),)
     held = {"limits": Limits(cores=8, batch=4), "initial": Initial(cores=8, batch=2)}
-    chain = dataclasses.replace(
-        SCENARIO,
-        stages=tuple(Stage(name, model, **held) for name in ("first", "second")),
-        limits=Limits(cores=16, batch=4, total_cores=16),
-        arrivals=Arrivals(kind="poisson", rate_rps=8.0),
-    )
+    stages = tuple(Stage(name, model, **held) for name in ("first", "second"))
+    whole = {"limits": Limits(cores=16, batch=4, total_cores=16), "stages": stages}
+    chain = dataclasses.replace(SCENARIO, **whole, arrivals=Arrivals("poisson", rate_rps=8.0))
     one = Subject.of("static", Static(cores=8, batch=2), chain, PROFILE, seed=0)
     live, simulated, replayed = one.repeat(0, partial(MadeUpStages, repetition=0))
     assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
@@ -133,15 +127,12 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path):
     for quantity in (*report.QUANTITIES, report.ACCURACY):
         wanted = getattr(live.summary, quantity.metric)
         assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
-    assert {row.quantity for row in report.compare([live, simulated, replayed])} == {
-        *report.QUANTITIES,
-        report.ACCURACY,
-    }
+    compared = {row.quantity for row in report.compare([live, simulated, replayed])}
+    assert compared == {*report.QUANTITIES, report.ACCURACY}
 
 
 def made_up(kind, repetition, **values):
-    metrics = EpisodeMetrics(agent="a", scenario="s", offered=1, **values)
-    return Trial(kind, repetition, metrics, 1.0)
+    return Trial(kind, repetition, EpisodeMetrics("a", "s", offered=1, **values), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -268,10 +259,8 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference():
     made, notes = report.side_by_side([never], [live, dataclasses.replace(live, agent="ppo")])
     table = terminal(made, notes=notes)
     (row,) = [line.split() for line in table.splitlines() if line.startswith("fa2")]
-    assert row == [
-        *("fa2", "2.00", "1.00", "+1.00", "pt", "180.0", "200.0", "-10.0", "%"),
-        *("dropped", "500.0", "-", "8.00", "8.00", "+0.0", "%"),
-    ]
+    shown = "fa2 2.00 1.00 +1.00 pt 180.0 200.0 -10.0 % dropped 500.0 - 8.00 8.00 +0.0 %"
+    assert row == shown.split()
     assert "ppo" not in table
     assert "accuracy" not in table
     assert "2.50 pt" in table  # one of 40 requests

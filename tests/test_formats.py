@@ -16,16 +16,13 @@ from sponge_env.formats.rows import read_lines
 DATA = Path(__file__).parent / "data" / "traces"
 
 # The files have the layout of the published ones, with their oddities, and made-up numbers.
+MAHIMAHI_S = [0, 0.05, 0.45, 0.5, 0.55, 0.95, 1, 1.05, 1.2]
 # name: starts in s, bytes per s, duration in s
 BANDWIDTH = {
     "bandwidth.csv": ([0, 0.5, 2.5], [1e6, 2500000.5, 0], 3.75),
     "ghent.log": ([0, 1, 2.001, 3], [2493100, 2761000, 0, 1954600], 4.0),
     "hsdpa.log": ([0, 1.008, 2.088, 3.088], [250e3, 175e3, 280e3, 0], 4.208),
-    "mahimahi.up": (
-        [0, 0.05, 0.45, 0.5, 0.55, 0.95, 1, 1.05, 1.2],
-        [90e3, 0, 30e3, 30e3, 0, 60e3, 30e3, 0, 30e3],
-        1.25,
-    ),
+    "mahimahi.up": (MAHIMAHI_S, [90e3, 0, 30e3, 30e3, 0, 60e3, 30e3, 0, 30e3], 1.25),
     "pensieve": ([0, 0.512, 2.012], [535e3, 250e3, 62500], 3.512),
     "ucc-5g.csv": ([0, 1, 4], [1e6, 3e6, 0], 6.0),
 }
@@ -66,12 +63,22 @@ CSV_WRITERS = {
 
 def copies(name, folder):
     """The example and what other programs would make of it."""
-    lines = (DATA / name).read_text().splitlines()
-    paths = [DATA / name]
+    lines, paths = (DATA / name).read_text().splitlines(), [DATA / name]
     for kind, write in (ANY_WRITER | (CSV_WRITERS if name.endswith(".csv") else {})).items():
         paths.append(folder / kind)
         paths[-1].write_bytes(write(lines))
     return paths
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return what writes a text into a file and returns its path."""
+
+    def write(content):
+        (tmp_path / "file").write_text(content)
+        return tmp_path / "file"
+
+    return write
 
 
 @pytest.mark.parametrize("name", BANDWIDTH)
@@ -95,25 +102,21 @@ def test_format_of_arrivals(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", COUNTED)
-def test_counts_may_be_called_what_they_are_and_times_may_be_seconds(name, tmp_path):
-    path = tmp_path / "counts"
-    path.write_text(f"id,timestamp,{name}\na,60,3\nb,62,1\n")
+def test_counts_may_be_called_what_they_are_and_times_may_be_seconds(name, written):
+    path = written(f"id,timestamp,{name}\na,60,3\nb,62,1\n")
     assert read_arrivals(path).per_second.tolist() == [1, 2, 0, 1]
 
 
-def test_numbers_that_only_rise_are_no_requests_per_second(tmp_path):
-    path = tmp_path / "numbers"
-    path.write_text("".join(f"{ms}\n" for ms in range(1, 501)))
-    with pytest.raises(TraceError, match=r"numbers: its 500 numbers rise .*mahimahi.*--trace"):
+def test_numbers_that_only_rise_are_no_requests_per_second(written):
+    path = written("".join(f"{ms}\n" for ms in range(1, 501)))
+    with pytest.raises(TraceError, match=r"file: its 500 numbers rise .*mahimahi.*--trace"):
         read_arrivals(path)
     assert content_of(path) == "bandwidth"
-    path.write_text(" ".join(str(count) for count in range(1, 21)))
-    assert content_of(path) == "arrivals"
-    path.write_text("20\n" * 20)
-    assert content_of(path) == "arrivals"
-    path.write_text("".join(f"{count}\n" for count in range(10, 310, 5)))
+    assert content_of(written(" ".join(map(str, range(1, 21))))) == "arrivals"
+    assert content_of(written("20\n" * 20)) == "arrivals"
+    path = written("".join(f"{count}\n" for count in range(10, 310, 5)))
     assert read_arrivals(path).per_second.size == 60
-    said = r"numbers: its 60 numbers only rise.* mahimahi .* needs 500 lines .* on one line"
+    said = r"file: its 60 numbers only rise.* mahimahi .* needs 500 lines .* on one line"
     with pytest.raises(TraceError, match=said):
         content_of(path)
 
@@ -128,28 +131,22 @@ def test_the_content_of_a_file_is_told_by_reading_it(name):
 
 
 @pytest.mark.parametrize("zone", ["", "Z", "+00:00", "+0200", "-05:30"])
-def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(zone, tmp_path):
-    path = tmp_path / "llm.csv"
-    path.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-        f"2024-05-10 00:00:00.009930{zone},2162,5\n2024-05-10T00:00:01{zone},2399,6\n"
-    )
-    trace = read_arrivals(path)
+def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(zone, written):
+    rows = f"2024-05-10 00:00:00.009930{zone},2162,5\n2024-05-10T00:00:01{zone},2399,6\n"
+    trace = read_arrivals(written(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}"))
     np.testing.assert_allclose(trace.time_s, [0, 0.99007], rtol=1e-12)
 
 
-def test_a_ucc_log_without_a_reading_goes_on_with_the_last(tmp_path):
+def test_a_ucc_log_without_a_reading_goes_on_with_the_last(written):
     lines = (DATA / "ucc-5g.csv").read_text().splitlines()
     unread = [UCC.format(f"2019.12.16_13.40.0{s}", "-") for s in (2, 5)]
-    path = tmp_path / "ucc.csv"
-    path.write_text("\n".join([lines[0], unread[0], *lines[1:4], unread[1], *lines[4:]]))
-    trace = read_bandwidth(path)
+    whole = [lines[0], unread[0], *lines[1:4], unread[1], *lines[4:]]
+    trace = read_bandwidth(written("\n".join(whole)))
     start_s, bandwidth, duration_s = BANDWIDTH["ucc-5g.csv"]
     assert trace.start_s.tolist() == start_s
     assert (trace.bandwidth_bytes_per_s.tolist(), trace.duration_s) == (bandwidth, duration_s)
-    path.write_text("\n".join([lines[0], *unread]))
     with pytest.raises(TraceError, match="line 2: DL_bitrate is '-' from here to the end"):
-        read_bandwidth(path)
+        read_bandwidth(written("\n".join([lines[0], *unread])))
 
 
 UCC = "{},-8,51,0,B,1,5G,-96,-13,9,12,-,{}" + ",-" * 13
@@ -184,8 +181,7 @@ BAD_LINES = [
 def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
     lines = (DATA / name).read_text().splitlines()
     lines[index] = line
-    path = tmp_path / name
-    path.write_text("\n".join(lines) + "\n")
+    (path := tmp_path / name).write_text("\n".join(lines) + "\n")
     load = read_bandwidth if name in BANDWIDTH else read_arrivals
     with pytest.raises(TraceError) as caught:
         load(path)
@@ -196,27 +192,25 @@ def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
     assert "\n" not in message
 
 
-def counted(times, step_s, path):
-    """Write ten requests at the first of some multiples of a time, and one more at each later."""
-    lines = [f"{step_s * time},{10 + k}" for k, time in enumerate(times)]
-    path.write_text("\n".join(["timestamp,value", *lines]) + "\n")
-    return path
+def counted(times):
+    """Return ten requests at the first of some multiples of 300 s, and one more at each later."""
+    return "\n".join(["timestamp,value", *(f"{300 * t},{10 + k}" for k, t in enumerate(times)), ""])
 
 
-def test_the_last_reading_goes_on_where_one_is_missing(tmp_path):
-    trace = read_arrivals(counted([*range(11), *range(12, 20)], 300, tmp_path / "gap.csv"))
+def test_the_last_reading_goes_on_where_one_is_missing(written):
+    trace = read_arrivals(written(counted([*range(11), *range(12, 20)])))
     by_reading = trace.per_second.reshape(20, 300).sum(axis=1)
     assert by_reading.tolist() == [*range(10, 21), 20, *range(21, 29)]
 
 
 @pytest.mark.parametrize("times", [[0, 1, 3], [0, 2, 3, 4, 7, 8, 9], [*range(10), 12, 13]])
-def test_counts_of_which_many_are_missing_are_refused(times, tmp_path):
+def test_counts_of_which_many_are_missing_are_refused(times, written):
     with pytest.raises(TraceError, match="the time between two differs"):
-        read_arrivals(counted(times, 300, tmp_path / "gaps.csv"))
+        read_arrivals(written(counted(times)))
 
 
-def test_counts_of_minutes_are_scaled_up_without_bursts(tmp_path):
-    trace = read_arrivals(counted([0, 1, 2], 300, tmp_path / "rare.csv"))
+def test_counts_of_minutes_are_scaled_up_without_bursts(written):
+    trace = read_arrivals(written(counted([0, 1, 2])))
     assert trace.per_second.max() == 1
     assert trace.scaled(300.0, 20.0) == pytest.approx(np.full(300, 20.0))
     assert trace.scaled(600.0, 21.0).reshape(2, 300).mean(axis=1) == pytest.approx([20.0, 22.0])
@@ -249,8 +243,7 @@ def test_a_trace_given_as_the_other_kind(name):
     ],
 )
 def test_a_file_in_no_known_format(load, data, reason, tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(data)
+    (path := tmp_path / "file").write_bytes(data)
     content = "bandwidth" if load is read_bandwidth else "arrivals"
     with pytest.raises(TraceError) as caught:
         load(path)
@@ -283,19 +276,17 @@ def test_a_file_that_cannot_be_read(load, tmp_path):
         (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),
     ],
 )
-def test_a_trace_of_nothing(load, content, reason, tmp_path):
-    path = tmp_path / "file"
-    path.write_text(content)
+def test_a_trace_of_nothing(load, content, reason, written):
+    path = written(content)
     with pytest.raises(TraceError, match=f"{re.escape(str(path))}.*{re.escape(reason)}"):
         load(path)
 
 
-def test_a_changed_file_is_read_again(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("0 8\n1 8\n")
+def test_a_changed_file_is_read_again(written):
+    path = written("0 8\n1 8\n")
     assert read_bandwidth(path).mean_bytes_per_s == 1e6
     before_ns = path.stat().st_mtime_ns
-    path.write_text("0 16\n1 16\n")
+    written("0 16\n1 16\n")
     os.utime(path, ns=(before_ns + 10**9, before_ns + 10**9))
     assert read_bandwidth(path).mean_bytes_per_s == 2e6
 

@@ -54,9 +54,8 @@ def flood(queued=300):
 
 def measured(violations):
     last = make_system(load_scenario("paper"), SEED).step(SPEC.initial)
-    on_time = 20 - violations
-    counts = {"violations": violations, "avoidable_violations": violations}
-    return dataclasses.replace(last, on_time=on_time, **counts)
+    counts = dict.fromkeys(("violations", "avoidable_violations"), violations)
+    return dataclasses.replace(last, on_time=20 - violations, **counts)
 
 
 def test_every_shipped_policy_has_a_range():
@@ -78,9 +77,7 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
     guard, calm, wild = Guard(calm_policy(), SPEC, scales_out=False), busy_view(), flood()
     answers = [guard.watch(shown(view), view)[1] for view in [calm, wild, *[calm] * 12]]
     assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
-    first = answers[1]
-    assert first.guarded
-    assert first.replicas == 1
+    assert (bool(answers[1].guarded), answers[1].replicas) == (True, 1)
 
 
 def test_a_queue_that_grows_is_noticed_without_any_range():
@@ -95,11 +92,8 @@ def test_a_queue_that_grows_is_noticed_without_any_range():
 @pytest.mark.parametrize(
     ("program", "scales_out", "before"), [(SpongeJoint, True, 150), (SpongeMPC, False, 5)]
 )
-def test_a_program_that_takes_over_has_observed_what_came_before(
-    program, scales_out, before, monkeypatch
-):
-    observed = []
-    observe = program.observe
+def test_a_program_that_takes_over_knows_the_past(program, scales_out, before, monkeypatch):
+    observed, observe = [], program.observe
     system = make_system(load_scenario("bursty"), SEED)
     guard, views = Guard(calm_policy(), system.spec, scales_out), []
     calm, beyond = shown(busy_view()), shown(flood())

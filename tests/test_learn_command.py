@@ -104,10 +104,8 @@ def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(own_folder, mo
     assert "a range such as 5-9, not '4-3'" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("quick_rules")
-def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
-    own_folder, monkeypatch, capsys
-):
+@pytest.mark.usefixtures("quick_rules", "own_folder")
+def test_an_interrupted_training_says_how_to_go_on_and_what_it_reached(monkeypatch, capsys):
     least = 0
 
     def interrupt(self, done, status=""):

@@ -31,16 +31,12 @@ IMAGES = ("batch", 3, 8, 8)
 
 def write_model(path, inputs=(IMAGES,), output=IMAGES, dtype=TensorProto.FLOAT, op="Relu"):
     """Write an ONNX file with one node."""
-    names = [f"in{i}" for i in range(len(inputs))]
-    attributes = {"to": TensorProto.FLOAT} if op == "Cast" else {}
-    answers = TensorProto.FLOAT if op == "Cast" else dtype
-    graph = helper.make_graph(
-        [helper.make_node(op, names, ["out"], **attributes)],
-        "graph",
-        [helper.make_tensor_value_info(n, dtype, s) for n, s in zip(names, inputs, strict=True)],
-        [helper.make_tensor_value_info("out", answers, output)],
-    )
-    onnx.save(helper.make_model(graph), path)
+    named, info = {f"in{i}": each for i, each in enumerate(inputs)}, helper.make_tensor_value_info
+    casts = {"to": TensorProto.FLOAT} if op == "Cast" else {}
+    node = helper.make_node(op, [*named], ["out"], **casts)
+    takes = [info(name, dtype, shape) for name, shape in named.items()]
+    answers = [info("out", casts.get("to", dtype), output)]
+    onnx.save(helper.make_model(helper.make_graph([node], "graph", takes, answers)), path)
     return path
 
 
@@ -63,15 +59,21 @@ def served(models, batch_max=4):
         yield server, job.map_tensors()
 
 
+def counted_sessions(monkeypatch):
+    """Return for how many threads each session is asked; all that are made have one."""
+    made = []
+
+    def make(path, threads):
+        made.append(threads)
+        return onnx_session(path, 1)
+
+    monkeypatch.setattr(model_module, "onnx_session", make)
+    return made
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_replica_of_root_opens_each_session_once(threads, tmp_path, monkeypatch):
-    opened = []
-
-    def counted(path, threads):
-        opened.append(threads)
-        return onnx_session(path, threads)
-
-    monkeypatch.setattr(model_module, "onnx_session", counted)
+    opened = counted_sessions(monkeypatch)
     monkeypatch.setattr(sandbox, "keep_capabilities", lambda kept: kept)
     with memory_of(make_job([inspect_onnx(write_model(tmp_path / "own.onnx"))], 2)) as job:
         child.load(dataclasses.replace(job, threads=threads))
@@ -134,13 +136,7 @@ def test_any_onnx_file_will_do(tmp_path, shape, dtype, name):
 
 
 def test_a_replica_is_ready_only_for_threads_that_are_asked_for(tmp_path, monkeypatch):
-    made = []
-
-    def make(path, threads):
-        made.append(threads)
-        return onnx_session(path, 1)
-
-    monkeypatch.setattr(model_module, "onnx_session", make)
+    made = counted_sessions(monkeypatch)
     with served([resolve_model(str(write_model(tmp_path / "own.onnx")))]) as (server, tensors):
         tensors.inputs[:2] = np.arange(192).reshape(3, 8, 8)
         for threads in (3, 1, 3, 1):
@@ -293,29 +289,21 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch):
         resolve_model("ocr-det-v6")
 
 
-def added(*inputs, **more):
-    return {"inputs": inputs, "op": "Add", **more}
-
-
+ADDED = {"inputs": (("batch", 3), (1, 3)), "op": "Add"}
+WIDE = {"dtype": TensorProto.BFLOAT16, "op": "Identity"}
 SUMMED = {"output": (1, 1, 1, 1), "op": "ReduceSum"}
-RESHAPED = {
-    "inputs": (("batch", 5), ("batch",)), "output": ("x", "y"),
-    "dtype": TensorProto.INT64, "op": "Reshape",
-}  # fmt: skip
+RESHAPED = {"inputs": (("batch", 5), ("batch",)), "output": ("x", "y"), "op": "Reshape"}
 
 
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [
         ({"inputs": ((4, 3, 8, 8),)}, r"of shape \(4, 3, 8, 8\) .* export it with a dynamic batch"),
-        (added(("batch", 3), (1, 3)), "all have the same batch axis, open or 1"),
+        (ADDED, "all have the same batch axis, open or 1"),
         ({"inputs": ((),)}, r"of shape \(\) .* dynamic batch axis in front, or one of size 1"),
         ({"inputs": (("batch", 3, "h", "w"),)}, "shape_fixed --dim_param h --dim_value LENGTH bad"),
-        (
-            {"dtype": TensorProto.BFLOAT16, "op": "Identity"},
-            "'in0', which is no tensor of numbers or texts",
-        ),
-        (RESHAPED, "cannot answer a batch of 3: "),
+        (WIDE, "'in0', which is no tensor of numbers or texts"),
+        (RESHAPED | {"dtype": TensorProto.INT64}, "cannot answer a batch of 3: "),
         (SUMMED, "with 1 rows .* each output must have the batch"),
     ],
     ids=str,

@@ -27,14 +27,11 @@ def warned(scenario):
 def elsewhere(scenario):
     """Return a scenario whose stages have a shipped profile where they want this machine's."""
 
-    def known(stage):
-        variants = (
-            replace(v, profile="lite0" if local_model(v.profile) else v.profile)
-            for v in stage.variants
-        )
-        return replace(stage, variants=tuple(variants))
+    def known(variant):
+        return replace(variant, profile="lite0") if local_model(variant.profile) else variant
 
-    return replace(scenario, stages=tuple(map(known, scenario.stages)))
+    stages = (replace(s, variants=tuple(map(known, s.variants))) for s in scenario.stages)
+    return replace(scenario, stages=tuple(stages))
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda path: path.stem)
@@ -65,9 +62,8 @@ def test_seeds_with_the_same_requests_are_told(tmp_path):
     path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
     drawn = short(arrivals=Arrivals("trace", file=str(path)))
     alike = replace(drawn, network=Network("none"))
-    assert replayed([alike], 2) == {
-        "short": "every seed has the same requests in short: one seed says as much"
-    }
+    said = "every seed has the same requests in short: one seed says as much"
+    assert replayed([alike], 2) == {"short": said}
     for scenario, seeds in ((alike, 1), (drawn, 2), (short(network=Network("none")), 2)):
         assert not replayed([scenario], seeds)
 

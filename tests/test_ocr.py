@@ -1,13 +1,10 @@
 """OCR reads what was drawn, and its parts do what they say."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from project import ROOT, python
 from scipy import ndimage
 from test_models import served
 
@@ -17,7 +14,6 @@ from sponge_env.models import ocr
 from sponge_env.models.images import draw, draw_evenly
 from sponge_env.models.registry import resolve_model, resolve_variants
 
-ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("v5", "v6")
 
 
@@ -190,8 +186,5 @@ sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
 
 
 def test_a_replica_imports_little():
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "sponge_env" / "live")}
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT], env=env, capture_output=True, text=True, check=False
-    )
+    done = python("-c", LIGHT, PYTHONPATH=str(ROOT / "sponge_env" / "live"))
     assert done.returncode == 0, done.stderr

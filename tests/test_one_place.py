@@ -1,82 +1,67 @@
 """One of each, added to a copy of the project as the documentation says, arrives everywhere."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import arrived
 import pytest
+from project import ROOT, python
 
 from sponge_env.core.fields import FIELDS
 from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.scenario.scenario import load_scenario
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("sponge_env", "agents", "baselines", "benchmarks", "traces")
 
 
-def after(anchor, added):
-    """Return what stands in a file, and what stands there afterwards."""
-    return anchor, anchor + added
-
-
-INTERVAL_METRIC = {
-    "sponge_env/metrics.py": [
-        after(
-            '    replicas_ready: int = metric("resources", '
-            '"Replicas serving at the interval\'s end.")\n',
-            '    answered: int = metric("slo", "Requests answered, in time or late.", "more")\n'
-            '    moons: int = metric("queue", "Always the same.", default=7)\n',
-        )
-    ],
-    "sponge_env/core/measure.py": [
-        after(
-            "    metrics.running = w.stage.running\n",
-            "    metrics.answered = metrics.on_time + metrics.late\n",
-        )
-    ],
-}
-
-EPISODE_METRIC = {
-    "sponge_env/metrics.py": [
-        after(
-            '    reward: float = metric("controller", "Sum of the rewards.", "more")\n',
-            '    most_queued: int = metric("queue", "Longest queue of an interval.", "less")\n',
-        ),
-        after(
-            '    Column("latency_mean_s", "mean", "ms", 0),\n',
-            '    Column("most_queued", "crest", "", 1, ("evaluation", "page", "tensorboard")),\n',
-        ),
-    ],
-    "sponge_env/run/rollout.py": [
-        after(
-            '        restarts=int(intervals["restarts"].sum()),\n',
-            '        most_queued=int(intervals["queued"].max()),\n',
-        )
-    ],
-}
-
-OBSERVATION_FIELD = {
-    "sponge_env/core/fields.py": [
-        after(
-            "VERTICAL_FIELDS = ",
-            '(Field("violations", "requests that missed their deadline in it", "100"),) + ',
-        )
-    ],
-    "sponge_env/core/observe.py": [
-        after(
-            "        stage = at(w, k)\n",
-            "        if not several:\n"
-            "            _put(observation, field, w.metrics.violations / 100)\n"
-            "            field += 1\n",
-        )
-    ],
-}
-
+# Each is a patch, as the documentation shows one.
+INTERVAL_METRIC = """
+--- a/sponge_env/metrics.py
++++ b/sponge_env/metrics.py
+ class IntervalMetrics
+     replicas_ready: int = metric("resources", "Replicas serving at the interval's end.")
++    answered: int = metric("slo", "Requests answered, in time or late.", "more")
++    moons: int = metric("queue", "Always the same.", default=7)
+--- a/sponge_env/core/measure.py
++++ b/sponge_env/core/measure.py
+ def measure
+     metrics.running = w.stage.running
++    metrics.answered = metrics.on_time + metrics.late
+"""
+EPISODE_METRIC = """
+--- a/sponge_env/metrics.py
++++ b/sponge_env/metrics.py
+ class EpisodeMetrics
+     reward: float = metric("controller", "Sum of the rewards.", "more")
++    most_queued: int = metric("queue", "Longest queue of an interval.", "less")
+--- a/sponge_env/metrics.py
++++ b/sponge_env/metrics.py
+ COLUMNS
+     Column("latency_mean_s", "mean", "ms", 0),
++    Column("most_queued", "crest", "", 1, ("evaluation", "page", "tensorboard")),
+--- a/sponge_env/run/rollout.py
++++ b/sponge_env/run/rollout.py
+ def summed_up
+         restarts=int(intervals["restarts"].sum()),
++        most_queued=int(intervals["queued"].max()),
+"""
+OBSERVATION_FIELD = """
+--- a/sponge_env/core/fields.py
++++ b/sponge_env/core/fields.py
+ the fields
+-VERTICAL_FIELDS = _QUEUE + _NETWORK + _ALLOCATION + _OUTCOME + _USE
++_MISSED = (Field("violations", "requests that missed their deadline in it", "100"),)
++VERTICAL_FIELDS = _MISSED + _QUEUE + _NETWORK + _ALLOCATION + _OUTCOME + _USE
+--- a/sponge_env/core/observe.py
++++ b/sponge_env/core/observe.py
+ def observe
+         stage = at(w, k)
++        if not several:
++            _put(observation, field, w.metrics.violations / 100)
++            field += 1
+"""
 # Two cores are too few for it, so that a queue grows until no answer can be in time.
 SCENARIO = """
 slo_s = 1.0
@@ -88,36 +73,20 @@ serving = {drop = "none", drop_early_s = 0.3}
 """
 
 
-def drop_rule():
-    """Read the patch that the documentation shows."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    (patch,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
-    insertions = {}
-    for file, lines in re.findall(
-        r"--- a/(\S+)\n\+\+\+ b/\1\n.*\n((?:[ +-].*\n)+?)(?=---|\Z)", patch
-    ):
-        shown = lines.splitlines(keepends=True)
-        old = "".join(line[1:] for line in shown if line[0] in " -")
-        insertions[file] = [(old, "".join(line[1:] for line in shown if line[0] in " +"))]
-    return insertions
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+(DROP_RULE,) = re.findall(r"```diff\n(.*?)```", ARCHITECTURE, re.DOTALL)
+HUNK = re.compile(r"--- a/(\S+)\n\+\+\+ b/\1\n.*\n((?:[ +-].*\n)+?)(?=---|\Z)")
 
 
-ADDITIONS = {
-    "interval metric": INTERVAL_METRIC,
-    "episode metric": EPISODE_METRIC,
-    "observation field": OBSERVATION_FIELD,
-    "drop rule": drop_rule(),
-}
-
-
-def insert(folder, insertions):
+def apply(patch, folder):
     """Change files; what is to stand before must be there once."""
-    for file, changes in insertions.items():
-        text = (folder / file).read_text()
-        for old, new in changes:
-            assert text.count(old) == 1, (file, old)
-            text = text.replace(old, new)
-        (folder / file).write_text(text)
+    hunks = HUNK.findall(patch)
+    assert 1 <= len({file for file, _ in hunks}) <= 2, "no addition touches more than two files"
+    for file, lines in hunks:
+        shown, text = lines.splitlines(keepends=True), (folder / file).read_text()
+        old, new = ("".join(x[1:] for x in shown if x[0] in kept) for kept in (" -", " +"))
+        assert text.count(old) == 1, (file, old)
+        (folder / file).write_text(text.replace(old, new))
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +95,11 @@ def found(tmp_path_factory):
     copy = tmp_path_factory.mktemp("copy")
     for source in SOURCES:
         shutil.copytree(ROOT / source, copy / source, ignore=shutil.ignore_patterns("__pycache__"))
-    for insertions in ADDITIONS.values():
-        assert 1 <= len(insertions) <= 2, "no addition touches more than two files"
-        insert(copy, insertions)
+    for patch in (INTERVAL_METRIC, EPISODE_METRIC, OBSERVATION_FIELD, DROP_RULE):
+        apply(patch, copy)
     (copy / "hard.toml").write_text(SCENARIO)
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(copy)}
-    command = [sys.executable, "-W", "error", str(ROOT / "tests" / "arrived.py"), "hard.toml"]
-    done = subprocess.run(
-        [*command, str(copy / "out")], cwd=copy, env=environment, capture_output=True, text=True
-    )
+    command = "-W", "error", ROOT / "tests" / "arrived.py", "hard.toml", copy / "out"
+    done = python(*command, cwd=copy, NUMBA_DISABLE_JIT="1", PYTHONPATH=str(copy))
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["interpreted"]

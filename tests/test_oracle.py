@@ -43,6 +43,7 @@ KINDS = {
 # Few enough of everything to try all schedules with replicas, too.
 FEW = replace(TINY, limits=Limits(2, 2, 2), simulation=config.Simulation(cold_start_s=1.0))
 UNMEETABLE = replace(FEW, serving=Serving(drop="unmeetable"))
+AT_ONCE = Network(trace="none", base_delay_s=0.0)
 ALL_AT_ONCE = Limits(cores=3, batch=1, replicas=3)
 
 TEAMS = {
@@ -82,15 +83,9 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
     # In the last tenth of an interval, and due soon after: no core can have worked ahead.
     late = "".join(f"{second}.9{n}\n" for second in range(1, 9) for n in range(4))
     (tmp_path / "late.csv").write_text("arrival_s\n" + late)
-    scenario = replace(
-        TINY,
-        duration_s=10.0,
-        slo_s=0.35,
-        limits=Limits(cores=4, batch=4, replicas=2),
-        initial=Initial(replicas=2),
-        arrivals=Arrivals(kind="trace", file=str(tmp_path / "late.csv")),
-        network=Network(trace="none", base_delay_s=0.0),
-    )
+    two = {"limits": Limits(cores=4, batch=4, replicas=2), "initial": Initial(replicas=2)}
+    come = {"arrivals": Arrivals("trace", file=str(tmp_path / "late.csv")), "network": AT_ONCE}
+    scenario = replace(TINY, duration_s=10.0, slo_s=0.35, **two, **come)
     found = bound(scenario, 0, joint=True)
     assert found.violations_upper == 0
     assert found.core_seconds_lower > 10.0, "4 in a second are less than a core can serve"
@@ -129,8 +124,7 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(tmp
     scenario = replace(
         TINY, profile=str(tmp_path / "slow.json"), duration_s=2.0, slo_s=1.99,
         limits=Limits(cores=1, batch=1, replicas=2, total_cores=2), initial=Initial(replicas=2),
-        arrivals=Arrivals(kind="trace", file=str(tmp_path / "six.csv")),
-        network=Network(trace="none", base_delay_s=0.0),
+        arrivals=Arrivals(kind="trace", file=str(tmp_path / "six.csv")), network=AT_ONCE,
     )  # fmt: skip
     drained = replay(scenario, profile, 0, (Allocation(1, 1, 2), Allocation(1, 1, 1)))
     assert drained.violations == 0

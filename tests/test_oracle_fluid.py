@@ -71,12 +71,8 @@ def test_nothing_is_served_before_it_arrives_within_an_interval():
     f = episode([3.0, 3.0], [0.0, 3.0])
     assert solve(f) == (2, [1, 1])
     arrived = np.array([[0.0, 3.0], [3.0, 3.0]])
-    f = f._replace(
-        arrived=arrived,
-        due=np.array([[0.0, 0.0], [3.0, 3.0]]),
-        startable=np.stack([arrived, arrived], axis=2),
-        hopeless=np.zeros((2, 2, 2)),
-    )
+    more = {"startable": np.stack([arrived, arrived], axis=2), "hopeless": np.zeros((2, 2, 2))}
+    f = f._replace(arrived=arrived, due=np.array([[0.0, 0.0], [3.0, 3.0]]), **more)
     assert solve(f) == (4, [1, 1])
 
 

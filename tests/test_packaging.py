@@ -72,11 +72,8 @@ def test_a_missing_extra_is_a_sentence(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for module in ("torch", "onnxruntime", "pandas"):
         monkeypatch.setitem(sys.modules, module, None)
-    for extra, line in {
-        "train": "train --steps 10",
-        "live": "calibrate --seconds 1",
-        "report": "report .",
-    }.items():
+    lines = {"train": "train --steps 10", "live": "calibrate --seconds 1", "report": "report ."}
+    for extra, line in lines.items():
         assert main(line.split()) == 2
         error = capsys.readouterr().err
         assert f"pip install 'sponge-env[{extra}]'" in error

@@ -12,6 +12,7 @@ from reference.pipeline import Pipeline, StageModel
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
+from sponge_env.latency import LatencyModel
 from sponge_env.scenario import config
 from sponge_env.scenario.graph import always_passed, predecessors
 from sponge_env.scenario.profile import load_profile, save_profile
@@ -25,10 +26,8 @@ PROFILES = ("video-classifier", "video-detector", "nlp-sentiment", "sentiment-te
 
 def stage(name, *profiles, **more):
     """Make a stage whose variants are ever more accurate."""
-    variants = tuple(
-        config.Variant(profile, accuracy=round(0.6 + 0.1 * k, 1), name=f"v{k}")
-        for k, profile in enumerate(profiles)
-    )
+    accurate = ((p, round(0.6 + 0.1 * k, 1), f"v{k}") for k, p in enumerate(profiles))
+    variants = tuple(config.Variant(*each) for each in accurate)
     return config.Stage(name, variants, **{"limits": LIMITS, **more})
 
 
@@ -60,10 +59,8 @@ def model_of(scenario, system):
         drawn = mixed_uniform(key, row, k, done)
         return min(int(np.searchsorted(ends, drawn, side="right")), len(ends) - 1)
 
-    initial = [
-        StageAllocation(s.initial.cores, s.initial.batch, variant=s.initial.variant)
-        for s in scenario.stages
-    ]
+    first = (stage.initial for stage in scenario.stages)
+    initial = [StageAllocation(each.cores, each.batch, variant=each.variant) for each in first]
     return Pipeline(stages, initial, fan_out, scenario.serving)
 
 
@@ -71,8 +68,7 @@ def compare(scenario, plan, seed):
     """Play an episode on both and compare what became of every request."""
     system = SimulatedSystem(scenario, seed)
     model = model_of(scenario, system)
-    workload = system._workload
-    arrival_s = workload.arrival_s
+    workload, arrival_s = system._workload, system._workload.arrival_s
     for interval in range(scenario.intervals):
         row = plan[interval % len(plan)]
         until_s = (interval + 1) * scenario.interval_s
@@ -92,9 +88,8 @@ def compare(scenario, plan, seed):
                 np.testing.assert_allclose(shares, done / measured["answered"])
         model.core_s, model.switches = 0.0, [0] * len(scenario.stages)
         model.done_by = [[0] * len(stage.variants) for stage in scenario.stages]
-        assert [view.queued_deadlines_s.size for view in system.view().stages] == [
-            len(queue) for queue in model.queues
-        ]
+        queued = [view.queued_deadlines_s.size for view in system.view().stages]
+        assert queued == [*map(len, model.queues)]
     columns = system.columns()
     ended = [ticket for ticket in model.tickets if ticket.outcome]
     rows = [ticket.row for ticket in ended]
@@ -129,26 +124,13 @@ def episodes(draw):
             own = 1.0 + k, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals
             kinds.append(config.RequestClass(*own))
             tasks = ()
-        stages.append(
-            stage(
-                "abcd"[k],
-                *names,
-                after=after if k else None,
-                fan_out_shares=tasks if len(tasks) > 1 else (),
-                initial=config.Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2))),
-            )
-        )
-    serving = config.Serving(
-        drop=draw(st.sampled_from(["none", "expired", "unmeetable"])),
-        order=draw(st.sampled_from(["edf", "fifo"])),
-    )
-    scenario = pipeline(
-        *stages,
-        serving=serving,
-        slo_s=slo_s,
-        classes=tuple(kinds),
-        arrivals=config.Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0]))),
-    )
+        more = {"after": after if k else None, "fan_out_shares": tasks if len(tasks) > 1 else ()}
+        initial = config.Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2)))
+        stages.append(stage("abcd"[k], *names, **more, initial=initial))
+    drop = draw(st.sampled_from(["none", "expired", "unmeetable"]))
+    serving = config.Serving(drop, draw(st.sampled_from(["edf", "fifo"])))
+    more = {"arrivals": config.Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0])))}
+    scenario = pipeline(*stages, serving=serving, slo_s=slo_s, classes=tuple(kinds), **more)
     plan = [[draw(_allocations(each)) for each in stages] for _ in range(3)]
     return scenario, plan, draw(st.integers(0, 1000))
 
@@ -167,21 +149,16 @@ def test_it_does_what_the_plain_model_does(episode):
 
 
 def test_a_request_that_is_given_up_leaves_no_tasks_behind():
-    scenario = pipeline(
-        stage("a", "video-detector", fan_out_shares=(0.2, 0.3, 0.5)),
-        stage("b", "video-classifier"),
-        serving=config.Serving(drop="expired"),
-        arrivals=config.Arrivals(rate_rps=60.0),
-    )
+    first = stage("a", "video-detector", fan_out_shares=(0.2, 0.3, 0.5))
+    flood = {"serving": config.Serving(drop="expired"), "arrivals": config.Arrivals(rate_rps=60.0)}
+    scenario = pipeline(first, stage("b", "video-classifier"), **flood)
     compare(scenario, [[StageAllocation(1, 2), StageAllocation(1, 2)]], 3)
 
 
 def test_one_listed_stage_is_a_scenario_of_its_own():
+    listed, plain = pipeline(stage("only", "video-detector")), {"profile": "video-detector"}
     ledgers = []
-    for scenario in (
-        pipeline(stage("only", "video-detector")),
-        pipeline(profile="video-detector", limits=LIMITS),
-    ):
+    for scenario in (listed, pipeline(limits=LIMITS, **plain)):
         system = SimulatedSystem(scenario, 3)
         while not system.done:
             system.step(Allocation(4, 2))
@@ -220,22 +197,19 @@ def test_stages_that_make_no_pipeline_are_refused(stages, words):
         pipeline(*(dataclasses.replace(detector, name=name, **more) for name, more in stages))
 
 
-def test_accuracies_lie_between_0_and_1():
-    for accuracy in (-0.1, 1.1, math.nan):
-        with pytest.raises(ConfigError, match="between 0 and 1"):
-            config.Variant("x", accuracy)
+@pytest.mark.parametrize("accuracy", [-0.1, 1.1, math.nan])
+def test_accuracies_lie_between_0_and_1(accuracy):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        config.Variant("x", accuracy)
 
 
 @pytest.mark.parametrize(
     ("batch", "answered_s"), [(2, [0.16, 0.26, 0.36]), (1, [0.22, 0.34, 0.46])]
 )
 def test_the_example_of_the_docs(tmp_path, batch, answered_s):
-    scenario = pipeline(
-        stage("detector", with_service(tmp_path, "detector", 0.1), fan_out=2),
-        stage("classifier", with_service(tmp_path, "classifier", 0.06)),
-        slo_s=0.3,
-        serving=config.Serving(drop="none"),
-    )
+    first = stage("detector", with_service(tmp_path, "detector", 0.1), fan_out=2)
+    second = stage("classifier", with_service(tmp_path, "classifier", 0.06))
+    scenario = pipeline(first, second, slo_s=0.3, serving=config.Serving(drop="none"))
     sent_s = np.array([0.0, 0.05, 0.1])
     rest = sent_s + scenario.slo_s, np.zeros(3), np.zeros(3, np.int64)
     workload = Workload(np.arange(3), sent_s, sent_s, *rest)
@@ -261,10 +235,8 @@ def test_the_example_of_the_docs(tmp_path, batch, answered_s):
 @pytest.mark.parametrize(("spare_s", "end"), [(-1e-6, ("dropped", 0)), (1e-6, ("on_time", 1))])
 def test_what_later_stages_need_is_no_time_for_this_one(spare_s, end):
     scenario = pipeline(stage("a", "video-detector"), stage("b", "video-classifier"))
-    first, second = (
-        load_profile(f"video-{name}").service_table_s(LIMITS.batch, LIMITS.cores)
-        for name in ("detector", "classifier")
-    )
+    profiles = map(load_profile, ("video-detector", "video-classifier"))
+    first, second = (each.service_table_s(LIMITS.batch, LIMITS.cores) for each in profiles)
     # On one core in the first stage, on all in the second, however fast the first could be.
     budget_s = first[0, 0] + second[0].min() + spare_s
     workload = Workload(*np.array([[0], [0.0], [0.0], [budget_s], [0.0], [0]]))
@@ -296,11 +268,9 @@ def test_stages_share_every_node(seed):
 
 
 def test_stages_share_the_machine():
-    scenario = pipeline(
-        stage("a", "video-detector", initial=config.Initial(cores=4)),
-        stage("b", "video-classifier", initial=config.Initial(cores=2)),
-        limits=config.Limits(cores=4, total_cores=6),
-    )
+    first = stage("a", "video-detector", initial=config.Initial(cores=4))
+    second = stage("b", "video-classifier", initial=config.Initial(cores=2))
+    scenario = pipeline(first, second, limits=config.Limits(cores=4, total_cores=6))
     system = SimulatedSystem(scenario, seed=1)
     held = system._arrays.stages[0]
     for cores in ((2, 4), (4, 2), (3, 3), (1, 1), (4, 2)):
@@ -311,10 +281,8 @@ def test_stages_share_the_machine():
     # A replica that has to finish its batch keeps its cores until then.
     arrivals, network = config.Arrivals("constant", 200.0), config.Network("none")
     at_once = config.Simulation(noise=0.0, cold_start_s=0.0)
-    busy = dataclasses.replace(
-        scenario, interval_s=0.1, arrivals=arrivals, network=network, simulation=at_once
-    )
-    system = SimulatedSystem(busy, seed=1)
+    more = {"interval_s": 0.1, "arrivals": arrivals, "network": network, "simulation": at_once}
+    system = SimulatedSystem(dataclasses.replace(scenario, **more), seed=1)
     second, held = StageAllocation(4, 1), []
     for k in range(20):
         first = StageAllocation(1, 4, replicas=2) if k % 2 else StageAllocation(2, 4)
@@ -325,10 +293,8 @@ def test_stages_share_the_machine():
 def with_service(folder, name, service_s):
     """Write a profile whose batches of any size take the same time on any cores."""
     usual = load_profile("video-detector")
-    latency = dataclasses.replace(
-        usual.latency, gamma_s=0.0, delta_s=0.0, epsilon_s=0.0, eta_s=service_s
-    )
+    latency = LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=0.0, eta_s=service_s)
     table = tuple((service_s,) * len(usual.cores) for _ in usual.batches)
-    profile = dataclasses.replace(usual, name=name, latency=latency, latency_s=table)
-    save_profile(profile, folder / f"{name}.json")
-    return str(folder / f"{name}.json")
+    path = folder / f"{name}.json"
+    save_profile(dataclasses.replace(usual, name=name, latency=latency, latency_s=table), path)
+    return str(path)

@@ -3,13 +3,11 @@
 import ctypes
 import dataclasses
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from project import ROOT, python
 from scenarios import VARIANTS, episode_of, short
 from tiny_policies import SCENARIO, drawn_policy, plan
 
@@ -122,9 +120,7 @@ run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
 
 def test_a_script_that_trains_has_to_be_guarded(tmp_path):
     (tmp_path / "mine.py").write_text(UNGUARDED)
-    command = [sys.executable, str(tmp_path / "mine.py")]
-    place = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
+    run = python(tmp_path / "mine.py", PYTHONPATH=str(ROOT))
     assert 'a script that trains needs if __name__ == "__main__":' in run.stderr
 
 

@@ -48,10 +48,9 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
         ("mine fixed-hindsight hpa", "gone", "fixed-hindsight"),
         ("mine fa2", "", "fa2"),
     ],
+    ids=["the suite's", "the usual one", "the first agent"],
 )
-def test_the_reference_is_the_suites_else_the_usual_one_else_the_first_agent(
-    tmp_path, agents, said, reference
-):
+def test_there_is_a_reference(tmp_path, agents, said, reference):
     played = {name: ([0], 8.0) for name in agents.split()}
     arrangement = {"reference": said, "families": {"of": "earlier versions"}}
     run = load_run(write_suite(tmp_path / "run", played, arrangement=arrangement))
@@ -95,9 +94,7 @@ def test_what_is_never_answered_has_an_infinite_latency(tmp_path):
     ("partial", "agents", "seeds"),
     [([1], ["static-16", "static-8"], 1), ([0, 1], ["static-16"], 2)],
 )
-def test_agents_are_compared_on_the_seeds_that_all_finished_of_those_that_finished_one(
-    copy, partial, agents, seeds
-):
+def test_seeds_that_all_finished_are_compared_or_agents_left_out(copy, partial, agents, seeds):
     (file,) = (copy / "results" / "static-8").iterdir()
     data = json.loads(file.read_text())
     for seed in partial:

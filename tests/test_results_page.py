@@ -23,12 +23,8 @@ from sponge_env.results.suite_tables import read_rows, score_rows
 from sponge_env.results.tables import Table, markdown, with_block
 from sponge_env.run.suite import AgentEntry, load_suite
 
-VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
-AGENTS = {
-    "sponge-ip": (VIOLATIONS, 8.0),
-    "fa2": ([40, 41, 40, 40, 40, 41, 40, 40], 5.0),
-    "static-8": (VIOLATIONS, 8.0),
-}
+FEW, MANY = ([0, 1, 0, 0, 0, 0, 0, 0], 8.0), ([40, 41, 40, 40, 40, 41, 40, 40], 5.0)
+AGENTS = {"sponge-ip": FEW, "fa2": MANY, "static-8": FEW}
 SLOW = ("paper-300kb-delay-2", *COLD[1:])
 
 
@@ -115,9 +111,7 @@ def test_one_cell_is_shown_once_and_the_reference_is_the_users(run, tmp_path):
 
 
 def test_few_agents_are_shown_where_there_is_no_room(tmp_path):
-    many = {
-        name: ([0], 8.0) for name in ("a", "b", "c", "d", "e", "hpa", "sponge-joint", "static-8")
-    }
+    many = dict.fromkeys("a b c d e hpa sponge-joint static-8".split(), ([0], 8.0))
     crowded = load_run(write_suite(tmp_path / "run", many, [COLD]))
     assert drawing.featured_of(crowded.comparison.agents) == ["hpa", "sponge-joint"]
 
@@ -173,9 +167,8 @@ def test_every_agent_has_its_own_colour_and_the_same_runs_the_same_picture(tmp_p
 @pytest.mark.parametrize("count", [1, 7, 27])
 def test_legends_lie_inside_the_canvas(tmp_path, count):
     agents = [f"a-controller-{n}" for n in range(count - 1)] + ["my_controllers:" + 40 * "A"]
-    made = write_suite(
-        tmp_path / "run", {agent: ([n], 4.0) for n, agent in enumerate(agents)}, [COLD, WARM]
-    )
+    played = {agent: ([n], 4.0) for n, agent in enumerate(agents)}
+    made = write_suite(tmp_path / "run", played, [COLD, WARM])
     names = []
     for name, _, draw in _pictures(load_run(made).comparison):
         figure = draw()

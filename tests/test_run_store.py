@@ -181,14 +181,10 @@ def test_a_result_belongs_to_the_profiles_of_all_stages(tmp_path):
 
 RUN = Run("fa2", "paper", "live", 3, "yolov5s", "warm")
 
-INTERVALS = st.builds(
-    IntervalMetrics,
-    **{
-        name: st.integers(0, 10**9) if hint is int else st.floats(allow_infinity=False)
-        for name, hint in typing.get_type_hints(IntervalMetrics).items()
-        if name in names(IntervalMetrics)
-    },
-)
+COUNTS, NUMBERS = st.integers(0, 10**9), st.floats(allow_infinity=False)
+TYPES = typing.get_type_hints(IntervalMetrics)
+DRAWN = {name: COUNTS if TYPES[name] is int else NUMBERS for name in names(IntervalMetrics)}
+INTERVALS = st.builds(IntervalMetrics, **DRAWN)
 
 
 def json_of(path):

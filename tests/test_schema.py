@@ -43,10 +43,8 @@ def test_tags_sort_violations_and_cores_before_all_else():
     assert metrics.tag(metrics.IntervalMetrics, "violations") == "slo/violations"
     assert metrics.tag(metrics.EpisodeMetrics, "mean_cores") == "resources/mean_cores"
     assert metrics.tag(metrics.IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
-    tags = sorted(
-        metrics.tag(metrics.IntervalMetrics, name)
-        for name in metrics.names(metrics.IntervalMetrics)
-    )
+    own = metrics.names(metrics.IntervalMetrics)
+    tags = sorted(metrics.tag(metrics.IntervalMetrics, name) for name in own)
     groups = list(dict.fromkeys(name.partition("/")[0] for name in tags))
     assert groups == ["resources", "slo", "system"]
     with pytest.raises(KeyError):
@@ -71,11 +69,9 @@ def test_a_column_writes_a_value_in_its_unit():
 
 
 def test_accuracy_has_columns_only_where_some_answers_are_wrong():
+    found = [math.nan, 1.0], [0.5]
     for place in ("tensorboard", "cell"):
-        sure, wrong = (
-            {c.metric for c in metrics.columns(place, accuracies=a)}
-            for a in ([math.nan, 1.0], [0.5])
-        )
+        sure, wrong = ({c.metric for c in metrics.columns(place, accuracies=a)} for a in found)
         assert wrong - sure == {"effective_accuracy"}
 
 

@@ -45,9 +45,8 @@ def test_it_misses_what_the_core_counts(name):
     assert missed.max() > 100
     for size, own in zip(SIZES, missed.tolist(), strict=True):
         replicas, cores, batch = size
-        system = SimulatedSystem(
-            scenario.starting_with([Initial(cores, batch, replicas)]), 5, profile, workload
-        )
+        started = scenario.starting_with([Initial(cores, batch, replicas)])
+        system = SimulatedSystem(started, 5, profile, workload)
         while not system.done:
             system.step(Allocation(cores, batch, replicas))
         system.drain()

@@ -40,16 +40,12 @@ def decide(view, spec=SPEC, **options):
 def test_replicas_that_share_a_cpu_are_not_worth_having():
     """Under perfect scaling four replicas on one CPU serve what one does with all of it."""
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
-    own, shared = (
-        FleetPlanner(
-            SpongeJointConfig(), with_first(SPEC, latencies=(latency,), cpu_cores=cpu_cores)
-        )
-        for cpu_cores in (math.inf, 16.0)
-    )
     service_s = np.ascontiguousarray(latency.table_s(16, 16).T)
     view = busy_view(rate_rps=300, allocation=Allocation(16, 16, 1))
     sizes = []
-    for planner in (own, shared):
+    for cpu_cores in (math.inf, 16.0):
+        spec = with_first(SPEC, latencies=(latency,), cpu_cores=cpu_cores)
+        planner = FleetPlanner(SpongeJointConfig(), spec)
         for _ in range(60):
             planner.observe(view)
         sizes.append(planner.replicas(view, service_s))
@@ -58,10 +54,8 @@ def test_replicas_that_share_a_cpu_are_not_worth_having():
 
 
 def test_more_replicas_need_fewer_cores():
-    cores = [
-        decide(busy_view(allocation=Allocation(4, 4, held), replicas_ready=held)).cores
-        for held in (1, 2, 3, 4)
-    ]
+    fleets = ({"allocation": Allocation(4, 4, n), "replicas_ready": n} for n in (1, 2, 3, 4))
+    cores = [decide(busy_view(**fleet)).cores for fleet in fleets]
     assert cores == sorted(cores, reverse=True)
     assert cores[0] > cores[-1] == 1
 
@@ -86,12 +80,8 @@ def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
 
 
 def test_replicas_are_ready_or_start_or_are_asked_for_now():
-    view = make_view(
-        now_s=5.0,
-        replicas_ready=2,
-        starting_s=(3.0,),
-        running=(RunningBatch(4, 4.9, 5.3), RunningBatch(1, 4.9, 4.95), RunningBatch(2, 4.9, 5.1)),
-    )
+    running = RunningBatch(4, 4.9, 5.3), RunningBatch(1, 4.9, 4.95), RunningBatch(2, 4.9, 5.1)
+    view = make_view(now_s=5.0, replicas_ready=2, starting_s=(3.0,), running=running)
     (stage,) = view.stages
     times_s, sizes = zip(*replica_states(stage, 5.0, asked_s=10.0, replicas=4), strict=True)
     assert (times_s, sizes) == (pytest.approx((0.1, 0.3, 3.0, 10.0)), (2, 4, 0, 0))
@@ -112,13 +102,9 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
 
 def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC):
     planner, answer = FleetPlanner(SpongeJointConfig(), spec), 0
+    held = {"allocation": Allocation(4, 1, replicas), "replicas_ready": ready}
     for rate in rates:
-        view = busy_view(
-            rate_rps=round(rate * spec.interval_s),
-            allocation=Allocation(4, 1, replicas),
-            replicas_ready=ready,
-            starting_s=starting_s,
-        )
+        view = busy_view(round(rate * spec.interval_s), starting_s=starting_s, **held)
         planner.observe(view)
         answer = planner.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
     return answer
@@ -184,9 +170,7 @@ def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores():
         ({"utilisation": 0.5, "restarts": 1}, (), LIMITED, 0.12),
     ],
 )
-def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used(
-    changes, starting_s, spec, expected_s
-):
+def test_a_batch_lasts_until_its_quota_is_granted(changes, starting_s, spec, expected_s):
     learned = learned_s(interval(**changes), starting_s=starting_s, spec=spec)
     assert learned == pytest.approx(expected_s, abs=0.01)
 

@@ -23,9 +23,8 @@ from sponge_env.scenario.config import Serving
 GUARD_S = 1e-9  # so short that only late requests count
 SPEC = make_spec()
 SERVICE_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
-CALM = FlowForecast(
-    20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0, surge=1.0
-)
+UNIFORM = {"spread": 0.0, "scatter": 0.0, "swing": 0.0, "surge": 1.0}
+CALM = FlowForecast(20.0, transfer_s=0.1, typical_s=0.1, **UNIFORM)
 KINDS = np.array([[1.0, 1.0]])
 DRAWS = draw_paths()
 EXPECTED = DRAWS._replace(weight=np.ones(1), rate=np.zeros(1), bandwidth=np.zeros(1))
@@ -92,24 +91,19 @@ def reference(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
 
 
 @settings(max_examples=150, deadline=None)
-@example(  # the second of two that come at once, for a replica idle since before
-    gaps_s=[0.25, 0.0], budgets_s=[0.0] * 40, tasks=[], replicas=2, cores=(1, 1), batch=1,
-    edge_s=1.0,
-)  # fmt: skip
+# The second of two that come at once, for a replica idle since before.
+@example(come=[(0.25, 0.0), (0.0, 0.0)], tasks=[], replicas=2, cores=(1, 1), batch=1, edge_s=1.0)
 @given(
-    gaps_s=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=40),
-    budgets_s=st.lists(st.floats(0.0, 2.0), min_size=40, max_size=40),
+    come=st.lists(st.tuples(st.floats(0.0, 0.3), st.floats(0.0, 2.0)), min_size=1, max_size=40),
     tasks=st.lists(st.integers(0, 3), max_size=2),
     replicas=st.integers(1, 3),
     cores=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     batch=st.integers(1, 16),
     edge_s=st.floats(0.1, 3.0),
 )
-def test_the_played_queues_count_what_a_plain_pipeline_counts(
-    gaps_s, budgets_s, tasks, replicas, cores, batch, edge_s
-):
-    arrival_s = np.cumsum(gaps_s)
-    arrivals_s = np.stack([arrival_s, arrival_s + budgets_s[: arrival_s.size]], axis=1)
+def test_the_played_queues_count_as_a_plain_pipeline(come, tasks, replicas, cores, batch, edge_s):
+    gaps_s, budgets_s = np.array(come).T
+    arrivals_s = np.stack([np.cumsum(gaps_s), np.cumsum(gaps_s) + budgets_s], axis=1)
     held = [replicas] * (len(tasks) + 1)
     service_s = np.stack([SERVICE_S * share for share in (1.0, 0.3, 0.6)[: len(held)]])
     case = (arrivals_s, service_s, tasks, held, cores, batch, edge_s)
@@ -160,10 +154,8 @@ def test_paths_bring_the_expected_number_of_requests_on_average():
 
 def test_the_busiest_path_brings_the_surge_and_no_other():
     surging = CALM._replace(surge=3.0)
-    more = [
-        path_of(surging, DRAWS, path).shape[0] - path_of(CALM, DRAWS, path).shape[0]
-        for path in range(DRAWS.weight.size)
-    ]
+    paths = range(DRAWS.weight.size)
+    more = [len(path_of(surging, DRAWS, k)) - len(path_of(CALM, DRAWS, k)) for k in paths]
     assert more[0] == pytest.approx(44, abs=2)  # until the next decision, and on the way
     assert more[1:] == [0] * (len(more) - 1)
 

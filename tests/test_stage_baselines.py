@@ -38,28 +38,22 @@ def cheapest(spec, view, slo_fraction, cores):
     for stage in spec.stages:
         table_s = stage.latencies[-1].table_s(stage.batch_max, stage.cores_max)[:, cores - 1]
         found = []
-        for batch, replicas in itertools.product(
-            range(1, stage.batch_max + 1), range(1, stage.replicas_max + 1)
-        ):
+        sizes = range(1, stage.batch_max + 1), range(1, stage.replicas_max + 1)
+        for batch, replicas in itertools.product(*sizes):
             rate = rate_rps * stage.mean_tasks
             if replicas * batch / table_s[batch - 1] >= rate:
                 latency_s = table_s[batch - 1] + (batch - 1) / rate
                 found.append((math.ceil(latency_s / tick_s - 1e-9), replicas * cores))
         options.append(found)
-    held = [
-        sum(cost for _, cost in way)
-        for way in itertools.product(*options)
-        if sum(ticks for ticks, _ in way) <= left
-    ]
-    return min(held)
+    ways = (map(sum, zip(*way, strict=True)) for way in itertools.product(*options))
+    return min(held for ticks, held in ways if ticks <= left)
 
 
 @pytest.mark.parametrize("name", ["pipeline-video", "pipeline-nlp", "pipeline-fanout"])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_ipa_finds_the_fewest_cores(name, cores):
-    spec, view, answer = played(
-        name, IPA(cores=cores, mode="scale", slo_fraction=1.0, headroom=0.0, rate_windows=1)
-    )
+    ipa = IPA(cores=cores, mode="scale", slo_fraction=1.0, headroom=0.0, rate_windows=1)
+    spec, view, answer = played(name, ipa)
     assert answer.feasible
     assert answer.total_cores == cheapest(spec, view, 1.0, cores)
     assert {stage.cores for stage in answer.stages} == {cores}
@@ -111,11 +105,8 @@ def test_grandslam_fills_the_slack_of_each_stage():
 def test_splits_take_any_variant_that_is_in_force_at_first():
     scenario = load_scenario("pipeline-video")
     models = Variant("video-classifier", 0.7), Variant("video-detector", 0.8)
-    first = dataclasses.replace(
-        scenario.stages[0],
-        variants=models,
-        initial=dataclasses.replace(scenario.stages[0].initial, variant=1),
-    )
+    initial = dataclasses.replace(scenario.stages[0].initial, variant=1)
+    first = dataclasses.replace(scenario.stages[0], variants=models, initial=initial)
     both = dataclasses.replace(scenario, stages=(first, scenario.stages[1]), duration_s=15.0)
     for controller in (SpongeIP(budget="equal"), SpongeMPC(), SpongeIP()):
         system = SimulatedSystem(both, 1)

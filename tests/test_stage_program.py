@@ -45,14 +45,11 @@ def random_state(random, program):
 
 def left_ticks(program, state, cores, batch):
     """Return the ticks that each task has left when it is done here, and the tasks too many."""
-    tables, fit = program.model.tables[0], VIDEO.first.latency
+    tables, predict_s = program.model.tables[0], VIDEO.first.latency.predict_s
     service_s, replicas = tables.service_s[0, cores - 1], len(state.running)
-    clocks_s = [
-        left_s * float(fit.predict_s(size, cores) / fit.predict_s(size, state.cores))
-        if size
-        else left_s  # it starts
-        for left_s, size in state.running
-    ]
+    pace = [float(predict_s(size, cores) / predict_s(size, state.cores)) for size in range(1, 5)]
+    # Where the size is 0, a replica starts.
+    clocks_s = [left_s * (pace[int(size) - 1] if size else 1) for left_s, size in state.running]
     settled = len(service_s)
     for size in range(len(service_s) - 1, 0, -1):
         expected = state.rate_rps * service_s[size - 1] / replicas
@@ -139,8 +136,7 @@ def test_where_the_load_is_steady_it_holds_what_it_takes():
 
 def test_of_equal_cores_the_most_accurate_variant():
     quiet = Arrivals(kind="constant", rate_rps=2.0)
-    price = {"accuracy_price": 0.0}
-    decided = decide(system_of("variants", arrivals=quiet), SpongeIP(**price))
+    decided = decide(system_of("variants", arrivals=quiet), SpongeIP(accuracy_price=0.0))
     dear = decide(system_of("variants", arrivals=quiet), SpongeIP(accuracy_price=100.0))
     assert {each.variant for each in dear[2:]} == {2}
     assert sum(each.total_cores for each in decided) < sum(each.total_cores for each in dear)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from project import ROOT, python
 
 import evaluate
 from sponge_env.run.read import load_failures, load_intervals, load_results
 
 pytestmark = pytest.mark.usefixtures("unpainted")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SUITE = """
 seeds = 2
@@ -271,10 +270,7 @@ def test_a_suite_is_the_same_though_a_node_dies_and_another_version_is_refused(o
     assert evaluate.main(["--suite", "suite.toml", "--run-dir", "here"]) == 0
     variables = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every node is at the loopback address
-    done = subprocess.run(
-        [sys.executable, "there.py"], capture_output=True, text=True, check=False,
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = python("there.py", **variables, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     assert "code " in done.stderr
     assert "install there what this machine has" in done.stderr

@@ -31,9 +31,8 @@ def test_every_shipped_suite_can_run(name):
 
 def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first():
     work = units(suite(agents={"fa2": AgentEntry(), "static-8": AgentEntry()}, bounds=("joint",)))
-    assert [unit.agent for unit in work] == [
-        "oracle-joint", "oracle-joint", "fa2", "static-8", "fa2", "static-8"
-    ]  # fmt: skip
+    agents = ["oracle-joint", "oracle-joint", "fa2", "static-8", "fa2", "static-8"]
+    assert [unit.agent for unit in work] == agents
     assert [unit.scenario.start for unit in work] == ["cold", "warm"] + 2 * ["cold"] + 2 * ["warm"]
     assert isinstance(work[0], BoundUnit)
 
@@ -41,10 +40,8 @@ def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first():
 def test_a_file_names_scenarios_beside_itself(tmp_path):
     (tmp_path / "own.toml").write_text("duration_s = 5.0\n[arrivals]\nrate_rps = 3.0\n")
     path = tmp_path / "suite.toml"
-    path.write_text(
-        'starts = ["cold"]\n[[cells]]\nscenarios = ["own.toml"]\nprofiles = ["resnet18"]\n'
-        "[agents.static-8]\n"
-    )
+    cell = '[[cells]]\nscenarios = ["own.toml"]\nprofiles = ["resnet18"]\n'
+    path.write_text(f'starts = ["cold"]\n{cell}[agents.static-8]\n')
     (scenario,) = cells(suites.load_suite(path))
     assert (scenario.name, scenario.profile, scenario.duration_s) == ("own", "resnet18", 5.0)
 
@@ -151,11 +148,8 @@ def test_scenarios_that_differ_in_one_value_are_groups():
     across = {"network.payload_bytes": (3e5, 1e5), "arrivals.rate_rps": (8.0, 20.0)}
     groups = CellGroup(("paper",), ("yolov5s",), across=across), PAPER
     found = suites.arranged(suite(cells=groups))
-    assert found.groups == {
-        f"paper-{size}-{rate}": f"rate_rps {rate}"
-        for size in ("300000", "100000")
-        for rate in ("8", "20")
-    }
+    sizes, rates = (300000, 100000), (8, 20)
+    assert found.groups == {f"paper-{n}-{k}": f"rate_rps {k}" for n in sizes for k in rates}
 
 
 def test_each_combination_of_values_is_a_cell_named_after_them():
@@ -220,6 +214,5 @@ def test_tuned_options_come_first(monkeypatch):
     monkeypatch.setattr("baselines.tuned_options", tuned)
     entry = AgentEntry(controller="static", options={"batch": 2}, tuned=True)
     work = units(suite(agents={"tuned": entry}))
-    assert [unit.options for unit in work if isinstance(unit, AgentUnit)] == [
-        {"cores": 5, "batch": 2}, {"cores": 3, "batch": 2}
-    ]  # fmt: skip
+    options = [unit.options for unit in work if isinstance(unit, AgentUnit)]
+    assert options == [{"cores": 5, "batch": 2}, {"cores": 3, "batch": 2}]

@@ -95,11 +95,8 @@ def test_without_bounds_there_are_no_cores_over_one():
 
 
 CELLS = [(f"{kind}-{load}", f"load {load}") for load in (0.1, 0.4) for kind in ("swing", "step")]
-MISSED = {
-    "fixed": [0.0, 0.0, 0.0009, 0.002],
-    "good": [0.0, 0.001, 0.0, 0.0],
-    "bad": [0.01, 0.02, 0.03, 0.04],
-}
+MISSED = {"fixed": [0.0, 0.0, 0.0009, 0.002], "good": [0.0, 0.001, 0.0, 0.0]}
+MISSED |= {"bad": [0.01, 0.02, 0.03, 0.04]}
 CORES = {"fixed": [2.0, 4.0, 8.0, 16.0], "good": [1.0, 4.0, 4.0, 16.0], "bad": [1.0] * 4}
 
 
@@ -154,12 +151,8 @@ def test_starts_and_groups_have_scores_of_their_own():
     assert [*grid.headings[1:]] == ["load 0.1", "load 0.4"]
     assert grid.rows == [["good", "2/2 · 0.71", "2/2 · 0.71"], ["bad", "0/2 · -", "0/2 · -"]]
     tables = suite_tables.score_tables(cells, "fixed", ["good"])
-    assert [*tables] == [
-        "all scenarios and profiles, warm start",
-        "by group, warm start: met · cores over fixed",
-        "all scenarios and profiles, cold start",
-        "by group, cold start: met · cores over fixed",
-    ]
+    kinds = "all scenarios and profiles, {} start", "by group, {} start: met · cores over fixed"
+    assert [*tables] == [kind.format(start) for start in ("warm", "cold") for kind in kinds]
 
 
 def test_the_profile_has_a_step_for_each_cell_that_is_met():

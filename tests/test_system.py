@@ -159,15 +159,10 @@ def test_the_most_frequent_allocation_at_the_end_is_taken():
     assert rollout.settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
 
 
-@pytest.mark.parametrize(
-    "arrivals",
-    [
-        Arrivals(kind="bursty", rate_rps=20.0),
-        Arrivals(kind="flash-crowd", rate_rps=20.0),
-        Arrivals(kind="diurnal", load=0.3),
-    ],
-    ids=lambda arrivals: arrivals.kind,
-)
+MOVING = Arrivals("bursty", 20.0), Arrivals("flash-crowd", 20.0), Arrivals("diurnal", load=0.3)
+
+
+@pytest.mark.parametrize("arrivals", MOVING, ids=lambda arrivals: arrivals.kind)
 def test_steady_means_equal_gaps_at_the_mean_rate_and_no_fades(arrivals):
     moving = dataclasses.replace(WARM, arrivals=arrivals)
     steady = rollout.steady_scenario(moving, PROFILE)
@@ -187,9 +182,8 @@ def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time():
     level = rollout.equally_fast(moving, base_s)
     bandwidth = level.payload_bytes / (level.arrival_s - level.sent_s - base_s)
     np.testing.assert_allclose(bandwidth, bandwidth[0])
-    assert (level.arrival_s - level.sent_s).mean() == pytest.approx(
-        (moving.arrival_s - moving.sent_s).mean()
-    )
+    level_s, moving_s = ((each.arrival_s - each.sent_s).mean() for each in (level, moving))
+    assert level_s == pytest.approx(moving_s)
     assert np.all(np.diff(level.arrival_s) >= 0)
     by_id, before = np.argsort(level.id), np.argsort(moving.id)
     np.testing.assert_array_equal(level.deadline_s[by_id], moving.deadline_s[before])
@@ -199,10 +193,9 @@ DELAYED_S = 0.4
 
 
 def delayed(name="paper", *, duration_s=20.0, **simulation):
-    settings = {"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation}
-    scenario = dataclasses.replace(load_scenario(name), duration_s=duration_s)
-    own = Simulation(**settings)
-    return dataclasses.replace(scenario, simulation=own, serving=Serving(drop="none"))
+    own = Simulation(**{"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation})
+    changes = {"duration_s": duration_s, "simulation": own, "serving": Serving(drop="none")}
+    return dataclasses.replace(load_scenario(name), **changes)
 
 
 def in_force_s(scatter, seed):

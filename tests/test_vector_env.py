@@ -193,9 +193,8 @@ def test_actions_outside_the_space_are_refused(actions, words):
 
 def test_it_truncates_as_a_time_limit_does():
     ours = vector_env(max_episode_steps=3)
-    theirs = gymnasium.make_vec(
-        "Sponge-v0", 3, "sync", {}, scenario=BRIEF, max_episode_steps=3, disable_env_checker=True
-    )
+    limited = {"scenario": BRIEF, "max_episode_steps": 3, "disable_env_checker": True}
+    theirs = gymnasium.make_vec("Sponge-v0", 3, "sync", {}, **limited)
     np.testing.assert_array_equal(ours.reset(seed=4)[0], theirs.reset(seed=4)[0])
     for _ in range(9):
         actions = np.full((3, 2), 7)
@@ -209,10 +208,8 @@ def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted():
     envs = SpongeVectorEnv(1, flood, queue_capacity=60)
     envs.reset(seed=0)
     infos = [envs.step(np.zeros((1, 2), np.int64))[4] for _ in range(4)]
-    totals = {
-        name: sum(int(info[name][0]) for info in infos)
-        for name in ("overflowed", "dropped", "on_time", "violations", "offered")
-    }
+    counted = ("overflowed", "dropped", "on_time", "violations", "offered")
+    totals = {name: sum(int(info[name][0]) for info in infos) for name in counted}
     assert totals["overflowed"] == totals["dropped"] > 0
     left = int(infos[-1]["queued"][0]) + int(infos[-1]["running"][0])
     assert (totals["offered"], left) == (totals["on_time"] + totals["violations"] + left, 64)

@@ -118,10 +118,8 @@ def test_counts_keep_to_their_second(tmp_path_factory, per_second, seconds):
 
 
 def test_scaling_keeps_recorded_times():
-    recorded, thinned, multiplied = (
-        draw_times_s(PROCESSES[name], 60.0)
-        for name in ("shipped events", "thinned events", "multiplied events")
-    )
+    kinds = (PROCESSES[f"{kind} events"] for kind in ("shipped", "thinned", "multiplied"))
+    recorded, thinned, multiplied = (draw_times_s(each, 60.0) for each in kinds)
     assert set(thinned) < set(recorded) < set(multiplied)
     assert len(set(multiplied)) == multiplied.size
 
@@ -159,10 +157,7 @@ def test_deadlines_and_arrivals():
     assert workload.arrival_s[-1] > 60.0, "those after the end, too"
 
 
-CLASSES = (
-    RequestClass(share=3.0, slo_s=0.5, payload_bytes=5e4),
-    RequestClass(share=1.0, slo_s=2.0, payload_bytes=9e5),
-)
+CLASSES = RequestClass(share=3.0, slo_s=0.5, payload_bytes=5e4), RequestClass(1.0, 2.0, 9e5)
 
 
 def test_each_request_has_the_deadline_and_the_size_of_its_class():

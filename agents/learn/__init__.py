@@ -147,16 +147,9 @@ class TrainingPlan:
         """Description of a policy whose training begins."""
         form, names = self.form, (scenario.name for scenario in self.scenarios)
         return PolicyInfo(
-            batches=form.sizes,
-            every=form.every,
-            replicas=form.replicas,
-            agent=self.agent,
+            batches=form.sizes, every=form.every, replicas=form.replicas, agent=self.agent,
             fingerprint=self.fingerprint,
             scenarios=("random systems",) if self.systems else tuple(dict.fromkeys(names)),
-            actions=next(iter(self.choices.values())).actions,
-            inputs=layout_of(self.spec).inputs,
-            steps=0,
-            seed=self.seed,
-            partial=True,
-            command=self.command,
-        )
+            actions=next(iter(self.choices.values())).actions, inputs=layout_of(self.spec).inputs,
+            steps=0, seed=self.seed, partial=True, command=self.command,
+        )  # fmt: skip

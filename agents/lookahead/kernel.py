@@ -76,18 +76,12 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
     size = stages, queued + places, replicas, stages * queued + places
     start, middle, end = (tandem.make_queues(*size) for _ in range(3))
     return Scratch(
-        start=start,
-        middle=middle,
-        end=end,
-        speed=np.empty(intervals),
-        arrivals_s=np.empty((paths, stages, places, 2)),
-        ids=np.zeros((stages, places), np.int64),
-        counts=np.zeros(paths, np.int64),
-        tried=np.zeros((_MOST_TRIED, stages, 4), np.int64),
-        now=np.zeros((stages, 3), np.int64),
-        then=np.zeros((stages, 3), np.int64),
+        start=start, middle=middle, end=end, speed=np.empty(intervals),
+        arrivals_s=np.empty((paths, stages, places, 2)), ids=np.zeros((stages, places), np.int64),
+        counts=np.zeros(paths, np.int64), tried=np.zeros((_MOST_TRIED, stages, 4), np.int64),
+        now=np.zeros((stages, 3), np.int64), then=np.zeros((stages, 3), np.int64),
         most=np.zeros(stages, np.int64),
-    )
+    )  # fmt: skip
 
 
 @entry_point

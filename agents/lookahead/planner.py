@@ -183,18 +183,12 @@ class LookAhead:
         guard = min(config.guard * math.sqrt(len(spec.stages)), _GUARD_MAX)
         return Rules(
             service_s=grouped_service_s(self._times.service_s, self._batch_max, group),
-            limits=np.array(limits),
-            loss=self._loss,
-            tasks=self._tasks,
-            replicas=np.array(replicas),
-            ready=np.array(ready),
-            total_cores=spec.total_cores - sum(starting),
-            interval_s=float(spec.interval_s),
-            delay_s=float(spec.resize_delay_s),
-            look_ahead=config.look_ahead,
-            guard_s=guard * float(spec.slo_s),
-            late_price=group * config.late_price,
-        )
+            limits=np.array(limits), loss=self._loss, tasks=self._tasks,
+            replicas=np.array(replicas), ready=np.array(ready),
+            total_cores=spec.total_cores - sum(starting), interval_s=float(spec.interval_s),
+            delay_s=float(spec.resize_delay_s), look_ahead=config.look_ahead,
+            guard_s=guard * float(spec.slo_s), late_price=group * config.late_price,
+        )  # fmt: skip
 
     def _reserve(self, view: SystemView, rules: Rules, expected: float, group: int) -> None:
         """Let the memory hold the queues and the arrivals of each path, rare large numbers too."""

@@ -77,13 +77,8 @@ class SpongeVecEnv(VecEnv):
         if ended.any():
             for i in np.flatnonzero(ended):
                 ends = {"terminal_observation": observations[i].copy(), "TimeLimit.truncated": True}
-                infos[i] = ends | {
-                    "episode": {
-                        "r": float(self._returns[i]),
-                        "l": int(simulator.episode_intervals[i]),
-                        "t": float(self.metrics["time_s"][i]),
-                    }
-                }
+                whole = {"r": float(self._returns[i]), "l": int(simulator.episode_intervals[i])}
+                infos[i] = ends | {"episode": whole | {"t": float(self.metrics["time_s"][i])}}
             self._returns[ended] = 0.0
             self._envs.begin(ended, observations)
         self._observations = observations

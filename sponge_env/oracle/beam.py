@@ -72,15 +72,12 @@ def search(e: KnownEpisode, replicas: IntArray, width: int) -> FoundSchedule:
     replica_states = rows(np.zeros((states.size, e.replica_slots), REPLICA))
     followed = np.zeros((e.intervals, beam), CANDIDATE)
     s = Beam(
-        branches=Branches(rows(states), replica_states),
-        beam=beam,
+        branches=Branches(rows(states), replica_states), beam=beam,
         candidates=rows(np.zeros(beam * e.cores_max * e.batch_max, CANDIDATE)),
-        tried=np.zeros(1, np.int64),
-        least=np.zeros(1, np.int64),
-        kept=np.zeros((LEVELS, width), np.int64),
-        kept_count=np.zeros(LEVELS, np.int64),
+        tried=np.zeros(1, np.int64), least=np.zeros(1, np.int64),
+        kept=np.zeros((LEVELS, width), np.int64), kept_count=np.zeros(LEVELS, np.int64),
         followed=rows(followed),
-    )
+    )  # fmt: skip
     first, count = find_schedules(e, replicas, s)
     found = states[first : first + count]
     best = n = int(np.lexsort((found["counted_core_s"], found["violations"]))[0])

@@ -99,25 +99,15 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
     silent = replace(scenario, simulation=replace(scenario.simulation, noise=0.0))
     worker = Configuration([silent], profile=profile, listed=True)
     e = KnownEpisode(
-        intervals=scenario.intervals,
-        interval_s=scenario.interval_s,
+        intervals=scenario.intervals, interval_s=scenario.interval_s,
         **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
-        cores_count=cores_count,
-        cores_max=spec.first.cores_max,
-        batch_max=spec.first.batch_max,
-        replicas_max=min(spec.first.replicas_max, spec.total_cores),
-        total_cores=spec.total_cores,
-        nodes=np.array(spec.nodes),
-        cold_start_s=spec.first.cold_start_s,
-        drops=scenario.serving.drop != "none",
-        **_service(scenario, profile),
-        seed=seed,
-        settings=rows(worker.settings),
-        models=rows(worker.models[0]),
-        numbers=worker.numbers.array,
-        pending=rows(np.zeros(1, PENDING)),
-        replica_slots=worker.room.replicas,
-    )
+        cores_count=cores_count, cores_max=spec.first.cores_max, batch_max=spec.first.batch_max,
+        replicas_max=min(spec.first.replicas_max, spec.total_cores), total_cores=spec.total_cores,
+        nodes=np.array(spec.nodes), cold_start_s=spec.first.cold_start_s,
+        drops=scenario.serving.drop != "none", **_service(scenario, profile), seed=seed,
+        settings=rows(worker.settings), models=rows(worker.models[0]), numbers=worker.numbers.array,
+        pending=rows(np.zeros(1, PENDING)), replica_slots=worker.room.replicas,
+    )  # fmt: skip
     count_late(e, 1.0)
     return e
 

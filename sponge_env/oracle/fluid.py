@@ -73,21 +73,13 @@ def fluid(e: KnownEpisode) -> Fluid:
     best = float((served / np.arange(1, served.size + 1)).max())
     costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
     return Fluid(
-        **_requests(e),
-        **_starts(e),
-        served=served,
-        ahead=ahead,
-        ahead_awake=awake,
-        refill=refill,
-        cores=cores,
-        mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
-        last_batch=np.minimum(e.batch_max, costs * best + awake.max()),
-        cores_count=e.cores_count,
+        **_requests(e), **_starts(e), served=served, ahead=ahead, ahead_awake=awake, refill=refill,
+        cores=cores, mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
+        last_batch=np.minimum(e.batch_max, costs * best + awake.max()), cores_count=e.cores_count,
         replicas=min(e.replicas_max, int(e.models["initial"]["replicas"][0])),
-        replicas_max=e.replicas_max,
-        violation=0.0,
+        replicas_max=e.replicas_max, violation=0.0,
         **working_space(e.intervals, e.replicas_max, e.cores_max, e.quota),
-    )
+    )  # fmt: skip
 
 
 def in_whole_intervals(f: Fluid) -> Fluid:

@@ -71,13 +71,9 @@ def styles_of(agents: Sequence[str]) -> Styles:
     # Those that are featured have the first. The reference of the standard suite is grey.
     reference = load_suite(STANDARD).compared_with
     ordered = dict.fromkeys([*featured_of(agents), *agents])
-    colours = itertools.cycle(COLOURS)
-    return {
-        agent: {"color": "#777777", "linestyle": "--"}
-        if agent == reference
-        else {"color": next(colours), "linestyle": "-"}
-        for agent in ordered
-    }
+    grey = {"color": "#777777", "linestyle": "--"}
+    coloured = ({"color": each, "linestyle": "-"} for each in itertools.cycle(COLOURS))
+    return {agent: grey if agent == reference else next(coloured) for agent in ordered}
 
 
 def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:

@@ -169,12 +169,10 @@ def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
 
 def score_grid(rows: pd.DataFrame, across: str, agents: Sequence[str]) -> Table:
     """Return ``met/cells · cores over the reference`` of some agents at each value of a column."""
-    entries = {
-        (row["agent"], row[across]): (
-            f"{row['met']}/{row['cells']} · {_number(row['cores_over_reference'])}"
-        )
-        for row in rows.to_dict("records")
-    }
+    entries = {}
+    for row in rows.to_dict("records"):
+        shown = f"{row['met']}/{row['cells']} · {_number(row['cores_over_reference'])}"
+        entries[row["agent"], row[across]] = shown
     values = [*rows[across].unique()]
     lines = [[a, *(entries.get((a, v), MISSING) for v in values)] for a in agents]
     return Table(["controller", *values], [line for line in lines if {*line[1:]} != {MISSING}])

@@ -68,9 +68,7 @@ def code_fingerprint() -> str:
         found = importlib.util.find_spec(package)
         for folder in (found and found.submodule_search_locations) or ():
             paths = (path for path in Path(folder).rglob("*") if path.suffix in _CODE)
-            content |= {
-                f"{package}/{path.relative_to(folder)}": content_hash(path) for path in paths
-            }
+            content |= {f"{package}/{p.relative_to(folder)}": content_hash(p) for p in paths}
     return fingerprint(content)
 
 

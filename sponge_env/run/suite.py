@@ -177,12 +177,8 @@ def named_agents() -> Mapping[str, AgentEntry]:
     # A name is the first's that has it. Pinned policies are left out: a learner follows its newest.
     first, *others = (load_suite(name).agents for name in NAMES)
     agents = first | {k: v for other in others for k, v in other.items() if k not in first}
-    return {
-        name: dataclasses.replace(
-            entry, options={key: v for key, v in entry.options.items() if key != "policy"}
-        )
-        for name, entry in agents.items()
-    }
+    options = {n: {k: v for k, v in e.options.items() if k != "policy"} for n, e in agents.items()}
+    return {name: dataclasses.replace(each, options=options[name]) for name, each in agents.items()}
 
 
 def chosen(
