@@ -88,6 +88,9 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
         assert post(wire, f"{path}/unload", x_forwarded_for="1.2.3.4").status == 403
         assert post(wire, f"{path}/unload", origin="http://elsewhere").status == 403
         assert post(wire, f"{REPOSITORY}/models/third/load").status == 404
+        proxied = channel.unary_unary(f"/{SERVICE}/RepositoryModelUnload")
+        with pytest.raises(grpc.RpcError, match="only this machine"):
+            proxied(b"", metadata=[("x-forwarded-for", "1.2.3.4")], timeout=20)
         for switch in (
             lambda deed: post(wire, f"{path}/{deed}"),
             lambda deed: told(channel, f"RepositoryModel{deed.title()}", model_name="other"),
@@ -101,10 +104,20 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
             index = post(wire, f"{REPOSITORY}/index").json
             assert [each["state"] for each in index] == ["READY", "UNAVAILABLE"]
             listed = told(channel, "RepositoryIndex", ready=True).models
-            assert [each.name for each in listed] == ["tiny"]
+            of_http = post(wire, f"{REPOSITORY}/index", b'{"ready": true}').json
+            assert [each.name for each in listed] == [e["name"] for e in of_http] == ["tiny"]
             switch("load")
             assert infer(wire, "other").status == 200
             assert told(channel, "ModelReady", name="other").ready
+
+
+def test_whoever_has_the_token_switches_models_from_anywhere():
+    engine, path = FakeEngine(answer=by_stage, others=[OTHER]), f"{REPOSITORY}/models/other/unload"
+    with running(engine, token="t") as server, Wire(server) as wire:
+        assert post(wire, path, host="server.example:8000").status == 401
+        right = {"host": "server.example:8000", "authorization": "Bearer t"}
+        assert post(wire, path, **right).status == 200
+    assert not engine.is_loaded("other")
 
 
 def test_models_of_the_command_line_are_a_set():

@@ -37,6 +37,7 @@ def played(system, controller):
         ({"classes": (DETECTOR,), "slo_s": 1.0}, r"'classifier', 'detector'\].*\['detector'\]"),
         ({"stages": (FIRST, SECOND, replace(SECOND, name="c", after=("detector",)))}, "or in none"),
         ({"classes": (DETECTOR, replace(CLASSIFIER, arrivals=None))}, "in each class or in none"),
+        ({"arrivals": replace(TWO.arrivals, rate_rps=40.0)}, "have arrivals of their own"),
     ],
 )
 def test_what_is_neither_a_pipeline_nor_a_set_of_models_is_refused(changes, sentence):
