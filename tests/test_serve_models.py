@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import grpc
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered, served
@@ -15,7 +14,6 @@ from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import load_scenario, scenario_of_all
 from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.page import History, state
-from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 
 OTHER = replace(
     served(), name="other", stage=1, stages=("other",), default_slo_s=0.25, variants=("other",)
@@ -49,12 +47,6 @@ def infer(wire, name):
     return post(wire, path, data, inference_header_content_length=length)
 
 
-def told(channel, method, **said):
-    data = MESSAGES[f"{method}Request"](**said).SerializeToString()
-    answer = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
-    return MESSAGES[f"{method}Response"].FromString(answer)
-
-
 def test_each_model_is_called_and_counted_by_its_own_name(server):
     with Wire(server) as wire:
         for place, (name, slo_s) in enumerate((("tiny", 1.0), ("other", 0.25))):
@@ -65,11 +57,8 @@ def test_each_model_is_called_and_counted_by_its_own_name(server):
                 assert get(wire, path).json["name"] == name
             (stats,) = get(wire, f"{name}/stats").json["model_stats"]
             assert (stats["name"], stats["inference_count"]) == (name, 1)
-        for many in (
-            get(wire, "stats").json["model_stats"],
-            post(wire, f"{REPOSITORY}/index").json,
-        ):
-            assert [each["name"] for each in many] == ["tiny", "other"]
+        listed = get(wire, "stats").json["model_stats"], post(wire, f"{REPOSITORY}/index").json
+        assert [[each["name"] for each in many] for many in listed] == [["tiny", "other"]] * 2
         missing = infer(wire, "third")
         assert missing.status == 404
         assert missing.json["error"] == "there is no model 'third'; it is 'tiny', 'other'"
@@ -87,27 +76,27 @@ def test_each_model_is_called_and_counted_by_its_own_name(server):
 
 def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
     path = f"{REPOSITORY}/models/other"
-    with Wire(server) as wire, grpc.insecure_channel(server.grpc) as channel:
+    with Wire(server) as wire:
         assert post(wire, f"{path}/unload", x_forwarded_for="1.2.3.4").status == 403
         assert post(wire, f"{path}/unload", origin="http://elsewhere").status == 403
         assert post(wire, f"{REPOSITORY}/models/third/load").status == 404
         for switch in (
             lambda deed: post(wire, f"{path}/{deed}"),
-            lambda deed: told(channel, f"RepositoryModel{deed.title()}", model_name="other"),
+            lambda deed: server.told(f"RepositoryModel{deed.title()}", model_name="other"),
         ):
             switch("unload")
             assert (infer(wire, "other").status, infer(wire, "tiny").status) == (404, 200)
             assert get(wire, "other").status == 404
             ready = get(wire, "other/ready")
             assert (ready.status, ready.json["ready"]) == (400, False)
-            assert not told(channel, "ModelReady", name="other").ready
+            assert not server.told("ModelReady", name="other").ready
             index = post(wire, f"{REPOSITORY}/index").json
             assert [each["state"] for each in index] == ["READY", "UNAVAILABLE"]
-            listed = told(channel, "RepositoryIndex", ready=True).models
-            assert [each.name for each in listed] == ["tiny"]
+            (listed,) = server.told("RepositoryIndex", ready=True).models
+            assert listed.name == "tiny"
             switch("load")
             assert infer(wire, "other").status == 200
-            assert told(channel, "ModelReady", name="other").ready
+            assert server.told("ModelReady", name="other").ready
 
 
 def test_models_of_the_command_line_are_a_set():
