@@ -215,18 +215,18 @@ class ServingEngine:
         return Allocation(stages=view.allocation.stages, feasible=False), took_s
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
-        stages = view.allocation.stages
+        cores, batch, replicas, chosen = zip(*view.allocation.stages, strict=True)
         budgets_s = view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s
         return Snapshot(
             now_s=view.now_s,
             agent=self._decider.agent,
             last=view.last,
-            cores=tuple(stage.cores for stage in stages),
-            replicas=tuple(stage.replicas for stage in stages),
-            batch=tuple(stage.batch for stage in stages),
+            cores=cores,
+            replicas=replicas,
+            batch=batch,
             variant=tuple(
-                own[stage.variant] if stage.variant >= 0 else ""
-                for own, stage in zip(self._system.variants, stages, strict=True)
+                own[k] if k >= 0 else ""
+                for own, k in zip(self._system.variants, chosen, strict=True)
             ),
             queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
             budgets_s=tuple(budgets_s.tolist()),

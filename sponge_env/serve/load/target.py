@@ -59,8 +59,7 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
 
 def sample_inputs(model: str, inputs: TensorSpec) -> list[dict[str, NDArray[Any]]]:
     """Return tensors to send in turn, by name; no model's weights are needed."""
-    # They are images of text for our pipeline that reads, photographs for a model that takes
-    # images, else random numbers.
+    # Images of text for our pipeline that reads, photographs for others of images, or numbers.
     model_of: Model = OnnxModel("", inputs, TensorSpec(()))
     if not all(importlib.util.find_spec(name) for name in ("PIL", "matplotlib")):
         samples = Model.samples(model_of)

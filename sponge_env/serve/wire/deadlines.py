@@ -52,8 +52,7 @@ def request_deadline(
     began_s, sent_ms = arrival.began_s, value("sent_at_ms", b"x-sent-at-ms")
     stated_s, sent_clamped = _clock_s("sent_at_ms", sent_ms, arrival, began_s + CLOCK_SLACK_S)
     sent_s = began_s if stated_s is None else min(stated_s, began_s)
-    slo_s = _span_s("slo_ms", value("slo_ms", b"x-slo-ms"), 1e-3)
-    if slo_s is not None:
+    if (slo_s := _span_s("slo_ms", value("slo_ms", b"x-slo-ms"), 1e-3)) is not None:
         return Deadline(sent_s, sent_s + slo_s, sent_clamped)
     due_ms, latest_s = value("deadline_ms", b"x-deadline-ms"), arrival.arrived_s + MAX_SLO_S
     due_s, due_clamped = _clock_s("x-deadline-ms", due_ms, arrival, latest_s)
@@ -83,8 +82,7 @@ def _number(name: str, value: Any) -> float | None:
 
 def _span_s(name: str, value: Any, unit_s: float) -> float | None:
     """Return a positive span of time, at most :data:`MAX_SLO_S`."""
-    number = _number(name, value)
-    if number is None:
+    if (number := _number(name, value)) is None:
         return None
     if not (math.isfinite(number) and number > 0):
         raise WireError(f"{name} must be a positive number, not {brief(value)}")
@@ -94,8 +92,7 @@ def _span_s(name: str, value: Any, unit_s: float) -> float | None:
 def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[float | None, bool]:
     """Return a time of the client's clock, if it is right, and whether it is wrong."""
     # A deadline that has just passed counts: the request has expired.
-    number = _number(name, value)
-    if number is None:
+    if (number := _number(name, value)) is None:
         return None, False
     time_s = arrival.arrived_s + (number * 1e-3 - arrival.unix_s)
     wrong = not arrival.began_s - MAX_AGE_S <= time_s <= latest_s
