@@ -272,15 +272,12 @@ def test_a_janitor_that_was_stopped_holds_nobody_up():
 
 @pytest.mark.parametrize(
     ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n", "cpu.stat": "throttled_usec 2000000"}, 1.5),
-        ({"cpu.max": "max 100000\n", "cpu.stat": "throttled_usec 2000000"}, 4.0),
-        ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({"cpu.max": "900000 100000\n"}, 4.0),
-        ({}, 4.0),
-    ],
-)
+    [({"cpu.max": "150000 100000\n", "cpu.stat": "throttled_usec 2000000"}, 1.5),
+     ({"cpu.max": "max 100000\n", "cpu.stat": "throttled_usec 2000000"}, 4.0),
+     ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
+     ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
+     ({"cpu.max": "900000 100000\n"}, 4.0), ({}, 4.0)],
+)  # fmt: skip
 def test_a_limit_from_outside_is_read_and_never_set(files, cores, tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).write_text(text)

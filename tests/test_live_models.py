@@ -138,11 +138,9 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(tmp_pat
 @needs_two_cpus
 @pytest.mark.parametrize(
     ("models", "message"),
-    [
-        (("ocr-det-v5", "efficientnet-lite0"), "3 x 48 x 320 uint8 and 4 int32, but"),
-        (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may"),
-    ],
-)
+    [(("ocr-det-v5", "efficientnet-lite0"), "3 x 48 x 320 uint8 and 4 int32, but"),
+     (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may")],
+)  # fmt: skip
 def test_models_that_do_not_follow_each_other_are_refused(models, message):
     with pytest.raises(ConfigError, match=message):
         LiveWorker(*(LiveConfig(model=model, batch_max=2) for model in models))

@@ -28,8 +28,7 @@ CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if t
 MAX_RUNS = 64  # Batches of a cell per round: those of a small model take microseconds
 REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
 DISTURBED = 1.3
-"""Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
-its CPU makes it 1.6 times as much, for seconds."""
+"""Relative work from which on a batch is run again: a busy sibling CPU makes it 1.6 for seconds."""
 DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
 """Time for which disturbed batches are run again: in all, and for one cell of the grid each time,
 whose own work may be so much more under a small share. What is measured after that counts."""

@@ -349,8 +349,7 @@ class RemoteLauncher(Stages):
         self, replica: RemoteReplica, reach: Callable[[], Address], stage: int, full_speed: bool
     ) -> None:
         """Connect a replica, in a thread, to what ``reach`` returns, and watch whether it beats."""
-        # ``reach`` may take its time. Its WorkerError is the reason of the replica's death, as is
-        # whatever keeps the node from launching it.
+        # ``reach`` may take its time. Its WorkerError, or the node's, is the reason of its death.
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
         try:

@@ -204,9 +204,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def status(self, stage: int = 0) -> WorkerStatus:
         """Return the state of a stage's replicas and the counters up to now."""
-        # Cores in use are the CPU time of all replicas until now, that of running batches, of
-        # messages and of cold starts included; ``cpu_s`` counts batches when they end, with the
-        # handling of their messages.
+        # Cores in use are the CPU time of all replicas until now, with running batches, messages
+        # and cold starts; ``cpu_s`` counts batches when they end, with their messages.
         self._charge()
         fleet = self._fleets[stage]
         core_unit = fleet.config.core_unit

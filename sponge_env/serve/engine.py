@@ -262,8 +262,7 @@ class Decider:
 
     def decide(self, view: SystemView) -> Decision | None:
         """Return its decision about a view if it comes soon, else about an earlier one, or None."""
-        # None while it is still busy. A controller that took long the last time is not waited for:
-        # each of its decisions comes into force an interval later.
+        # None while it is still busy. One that took long is not waited for: it is an interval late.
         if self._thread.ident is None:
             self._thread.start()
         late = self._take(0.0)

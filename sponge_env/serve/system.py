@@ -102,9 +102,8 @@ class ServedSystem(LiveSystem):
         queue_max: int = 1024,
     ) -> None:
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
-        # Its traffic is not drawn. There are never more than ``queue_max`` requests in the system;
-        # the others are refused. The last stage's ``outputs`` are needed where a request may have
-        # no task there.
+        # Its traffic is not drawn. There are never more than ``queue_max`` requests; others are
+        # refused. The last stage's ``outputs`` are needed where a request may have no task there.
         self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}

@@ -87,7 +87,7 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
 def _inputs(model: str, metadata: Mapping[str, Any]) -> TensorSpec:
     """Return a model's inputs, by what it says of itself."""
     tensors = []
-    try:
+    with suppress(KeyError, TypeError, ValueError):
         for tensor in metadata["inputs"]:
             batch, *sizes = map(int, tensor["shape"])
             if batch in (-1, 1) and min(sizes, default=1) >= 1:
@@ -95,8 +95,6 @@ def _inputs(model: str, metadata: Mapping[str, Any]) -> TensorSpec:
                 tensors.append(TensorSpec(tuple(sizes), dtype, str(tensor["name"])))
         if 0 < len(tensors) == len(metadata["inputs"]):
             return record(*tensors)
-    except (KeyError, TypeError, ValueError):
-        pass
     raise ConfigError(
         f"{model} cannot be loaded: of its tensors all axes except the first (the batch) must be "
         f"fixed, but its metadata say {reprlib.repr(metadata)}"

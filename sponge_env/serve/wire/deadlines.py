@@ -6,6 +6,7 @@ the deadline of gRPC, the server's default. A client's clock counts as long as i
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +58,11 @@ def request_deadline(
     due_ms, latest_s = value("deadline_ms", b"x-deadline-ms"), arrival.arrived_s + MAX_SLO_S
     due_s, due_clamped = _clock_s("x-deadline-ms", due_ms, arrival, latest_s)
     if due_s is None:
-        timeout, remaining_s = parameters.get("timeout"), arrival.grpc_remaining_s
+        timeout, due_s = parameters.get("timeout"), sent_s + arrival.default_slo_s
         timeout_s = None if timeout == 0 else _span_s("timeout", timeout, 1e-6)  # 0 is none
-        if timeout_s is not None:
-            due_s = arrival.arrived_s + timeout_s
-        elif remaining_s is not None:
-            due_s = arrival.arrived_s + min(remaining_s, MAX_SLO_S)
-        else:
-            due_s = sent_s + arrival.default_slo_s
+        left_s = arrival.grpc_remaining_s if timeout_s is None else timeout_s
+        if left_s is not None:
+            due_s = arrival.arrived_s + min(left_s, MAX_SLO_S)
     return Deadline(sent_s, due_s, sent_clamped or due_clamped)
 
 
@@ -73,10 +71,8 @@ def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float | str | bytes) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError, OverflowError):
             return float(value)
-        except (ValueError, OverflowError):
-            pass
     raise WireError(f"{name} must be a number, not {brief(value)}")
 
 
