@@ -131,8 +131,7 @@ def test_what_is_not_answered(kind):
 
 def test_a_stream_is_answered_in_order():
     with running() as server:
-        found = []
-        client = tritonclient.grpc.InferenceServerClient(server.grpc)
+        found, client = [], tritonclient.grpc.InferenceServerClient(server.grpc)
         client.start_stream(lambda result, error: found.append(error or result))
         maker = Client("grpc", server)
         for n in range(20):

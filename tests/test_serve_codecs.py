@@ -189,11 +189,10 @@ def one_sentence(read_it):
         assert 400 <= error.status < 500
 
 
+WORD = st.text(max_size=9)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
-    ),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | WORD,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORD, inner, max_size=4),
     max_leaves=12,
 )
 KEYS = ("id", "parameters", "inputs", "outputs", "name", "shape", "datatype", "data",
@@ -217,9 +216,8 @@ def changed(found, at, value):
 @st.composite
 def nearly_right(draw):
     """A request of which one or two places are something else."""
-    right = json.loads(
-        in_json([[1, 2, 3, 4]] * 2, id="a", parameters={"slo_ms": 9}, outputs=[{"name": "output"}])
-    )
+    said = {"id": "a", "parameters": {"slo_ms": 9}, "outputs": [{"name": "output"}]}
+    right = json.loads(in_json([[1, 2, 3, 4]] * 2, **said))
     for _ in range(draw(st.integers(1, 2))):
         place = draw(st.sampled_from(places(right)))
         right = changed(right, place, draw(JSON | st.sampled_from(KEYS)))

@@ -51,17 +51,14 @@ UPGRADE = {
     "inference_header_content_length": LENGTH,
 }
 PIPELINE = [
-    (infer([[1, 2, 3, 4]]), 200),
-    (request(method="GET", path="/v2"), 200),
+    (infer([[1, 2, 3, 4]]), 200), (request(method="GET", path="/v2"), 200),
     (infer([[n, n, n, n] for n in range(16)]), 200),
-    (request(chunked(in_json(), 7), **CHUNKED), 200),
-    (request(BODY, **UPGRADE), 200),
+    (request(chunked(in_json(), 7), **CHUNKED), 200), (request(BODY, **UPGRADE), 200),
     (request(chunked(BODY, 11), **CHUNKED, **UPGRADE), 200),
     (request(request(method="GET", path="/v2"), **UPGRADE), 400),
     (request(b"x" * 200, path="/v2/models/other/infer"), 404),
-    (request(b"x" * 6000), 413),
-    (infer([[9, 9, 9, 9]]), 200),
-]
+    (request(b"x" * 6000), 413), (infer([[9, 9, 9, 9]]), 200),
+]  # fmt: skip
 WHOLE = b"".join(data for data, _ in PIPELINE)
 
 

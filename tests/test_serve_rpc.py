@@ -180,8 +180,7 @@ def test_a_stream_that_ends_takes_all_back():
 
 
 def test_too_many_messages_at_a_time():
-    data = infer().SerializeToString()
-    engine = FakeEngine(answer=lambda call: None)
+    data, engine = infer().SerializeToString(), FakeEngine(answer=lambda call: None)
     limits = {"max_held_bytes": max(COPIES * len(data), len(binary()[0])) + 5}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
         held = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(data)

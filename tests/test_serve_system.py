@@ -55,8 +55,7 @@ def client_of(scenario=ONE, *arguments, **options):
 @given(data=st.data(), name=st.sampled_from(list(SCENARIOS)))
 def test_each_call_ends_exactly_once(data, name):
     scenario = SCENARIOS[name]
-    stages = len(scenario.pipeline)
-    times_s = st.floats(0.0, 5.0)
+    stages, times_s = len(scenario.pipeline), st.floats(0.0, 5.0)
     crashes = st.lists(st.tuples(times_s, st.integers(0, stages - 1)), max_size=6).map(sorted)
     queue_max = data.draw(st.integers(1, 12))
     client = client_of(scenario, queue_max=queue_max, crashes=data.draw(crashes), tasks=tasks_of)
@@ -68,8 +67,7 @@ def test_each_call_ends_exactly_once(data, name):
     )
     for at_s, what, how in data.draw(st.lists(deeds, max_size=60).map(sorted)):
         client.at(at_s, getattr(client, what), how)
-    totals = dict.fromkeys(("offered", *ENDED), 0)
-    intervals = data.draw(st.integers(1, 5))
+    totals, intervals = dict.fromkeys(("offered", *ENDED), 0), data.draw(st.integers(1, 5))
     for interval in range(intervals):
         sizes = (data.draw(st.integers(1, most)) for most in (16, 16, 3))
         metrics = system.step(asked(scenario, *sizes))
