@@ -184,9 +184,8 @@ def open_limits(
     if limiter != "duty-cycle":
         try:
             if (hierarchy := find_hierarchy()) is None:
-                raise OSError(
-                    errno.ENODEV, "no cgroup hierarchy with the cpu controller is mounted"
-                )
+                reason = "no cgroup hierarchy with the cpu controller is mounted"
+                raise OSError(errno.ENODEV, reason)
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)
             try:
                 # The kernel refuses, say, a version 1 quota above that of a group further up, as in

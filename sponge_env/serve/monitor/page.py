@@ -91,14 +91,14 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     # made once a second, whoever asks
     text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))
     whole = lru_cache(maxsize=1)(lambda second: state(engine, history))
-    html = "text/html; charset=utf-8"
+
+    def told(query: str) -> bytes:
+        return state(engine, history, since(query)) if query else whole(int(time.monotonic()))
+
     resources = {
         "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text(int(time.monotonic()))),
-        "/state": Resource(
-            "application/json",
-            lambda q: state(engine, history, since(q)) if q else whole(int(time.monotonic())),
-        ),
-        "/": Resource(html, lambda _: page(), page_headers(), open=True),
+        "/state": Resource("application/json", told),
+        "/": Resource("text/html; charset=utf-8", lambda _: page(), page_headers(), open=True),
     }
     with watched(engine, history):
         yield metrics, resources

@@ -125,9 +125,7 @@ def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     if size is None:
         data = {"data": list(getattr(tensor.contents, field)) if field else []}
     return {
-        "name": tensor.name,
-        "datatype": tensor.datatype,
-        "shape": list(tensor.shape),
+        **{"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)},
         "parameters": {**dict.fromkeys(tensor.parameters, True), "binary_data_size": size},
         **data,
     }

@@ -106,9 +106,7 @@ class Front:
             return {"name": name, "datatype": datatype(tensor.dtype), "shape": [-1, *tensor.shape]}
 
         return {
-            "name": self.served.name,
-            "versions": [VERSION],
-            "platform": PLATFORM,
+            **{"name": self.served.name, "versions": [VERSION], "platform": PLATFORM},
             "inputs": [described(each.name, each) for each in self.served.inputs.tensors],
             "outputs": [described(*each) for each in output_tensors(self.served).items()],
         }
@@ -283,7 +281,5 @@ def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
         "deadline_met": all(reply.in_time for reply in replies),
         "queue_ms": round(max(reply.queue_s for reply in replies) * 1000, 3),
         "service_ms": round(max(reply.service_s for reply in replies) * 1000, 3),
-        "batch": slowest.batch,
-        "cores": slowest.cores,
-        "variant": slowest.variant,
+        **{"batch": slowest.batch, "cores": slowest.cores, "variant": slowest.variant},
     }
