@@ -59,7 +59,8 @@ class Connections:
 
     def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
-        if (longest := min(self.open, key=lambda each: each.idle_since_s)) is newcomer:
+        longest = min(self.open, key=lambda each: each.idle_since_s)
+        if longest is newcomer:
             return False
         self.open.remove(longest)
         longest.transport.abort()

@@ -43,7 +43,8 @@ _WORST_FIRST = (*_REASONS, Status.ANSWERED)
 def raise_unanswered(replies: Sequence[Reply]) -> None:
     """Raise a :class:`WireError` unless all rows of a request were answered."""
     # An unanswered row decides for all; rows that were cancelled because of another count last.
-    if (statuses := {reply.status for reply in replies}) == {Status.ANSWERED}:
+    statuses = {reply.status for reply in replies}
+    if statuses == {Status.ANSWERED}:
         return
     ended = next(status for status in _WORST_FIRST if status in statuses)
     rows = [reply for reply in replies if reply.status is ended]
