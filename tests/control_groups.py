@@ -10,9 +10,5 @@ def groups_of(pid):
     """Find all groups that a process made, wherever they are."""
     hierarchy = find_hierarchy()
     folders = os.walk(hierarchy.mount) if hierarchy else ()
-    return {
-        Path(folder, name)
-        for folder, names, _ in folders
-        for name in names
-        if name.startswith(f"sponge-{pid}-")
-    }
+    found = (Path(folder, name) for folder, names, _ in folders for name in names)
+    return {path for path in found if path.name.startswith(f"sponge-{pid}-")}

@@ -32,19 +32,11 @@ class CallStages(FakeStages):
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
         self._apart = apart
         super().__init__(workers, crashes=crashes)
-        self.handover = Handover(NoSamples(), len(workers), apart)
+        self.handover = own = Handover(NoSamples(), len(workers), apart)
+        self.bring, self.take_answers, self.forget = own.bring, own.take_answers, own.forget
         self.script, self.closed = [], False
         self.ended = []  # those of batches that did not crash
         self._fan_out, self._inputs = tasks, {}
-
-    def bring(self, request, tensor, stage=0):
-        self.handover.bring(request, tensor, stage)
-
-    def take_answers(self, request):
-        return self.handover.take_answers(request)
-
-    def forget(self, requests):
-        self.handover.forget(requests)
 
     def start(self, batch):
         self._inputs[batch.id] = self.handover.take(batch)
@@ -84,10 +76,9 @@ class Client:
 
     def submit(self, budget_s, delay_s=0.0):
         """Send a call now; its input is a number of its own."""
-        now_s = time_s = self.system.stamp(self.worker.now())
-        x = float(len(self._tickets))
+        now_s, x = self.system.stamp(self.worker.now()), float(len(self._tickets))
         stage = len(self._tickets) % max(1, len(self.system.spec.models))
-        call = Call(np.array([x]), now_s - delay_s, time_s + budget_s, 100, stage)
+        call = Call(np.array([x]), now_s - delay_s, now_s + budget_s, 100, stage)
         told = []
         ticket = self.system.inbox.submit(call, told.append)
         self._tickets.append(ticket)

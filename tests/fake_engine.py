@@ -38,13 +38,12 @@ class FakeEngine:
     def __init__(self, serves=None, answer=sums, others=()):
         self.served, self.answer, self.ready = serves or served(), answer, True
         self.models = {model.name: model for model in (self.served, *others)}
-        self.unloaded = set()
-        self.alive, self.followers, self.calls = True, [], []
-        self.cancelled = []
+        self.unloaded, self.alive, self.followers = set(), True, []
+        self.calls, self.cancelled, self.ended = [], [], ()
         self.agent, self.drained = "static-1", 0
         self.held, self.changed = {}, threading.Condition()
         self.now = None  # what the snapshot is, if a test says so
-        self.ended, self._tickets = (), itertools.count()
+        self._tickets = itertools.count()
 
     def submit(self, call, done):
         reply = self.answer(call)

@@ -5,17 +5,12 @@ import threading
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
-
 HEAD = "Inference-Header-Content-Length"
+LOGITS = {"name": "logits", "datatype": "FP32", "shape": [-1, 10]}
 LITE0 = {
-    "name": "lite0",
-    "versions": ["1"],
-    "platform": "onnx",
+    "name": "lite0", "versions": ["1"], "platform": "onnx", "outputs": [LOGITS],
     "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 3, 8, 8]}],
-    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
-}
-
+}  # fmt: skip
 ABOUT = {"name": "fake", "version": "0", "extensions": []}
 
 
@@ -39,18 +34,12 @@ class FakeServer:
         if path == f"{model}/infer":
             return self._infer(headers, body)
         if path.startswith("/state") and self.held is not None:
-            return 200, self._state(self.held)
-        values = {
-            "/v2": self.about,
-            model: self.metadata,
-            "/v2/repository/index": [{"name": self.metadata["name"]}],
-        }
+            self.states += 1
+            point = {"t": 10.0 + self.states, "held": self.held}
+            return 200, {"now_s": 10.0, "agent": "sponge-ip", "history": [point]}
+        values = {"/v2": self.about, model: self.metadata}
+        values["/v2/repository/index"] = [{"name": self.metadata["name"]}]
         return (200, values[path]) if path in values else (404, {"error": "nothing"})
-
-    def _state(self, held):
-        self.states += 1
-        point = {"t": 10.0 + self.states, "held": held}
-        return {"now_s": 10.0, "agent": "sponge-ip", "history": [point]}
 
     def _infer(self, headers, body):
         length = int(headers[HEAD])
@@ -59,11 +48,9 @@ class FakeServer:
         self.closing.wait(self.delay_s)
         if status != 200:
             return status, {"error": "no"}
-        logits = np.zeros(10, np.float32)
-        about = {"deadline_met": True}
-        size = {"binary_data_size": logits.nbytes}
-        output = {"name": "logits", "datatype": "FP32", "shape": [1, 10], "parameters": size}
-        return 200, (json.dumps({"parameters": about, "outputs": [output]}), logits.tobytes())
+        output = LOGITS | {"shape": [1, 10], "parameters": {"binary_data_size": 40}}
+        told = {"parameters": {"deadline_met": True}, "outputs": [output]}
+        return 200, (json.dumps(told), bytes(40))
 
 
 @contextmanager

@@ -14,11 +14,8 @@ class FakeWorker(SimulatedWorker):
     limiter = "fake"
 
     def __init__(self, *args, crashes_s=(), spared=-1, held_s=0.0, watch=lambda: None, **settings):
-        """Start at time 0.
-
-        At each of ``crashes_s`` a replica dies, if one serves then, but never the one ``spared``;
-        :meth:`release` says ``held_s``, and ``watch`` is called before every batch and every wait.
-        """
+        # At each of ``crashes_s`` a replica dies, if one serves then, but never the one ``spared``;
+        # :meth:`release` says ``held_s``, and before every batch and every wait it calls ``watch``.
         super().__init__(*args, **settings)
         self._crashes_s = list(crashes_s)
         self._spared, self._held_s, self._watch = spared, held_s, watch
@@ -74,11 +71,8 @@ class FakeStages(SimulatedWorker):
     limiter = "fake"
 
     def __init__(self, workers, tasks=None, crashes=()):
-        """Start at time 0.
-
-        ``tasks`` says how many the answer to a request in the first stage leads to, which the
-        system draws without; ``crashes`` when a replica of which stage dies, if one serves then.
-        """
+        # ``tasks`` says how many the answer to a request in the first stage leads to, which the
+        # system draws without; ``crashes`` when a replica of which stage dies, if one serves then.
         self.workers, self._tasks, self._crashes = list(workers), tasks, list(crashes)
         self.batches = []
 
@@ -95,8 +89,7 @@ class FakeStages(SimulatedWorker):
     def wait(self, until_s):
         crash_s = self._crashes[0][0] if self._crashes else float("inf")
         events_s = [s for worker in self.workers for s in worker.events_s()]
-        until_s = min([until_s, crash_s, *events_s])
-        ended = []
+        until_s, ended = min([until_s, crash_s, *events_s]), []
         for worker in self.workers:
             ended += worker.wait(until_s)
             while worker.now() < until_s:  # it had something to tell before

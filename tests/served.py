@@ -12,6 +12,7 @@ from sponge_env.serve.app import Stop, run_servers
 from sponge_env.serve.interface import Resource
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 
 
 class Recorded(ServerMetrics):
@@ -43,6 +44,15 @@ class Running:
     def grpc(self):
         return f"{self.options.host}:{self.options.grpc_port}"
 
+    def told(self, method, **said):
+        """Return the answer of a method of gRPC."""
+        import grpc  # only now: the server's package says what it may log
+
+        data = MESSAGES[f"{method}Request"](**said).SerializeToString()
+        with grpc.insecure_channel(self.grpc) as channel:
+            answer = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
+        return MESSAGES[f"{method}Response"].FromString(answer)
+
 
 @contextmanager
 def running(engine=None, **changes):
@@ -51,8 +61,7 @@ def running(engine=None, **changes):
     recorder = Recorded(*engine.models.values())
     options = ServeOptions(**{"port": 0, "grpc_port": 0, "drain_s": 5.0, **changes})
     resources = {"/metrics": Resource("text/plain", lambda query: f"asked {query}".encode())}
-    started = Future()
-    ended = Future()
+    started, ended = Future(), Future()
 
     def listening(at, stop):
         started.set_result((at, stop))

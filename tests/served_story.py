@@ -38,17 +38,16 @@ class Story:
     """A load that swings, a crash, and changing variants."""
 
     def __init__(self, served, seed=0, rate_rps=24.0, **options):
-        self.engine = FakeEngine(served)
-        self.engine.now = snapshot(served=served)
-        options["batches"] = self.engine.batches
-        self.metrics = ServerMetrics(served, wall=lambda: 0.0, **options)
+        self.engine = engine = FakeEngine(served)
+        engine.now = snapshot(served=served)
+        self.metrics = ServerMetrics(served, lambda: 0.0, engine.batches, **options)
         self.history = History(self.metrics)
         self._rng, self._rate_rps, self._at = np.random.default_rng(seed), rate_rps, 0
 
     def play(self, seconds):
-        for _ in range(seconds):
-            self._at += 1
-            self._play_second(self._at)
+        for t in range(self._at + 1, self._at + seconds + 1):
+            self._play_second(t)
+        self._at += seconds
 
     def _play_second(self, t):
         served, rng = self.engine.served, self._rng
@@ -63,23 +62,15 @@ class Story:
         count = len(served.stages)
         cores = rng.integers(1, 9, count).tolist()
         self.engine.ended = ((Batches(4, 6 * t, 0.3 * t),),) * count
-        waiting = int(rng.poisson(2))
+        waiting, own = int(rng.poisson(2)), zip(served.stages, map(float, cores), strict=True)
+        stages = {name: dataclasses.asdict(StageMetrics()) | {"cores": held} for name, held in own}
         last = IntervalMetrics(
             time_s=float(t),
             latency_p50_s=float(np.quantile(latencies_s, 0.5)) if latencies_s.size else math.nan,
             latency_p99_s=math.inf if t % 50 == 0 else float(latencies_s.max(initial=0.0)),
-            cores=float(sum(cores)),
-            core_seconds=float(sum(cores)),
-            utilisation=0.5,
-            restarts=int(crashed),
-            running=2,
-            feasible=1,
-            stages={
-                name: dataclasses.asdict(StageMetrics()) | {"cores": float(held)}
-                for name, held in zip(served.stages, cores, strict=True)
-                if count > 1
-            },
-        )
+            cores=float(sum(cores)), core_seconds=float(sum(cores)), utilisation=0.5,
+            restarts=int(crashed), running=2, feasible=1, stages=stages if count > 1 else {},
+        )  # fmt: skip
         self.engine.now = snapshot(
             float(t), served, last=last, cores=tuple(cores),
             variant=(variant, *["v6"] * (count - 1)), queued=(waiting, *[0] * (count - 1)),
@@ -90,6 +81,6 @@ class Story:
     def _end(self, t, latency_s, status, variant):
         slo_s = self.engine.served.default_slo_s
         in_time = status is Status.ANSWERED and latency_s <= slo_s
-        waits_s = latency_s / 3, latency_s / 2
-        reply = Reply(status, None, t + latency_s, *waits_s, 4, 8, variant, in_time=in_time)
+        times_s = t + latency_s, latency_s / 3, latency_s / 2
+        reply = Reply(status, None, *times_s, 4, 8, variant, in_time=in_time)
         self.metrics.observe(call(float(t), slo_s), reply)

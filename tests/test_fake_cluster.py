@@ -8,14 +8,9 @@ import pytest
 from machine import needs_cgroup, wait_until
 from pods import BASE, needs_v1, pods
 
-pytestmark = [
-    pytest.mark.cgroup,
-    pytest.mark.slow,
-    needs_cgroup,
-    needs_v1,
-    # clients of others leave sockets open
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+# Clients of others leave sockets open.
+left_open = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.cgroup, pytest.mark.slow, needs_cgroup, needs_v1, left_open]
 NAME = "sponge-replica"
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 

@@ -151,10 +151,7 @@ def test_a_busy_replica_ends_its_batch_before_it_goes_for_good(make_rig, dies):
     rig.start(1, 2)
     rig.scale(1)
     assert (rig.open, rig.fleet.serving) == ([0, 1], 1)
-    if dies:
-        rig.replicas[1].die()
-    else:
-        rig.replicas[1].answer()
+    (rig.replicas[1].die if dies else rig.replicas[1].answer)()
     assert [(ended.batch.id, ended.answer is None) for ended in rig.poll()] == [(2, dies)]
     assert (rig.open, rig.fleet.restarts) == ([0], 0)
 
@@ -251,9 +248,8 @@ def test_the_cold_start_is_measured_but_not_at_full_speed(clock, make_rig):
 def test_counters_keep_what_past_replicas_used(make_rig):
     rig = make_rig(2)
     rig.start(1, 2)
-    for replica in rig.replicas[:2]:
-        replica.answer()
-    rig.poll()
+    rig.replicas[0].answer()
+    rig.answer(1)
     rig.scale(1)
     assert rig.fleet.cpu_s == pytest.approx(2 * (CPU_S + LOAD_S))
     assert rig.fleet.throttled_s == pytest.approx(CPU_S + LOAD_S)

@@ -18,6 +18,7 @@ from sponge_env.live.worker import LiveWorker
 
 pytestmark = [pytest.mark.cgroup, needs_cgroup, needs_v1]
 SCALE = "/apis/apps/v1/namespaces/default/deployments/sponge-replica/scale"
+REAL = pytest.param("real", marks=[pytest.mark.live, pytest.mark.slow, needs_two_cpus])
 
 
 class Serving:
@@ -67,7 +68,7 @@ class Serving:
         self.until(lambda: len(self.answered) >= enough, "more answers")
 
 
-@pytest.fixture
+@pytest.fixture(params=[REAL])
 def serving(tmp_path):
     with pods(tmp_path, cpu="300m", milli=900) as cluster:
         serving = Serving(cluster)
@@ -77,9 +78,6 @@ def serving(tmp_path):
         assert sorted(serving.answered) == list(range(next(serving._ids)))  # each of them once
 
 
-@pytest.mark.live
-@pytest.mark.slow
-@needs_two_cpus
 def test_pods_are_resized_and_the_right_one_is_removed(serving):
     boxes = serving.cluster.node.boxes
     (old,) = boxes
@@ -99,9 +97,6 @@ def test_pods_are_resized_and_the_right_one_is_removed(serving):
     assert serving.worker.status().restarts == 1
 
 
-@pytest.mark.live
-@pytest.mark.slow
-@needs_two_cpus
 def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(serving, caplog):
     serving.resize(4)
     serving.until(serving.has(25), "a quarter of a core")
@@ -126,9 +121,6 @@ def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(serving, caplo
     serving.until(serving.has(25), "its right is back")
 
 
-@pytest.mark.live
-@pytest.mark.slow
-@needs_two_cpus
 def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving):
     serving.resize(4, replicas=2)
     serving.until(serving.has(25, 25), "two pods")

@@ -46,11 +46,8 @@ def test_what_dead_runs_left_is_removed(tmp_path):
     (tmp_path / f"sponge-{dead.pid}-busy" / "process").mkdir(parents=True)  # the kernel keeps it
     (tmp_path / "sponge-of-others").mkdir()
     sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"sponge-{os.getpid()}-0a1b2c3d",
-        f"sponge-{dead.pid}-busy",
-        "sponge-of-others",
-    }
+    left = {f"sponge-{os.getpid()}-0a1b2c3d", f"sponge-{dead.pid}-busy", "sponge-of-others"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def write_proc(folder, mounts, cgroup):
@@ -137,8 +134,7 @@ def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2):
     run.close()
     assert (own / "cgroup.subtree_control").read_text() == "-cpu"
     assert (own / "cgroup.procs").read_text() == str(os.getpid())
-    assert not shelter.exists()
-    assert not run_path.exists()
+    assert not any(path.exists() for path in (shelter, run_path))
 
 
 def test_version_2_writes_quota_and_period_together(fake_v2):
@@ -150,8 +146,8 @@ def test_version_2_writes_quota_and_period_together(fake_v2):
     assert limiter.throttled_s() == 1.5
     limiter.attach(4711)
     assert (leaf / "cgroup.procs").read_text() == "4711"
-    for _ in range(2):
-        limiter.close()
+    limiter.close()
+    limiter.close()
     assert limiter.granted_cores() == 1.0
     assert not leaf.exists()
 
@@ -213,8 +209,7 @@ class SlowMachine:
 
 @pytest.mark.parametrize("overshoot_s", [0.0, 0.0015])
 def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(monkeypatch, overshoot_s):
-    machine = SlowMachine(monkeypatch, overshoot_s)
-    left_s = 0.004
+    machine, left_s = SlowMachine(monkeypatch, overshoot_s), 0.004
     for _ in range(50):
         left_s = machine.limiter._run_period(1, left_s)
         assert left_s <= 0.004
@@ -272,15 +267,12 @@ def test_a_janitor_that_was_stopped_holds_nobody_up():
 
 @pytest.mark.parametrize(
     ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n", "cpu.stat": "throttled_usec 2000000"}, 1.5),
-        ({"cpu.max": "max 100000\n", "cpu.stat": "throttled_usec 2000000"}, 4.0),
-        ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({"cpu.max": "900000 100000\n"}, 4.0),
-        ({}, 4.0),
-    ],
-)
+    [({"cpu.max": "150000 100000\n", "cpu.stat": "throttled_usec 2000000"}, 1.5),
+     ({"cpu.max": "max 100000\n", "cpu.stat": "throttled_usec 2000000"}, 4.0),
+     ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
+     ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
+     ({"cpu.max": "900000 100000\n"}, 4.0), ({}, 4.0)],
+)  # fmt: skip
 def test_a_limit_from_outside_is_read_and_never_set(files, cores, tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).write_text(text)

@@ -95,22 +95,17 @@ def ocr(folder):
         limits = Limits(cores=16, batch=batch, replicas=2)
         stages.append(Stage(model, (Variant(str(path)),), limits=limits, initial=Initial(8)))
     return Scenario(
-        name="ocr",
-        slo_s=20.0,
-        duration_s=5.0,
-        stages=tuple(stages),
-        limits=Limits(cores=16, total_cores=16),
+        name="ocr", slo_s=20.0, duration_s=5.0, stages=tuple(stages),
+        limits=Limits(cores=16, total_cores=16), serving=Serving(drop="expired"),
         arrivals=Arrivals(rate_rps=2.0),  # what a slow machine works off in time, too
         network=Network(base_delay_s=0.01),
-        serving=Serving(drop="expired"),
-    )
+    )  # fmt: skip
 
 
 @needs_two_cpus
 def test_every_image_is_answered_once_though_replicas_of_both_stages_die(tmp_path):
     with closing(make_system(ocr(tmp_path), 0, backend="live")) as system:
-        worker = system.worker
-        restarts, stages = 0, {}
+        worker, restarts, stages = system.worker, 0, {}
         for interval in range(system.plan.intervals):
             metrics = system.step(HELD)
             restarts += metrics.restarts
@@ -138,11 +133,9 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(tmp_pat
 @needs_two_cpus
 @pytest.mark.parametrize(
     ("models", "message"),
-    [
-        (("ocr-det-v5", "efficientnet-lite0"), "3 x 48 x 320 uint8 and 4 int32, but"),
-        (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may"),
-    ],
-)
+    [(("ocr-det-v5", "efficientnet-lite0"), "3 x 48 x 320 uint8 and 4 int32, but"),
+     (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may")],
+)  # fmt: skip
 def test_models_that_do_not_follow_each_other_are_refused(models, message):
     with pytest.raises(ConfigError, match=message):
         LiveWorker(*(LiveConfig(model=model, batch_max=2) for model in models))
@@ -155,9 +148,8 @@ def test_stages_that_may_hold_more_than_their_cpu_has_are_refused(tmp_path):
     larger = dataclasses.replace(fits, limits=Limits(cores=16, total_cores=20))
     profile = dataclasses.replace(load_profile("lite0"), samples=(Sample(1, 1, (1.0,), (1.0,)),))
     for model in MODELS:
-        save_profile(
-            dataclasses.replace(profile, name=model, model=model), tmp_path / f"{model}.json"
-        )
+        own = dataclasses.replace(profile, name=model, model=model)
+        save_profile(own, tmp_path / f"{model}.json")
     check_live(fits, profile, "auto")
     with pytest.raises(ConfigError, match="may hold 20 core units together, but share 1 CPU of 16"):
         check_live(larger, profile, "auto")

@@ -52,8 +52,7 @@ def answers(engine, images):
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite0-uint8"])
 def test_answers_are_those_of_the_bare_runtime(tmp_path, name):
     model = resolve_model(name)
-    session = onnx_session(model.path, threads=1)
-    images = model.samples()
+    session, images = onnx_session(model.path, threads=1), model.samples()
     expected = [run_onnx(session, image[None])[0] for image in images]
     with engine_of(one_stage(tmp_path, name), "static-16") as engine:
         assert engine.served.inputs == model.inputs

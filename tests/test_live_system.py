@@ -79,18 +79,15 @@ def test_deaths_lead_to_every_outcome():
 def test_requests_are_conserved_at_any_moment(files, data, seed):
     scenario = data.draw(scenarios(files, Limits(16, 16, 4)))
     crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s), max_size=12).map(sorted))
-    systems = []
-    system = live_system(
-        scenario, seed, crashes_s=crashes_s, watch=lambda: [check_conserved(s) for s in systems]
-    )
-    systems.append(system)
+    systems, crashing = [], {"crashes_s": crashes_s}
+    crashing["watch"] = lambda: [check_conserved(each) for each in systems]
+    systems.append(system := live_system(scenario, seed, **crashing))
     totals = dict.fromkeys(("offered", *OUTCOMES), 0)
     for wanted in allocations(scenario, seed)[: system.plan.intervals]:
         metrics = system.step(Allocation(*wanted))
-        for name in ("offered", *OUTCOMES[2:]):
-            totals[name] += getattr(metrics, name)
-        counts = check_conserved(system)
+        totals |= {name: totals[name] + getattr(metrics, name) for name in totals}
         totals |= {"queued": metrics.queued, "running": metrics.running}
+        counts = check_conserved(system)
         assert counts == {name: totals[name] for name in OUTCOMES}
         assert totals["offered"] == sum(counts.values())
     system.drain()
@@ -185,11 +182,9 @@ def live_stages(scenario, seed, **more):
 
 
 def stage_allocations(scenario):
-    asked = []
-    for interval in range(scenario.intervals):
-        held = [ASKED[(interval + k) % len(ASKED)] for k in range(len(scenario.stages))]
-        asked.append(Allocation(stages=tuple(StageAllocation(*own, replicas=2) for own in held)))
-    return asked
+    held = [StageAllocation(*own, replicas=2) for own in ASKED * scenario.intervals]
+    count = len(scenario.stages)
+    return [Allocation(stages=tuple(held[k : k + count])) for k in range(scenario.intervals)]
 
 
 @pytest.mark.parametrize("scenario", [CHAIN, FORK], ids=["chain", "fork and join"])
@@ -239,8 +234,7 @@ def test_no_request_is_lost_when_replicas_of_any_stage_die(seed):
         restarts += live.step(asked).restarts
     live.drain()
     outcomes = live.columns()["outcome"]
-    offered = int(live._env["sent"]) - 1
     assert restarts > 3
-    assert len(outcomes) == offered
+    assert len(outcomes) == int(live._env["sent"]) - 1
     assert set(outcomes) <= {"on_time", "late", "dropped", "failed"}
     assert not live.view().stages[0].running

@@ -97,8 +97,7 @@ def test_time_stands_still_while_held_and_stamps_agree(steps):
     with pytest.MonkeyPatch.context() as patch:
         machine = Monotonic()
         patch.setattr(worker_module, "time", machine)
-        clock = EpisodeClock()
-        readings = []
+        clock, readings = EpisodeClock(), []
         held, expected_s, paused_s = False, 0, 0.0
         for hold, seconds in steps:
             if hold:

@@ -15,15 +15,8 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.scenario import profile as profiles
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.serve.load import open_loop
-from sponge_env.serve.load.result import (
-    ANSWERED,
-    EXPIRED,
-    IN_TRANSFER,
-    SILENT,
-    LoadResult,
-    summarise_load,
-)
+from sponge_env.serve.load import open_loop, result
+from sponge_env.serve.load.result import ANSWERED, EXPIRED, IN_TRANSFER, SILENT, summarise_load
 from sponge_env.serve.load.target import ServerState, Target, sample_inputs
 from sponge_env.serve.options import TOKEN
 from sponge_env.simulation.workload import Workload, draw_workload
@@ -60,25 +53,19 @@ def line(server, options=""):
     return f"load --url {server.url} --scenario two.toml {options}"
 
 
-def load(server, options=""):
-    return main(line(server, options).split())
-
-
-def measured(server):
+def measured(server, options=""):
     """Return the summary of a load of 40 requests."""
-    assert load(server, "--json summary.json") == 0
+    assert main(line(server, f"--json summary.json {options}").split()) == 0
     (summary,) = json.loads(Path("summary.json").read_text())
     assert summary["offered"] == 40
-    return dict(summary)
+    return summary
 
 
 def test_every_request_is_sent_with_its_own_deadline(server):
     before_ms = time.time() * 1000
-    assert load(server, "--json summary.json") == 0
-    after_ms = time.time() * 1000
-    scenario = load_scenario("two.toml")
-    workload = draw_workload(scenario, load_profile(scenario.profile), 0)
-    taken = server.taken
+    summary = measured(server)
+    after_ms, taken = time.time() * 1000, server.taken
+    workload = draw_workload(load_scenario("two.toml"), load_profile("yolov5n"), 0)
     assert len(taken) == workload.id.size == 40
     slos_ms = sorted(float(headers["x-slo-ms"]) for headers, *_ in taken)
     assert slos_ms == pytest.approx(sorted((workload.deadline_s - workload.sent_s) * 1000))
@@ -92,10 +79,8 @@ def test_every_request_is_sent_with_its_own_deadline(server):
         tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 3, 8, 8]}
         assert head["inputs"] == [tensor | {"parameters": {"binary_data_size": 192}}]
         assert head["parameters"] == {"binary_data_output": True}
-    (summary,) = json.loads(Path("summary.json").read_text())
-    assert (summary["offered"], summary["on_time"], summary["violations"]) == (40, 40, 0)
-    assert (summary["agent"], summary["backend"]) == ("sponge-ip", "served")
-    assert (summary["scenario"], summary["mean_cores"]) == ("two", 4)
+    expected = {"on_time": 40, "violations": 0, "agent": "sponge-ip", "backend": "served"}
+    assert summary.items() >= (expected | {"scenario": "two", "mean_cores": 4}).items()
     assert summary["latency_p50_s"] > 0
     assert summary["decision_p50_s"] is None
 
@@ -131,7 +116,7 @@ def test_a_server_that_says_nothing_does_not_hold_the_load_up(monkeypatch):
 def test_an_option_chooses_how_the_deadline_is_stated():
     floats = LITE0 | {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}
     with serving(FakeServer(metadata=floats)) as server:
-        assert load(server, "--deadlines timeout") == 0
+        measured(server, "--deadlines timeout")
         for headers, head, size in server.taken:
             assert "x-slo-ms" not in headers
             assert 0 < head["parameters"]["timeout"] <= 1_500_000
@@ -140,10 +125,10 @@ def test_an_option_chooses_how_the_deadline_is_stated():
 
 def test_a_token_comes_from_the_environment(monkeypatch, capsys):
     with serving(FakeServer(token="secret")) as server:
-        assert load(server) == 2
+        assert main(line(server).split()) == 2
         assert TOKEN in capsys.readouterr().err
         monkeypatch.setenv(TOKEN, "secret")
-        assert load(server) == 0
+        measured(server)
 
 
 def test_who_was_not_calibrated_needs_a_rate(server, monkeypatch, capsys):
@@ -188,17 +173,16 @@ def test_bad_input_is_one_sentence(changes, options, message, refused):
 
 def seen(ended, finished_s):
     """Return n requests, sent in seconds 0, 1, ..., under way for 0.1 s, due after 1 s."""
-    sent_s = np.arange(len(ended), dtype=np.float64)
     ids = np.arange(len(ended))
+    sent_s = ids.astype(float)
     workload = Workload(ids, sent_s, sent_s + 0.1, sent_s + 1.0, np.full(len(ids), 1e3), 0 * ids)
     where = Target("fake", "m", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
-    result = LoadResult(scenario, where, workload, ServerState(None))
-    result.ended[:] = ended
-    result.finished_s[:] = finished_s
+    found = result.LoadResult(scenario, where, workload, ServerState(None))
+    found.ended[:], found.finished_s[:] = ended, finished_s
     sent = [kind != IN_TRANSFER for kind in ended]
-    result.put_s[sent] = workload.arrival_s[sent] + 0.002
-    return result
+    found.put_s[sent] = workload.arrival_s[sent] + 0.002
+    return found
 
 
 def test_a_clients_clock_decides_what_was_late():
@@ -212,21 +196,20 @@ def test_a_clients_clock_decides_what_was_late():
 
 
 def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count():
-    result = seen([EXPIRED, ANSWERED], [1.0, 1.5])
-    result.workload.arrival_s[0] = 0.999
-    found = summarise_load(result, 0, load_profile("yolov5s"))
+    two = seen([EXPIRED, ANSWERED], [1.0, 1.5])
+    two.workload.arrival_s[0] = 0.999
+    found = summarise_load(two, 0, load_profile("yolov5s"))
     assert (found.hopeless, found.avoidable_violation_rate) == (1, 0)
-    result = seen([EXPIRED] + [ANSWERED] * 4, [1.0, 1.5, 2.5, 3.5, 4.5])
-    result.scenario = dataclasses.replace(result.scenario, start="warm", warmup_s=2.0)
-    found = summarise_load(result, 0, None)
+    five = seen([EXPIRED] + [ANSWERED] * 4, [1.0, 1.5, 2.5, 3.5, 4.5])
+    five.scenario = dataclasses.replace(five.scenario, start="warm", warmup_s=2.0)
+    found = summarise_load(five, 0, None)
     assert (found.offered, found.violations, found.duration_s) == (3, 0, 8.0)
 
 
 def test_cores_are_averaged_over_time():
     held = ServerState(None)
     assert math.isnan(held.mean_cores)
-    held._began_s = 10.0
-    held._cores = {11.0: 4.0, 14.0: 8.0}
+    held._began_s, held._cores = 10.0, {11.0: 4.0, 14.0: 8.0}
     assert held.mean_cores == 7
 
 

@@ -9,7 +9,6 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered
@@ -22,7 +21,6 @@ from sponge_env.scenario.scenario import load_scenario, scenario_of, served_name
 from sponge_env.serve import __main__ as command
 from sponge_env.serve.make import check_stage_inputs, controllers
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 
 TESTS = Path(__file__).parent
 PROGRAM = """
@@ -55,8 +53,8 @@ sys.exit(cli.command(main)())
 def process(*ports, host="127.0.0.1", drain_s="5"):
     path = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
     command = [sys.executable, "-c", PROGRAM, *(ports or ("0", "0")), host, drain_s]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=path, stdout=pipe, stderr=pipe, text=True) as started:
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=path, **pipes, text=True) as started:
         try:
             yield started
         finally:
@@ -92,11 +90,11 @@ def test_a_signal_ends_it(number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(number):
     with process(drain_s="600") as server:
-        port = http_port(server)
+        port, ready = http_port(server), request(method="GET", path="/v2/health/ready")
         with send(port, infer([[7, 0, 0, 0]])):
             answer(port, infer())  # the first is in the engine by now
             server.send_signal(number)
-            while b"200 OK" in answer(port, request(method="GET", path="/v2/health/ready")):
+            while b"200 OK" in answer(port, ready):
                 pass
             server.send_signal(number)
             assert server.wait(20) == -number
@@ -155,17 +153,14 @@ def test_options_are_checked(option, value):
 
 
 def test_a_server_whose_engine_has_stopped_is_not_alive_and_ends():
-    engine = FakeEngine()
     health = request(method="GET", path="/v2/health/live")
-    with running(engine) as server, Wire(server) as wire:
+    with running() as server, Wire(server) as wire:
         for alive, status in ((True, 200), (False, 400)):
-            engine.alive = alive
+            server.engine.alive = alive
             answer = wire.send(health).answer()
             assert (answer.status, answer.json) == (status, {"live": alive})
-            with grpc.insecure_channel(server.grpc) as channel:
-                data = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", timeout=20)
-            assert MESSAGES["ServerLiveResponse"].FromString(data).live is alive
-        engine.end()
+            assert server.told("ServerLive").live is alive
+        server.engine.end()
         server.thread.join(20)
         assert not server.thread.is_alive()
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable
 
 import numpy as np
 import pytest
-from fake_engine import FakeEngine
 from served import running
 
 from sponge_env.serve.interface import Reply, Status
@@ -38,10 +37,7 @@ class Client:
         return self.kind.startswith("http")
 
     def __getattr__(self, method):
-        def call(*arguments, **named):
-            return asyncio.run(self._call(method, *arguments, **named))
-
-        return call
+        return lambda *arguments, **named: asyncio.run(self._call(method, *arguments, **named))
 
     async def _call(self, method, *arguments, **named):
         address = self.server.http if self.over_http else self.server.grpc
@@ -105,12 +101,9 @@ def test_infer(client):
 
 @pytest.mark.parametrize(
     ("options", "slo_s"),
-    [
-        ({"timeout": 250_000}, (0.05, 0.45)),
-        ({"timeout": 250_000, "parameters": {"slo_ms": 123}}, (0.1229, 0.1231)),
-        ({"client_timeout": 10}, (5, 10.5)),
-    ],
-)
+    [({"timeout": 250_000}, (0.05, 0.45)), ({"client_timeout": 10}, (5, 10.5)),
+     ({"timeout": 250_000, "parameters": {"slo_ms": 123}}, (0.1229, 0.1231))],
+)  # fmt: skip
 def test_the_deadline(options, slo_s, client):
     if "client_timeout" in options and client.over_http:
         return
@@ -121,8 +114,7 @@ def test_the_deadline(options, slo_s, client):
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_what_is_not_answered(kind):
-    engine = FakeEngine()
-    with running(engine) as server:
+    with running() as server:
         client = Client(kind, server)
         for ended, status, code in (
             (Status.REFUSED, "503", "RESOURCE_EXHAUSTED"),
@@ -130,7 +122,7 @@ def test_what_is_not_answered(kind):
             (Status.FAILED, "503", "UNAVAILABLE"),
             (Status.STOPPED, "503", "UNAVAILABLE"),
         ):
-            engine.answer = lambda _, ended=ended: Reply(ended, retry_after_s=0.25)
+            server.engine.answer = lambda _, ended=ended: Reply(ended, retry_after_s=0.25)
             with pytest.raises(InferenceServerException) as raised:
                 client.infer("tiny", [client.tensor()])
             assert raised.value.status() == (status if kind == "http" else f"StatusCode.{code}")
@@ -139,14 +131,12 @@ def test_what_is_not_answered(kind):
 
 def test_a_stream_is_answered_in_order():
     with running() as server:
-        found = []
-        client = tritonclient.grpc.InferenceServerClient(server.grpc)
+        found, client = [], tritonclient.grpc.InferenceServerClient(server.grpc)
         client.start_stream(lambda result, error: found.append(error or result))
         maker = Client("grpc", server)
         for n in range(20):
-            client.async_stream_infer(
-                "tiny" if n != 7 else "other", [maker.tensor()], request_id=str(n)
-            )
+            name = "tiny" if n != 7 else "other"
+            client.async_stream_infer(name, [maker.tensor()], request_id=str(n))
         client.stop_stream()
         client.close()
     assert len(found) == 20

@@ -109,14 +109,12 @@ MASK = {"name": "mask", "datatype": "BOOL", "shape": [2], "data": [True, False]}
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
-    [
-        ([IDS], "has 2 inputs, each once; the model takes 'ids', 'mask'"),
-        ([IDS, MASK, MASK], "each once"),
-        ([IDS, {**MASK, "name": "other"}], "there is no input 'other'; the model takes 'ids', 'm"),
-        ([IDS, {**MASK, "shape": [1], "data": [True]}], r"same number of rows, not \[1, 2\]"),
-        ([IDS, {"parameters": {"binary_data_size": 2}, **MASK}], "both data and"),
-    ],
-)
+    [([IDS], "has 2 inputs, each once; the model takes 'ids', 'mask'"),
+     ([IDS, MASK, MASK], "each once"),
+     ([IDS, {**MASK, "name": "other"}], "there is no input 'other'; the model takes 'ids', 'm"),
+     ([IDS, {**MASK, "shape": [1], "data": [True]}], r"same number of rows, not \[1, 2\]"),
+     ([IDS, {"parameters": {"binary_data_size": 2}, **MASK}], "both data and")],
+)  # fmt: skip
 def test_inputs_that_do_not_go_together(inputs, message):
     pair = record(TensorSpec((2,), "int64", "ids"), TensorSpec((), "bool", "mask"))
     right = read(json.dumps({"inputs": [MASK, IDS]}).encode(), None, served(pair)).rows
@@ -191,11 +189,10 @@ def one_sentence(read_it):
         assert 400 <= error.status < 500
 
 
+WORD = st.text(max_size=9)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
-    ),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | WORD,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORD, inner, max_size=4),
     max_leaves=12,
 )
 KEYS = ("id", "parameters", "inputs", "outputs", "name", "shape", "datatype", "data",
@@ -219,9 +216,8 @@ def changed(found, at, value):
 @st.composite
 def nearly_right(draw):
     """A request of which one or two places are something else."""
-    right = json.loads(
-        in_json([[1, 2, 3, 4]] * 2, id="a", parameters={"slo_ms": 9}, outputs=[{"name": "output"}])
-    )
+    said = {"id": "a", "parameters": {"slo_ms": 9}, "outputs": [{"name": "output"}]}
+    right = json.loads(in_json([[1, 2, 3, 4]] * 2, **said))
     for _ in range(draw(st.integers(1, 2))):
         place = draw(st.sampled_from(places(right)))
         right = changed(right, place, draw(JSON | st.sampled_from(KEYS)))
@@ -268,10 +264,8 @@ def test_what_json_becomes_counts(most_bytes):
     """150 KB of ``[]`` take 5 MB while they are parsed."""
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000]}
     body = json.dumps({"inputs": [{**tensor, "data": [[]] * 50_000}]}).encode()
-    with (
-        running(FakeEngine(served(TensorSpec((40_000,)))), max_held_bytes=most_bytes) as server,
-        Wire(server) as wire,
-    ):
+    engine = FakeEngine(served(TensorSpec((40_000,))))
+    with running(engine, max_held_bytes=most_bytes) as server, Wire(server) as wire:
         assert wire.send(request(body)).answer().status == (413 if most_bytes < 10_000_000 else 400)
         assert wire.send(request(in_json())).answer().status == 400  # it is given back
 
@@ -299,16 +293,11 @@ def test_no_json_becomes_more_than_is_counted(text):
 
 
 def test_no_garbage_is_looked_for_in_what_is_new():
-    phases = []
-
-    def noted(phase, _):
-        phases.append(phase)
-
-    text = json.dumps({"inputs": [[]] * 50_000})
-    gc.callbacks.append(noted)
+    phases, text = [], json.dumps({"inputs": [[]] * 50_000})
+    gc.callbacks.append(lambda phase, _: phases.append(phase))
     try:
         protocol.read_json(text.encode())
     finally:
-        gc.callbacks.remove(noted)
+        gc.callbacks.pop()
     assert phases.count("start") <= 1
     assert gc.isenabled()

@@ -175,8 +175,7 @@ async def test_what_came_in_pieces_counts_as_long_as_it_is_used():
 
 @in_a_loop
 async def test_who_waits_for_answers_is_not_held_up_by_who_does_not():
-    client = Client(FakeEngine())
-    impatient = []
+    client, impatient = Client(FakeEngine()), []
     for _ in range(20):
         impatient.append(client.connect())
         client.send(SECOND * 20)

@@ -23,8 +23,7 @@ def when(parameters=None, arrival=AT, **headers):
 
 GRPC, PATIENT = (dataclasses.replace(AT, grpc_remaining_s=s) for s in (0.7, 1e9))
 DUE = {"deadline_ms": NOW_MS + 500}
-ODD = (0, -5, math.nan, math.inf, -math.inf, 1e300)
-SENT = {"sent_at_ms": NOW_MS - 250}
+ODD, SENT = (0, -5, math.nan, math.inf, -math.inf, 1e300), {"sent_at_ms": NOW_MS - 250}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ from sponge_env.serve.system import ServedSystem
 
 SCENARIO = short(interval_s=0.05, limits=Limits(cores=4, batch=4, replicas=2, total_cores=8))
 SERVED = ServedModel("echo", TensorSpec((1,)), TensorSpec((1,)), 4, 1.0, ("echo",), ("model",))
+CONFIG = LiveConfig(
+    batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, nodes=(8,), cold_start_s=0.1
+)
 SOON_S = 10.0
 
 
@@ -51,19 +54,10 @@ class Rig:
     """An engine on fake replicas, and a client."""
 
     def __init__(self, launcher, **agents):
-        self.launcher, self.agents = launcher, agents
-        system = ServedSystem(SCENARIO, self.start)
+        self.launcher, self.agents, self.followed, self.replies = launcher, agents, [], []
+        system = ServedSystem(SCENARIO, lambda spec: LiveWorker(CONFIG, launcher=launcher))
         self.engine = ServingEngine(system, [SERVED], next(iter(agents)), self.agents.__getitem__)
-        self.followed = []
         self.engine.follow(self.followed.append)
-        self.replies = []
-
-    def start(self, spec):
-        config = LiveConfig(
-            batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, nodes=(8,), cold_start_s=0.1
-        )
-        self.worker = LiveWorker(config, launcher=self.launcher)
-        return self.worker
 
     @property
     def intervals(self):
@@ -72,9 +66,8 @@ class Rig:
 
     def submit(self, x=0.0, budget_s=5.0, payload=8):
         """Send a call; return what waits for its end."""
-        replies = []
+        replies, now_s = [], time.monotonic()
         self.replies.append(replies)
-        now_s = time.monotonic()
         self.engine.submit(Call(np.array([x]), now_s, now_s + budget_s, payload), replies.append)
         return lambda: until(lambda: replies and replies[0])
 
@@ -147,8 +140,8 @@ def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
         r.agents["greedy"].cores = 100
         r.agents["greedy"].reset = lambda spec, seed: None
         r.engine.use("greedy")
-        r.agents["greedy"].decided.acquire(timeout=SOON_S)
-        r.agents["greedy"].decided.acquire(timeout=SOON_S)
+        for _ in range(2):
+            r.agents["greedy"].decided.acquire(timeout=SOON_S)
         assert r.submit()().status is Status.ANSWERED
         assert r.engine.error is None
     first, second = (record.message for record in caplog.records)

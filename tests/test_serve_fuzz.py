@@ -38,17 +38,13 @@ def server():
 
 
 TEXTS = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=12)
-HEADERS = st.dictionaries(
-    st.sampled_from(
-        "inference_header_content_length content_length content_encoding transfer_encoding expect "
-        "connection upgrade accept_encoding host x_slo_ms x_sent_at_ms x_deadline_ms "
-        "authorization content_type".split()
-    ),
-    TEXTS
-    | st.integers(-2, 5000)
-    | st.sampled_from("gzip deflate chunked close 100-continue upgrade nan 1e400".split()),
-    max_size=3,
+NAMES = st.sampled_from(
+    "inference_header_content_length content_length content_encoding transfer_encoding expect "
+    "connection upgrade accept_encoding host x_slo_ms x_sent_at_ms x_deadline_ms "
+    "authorization content_type".split()
 )
+WORDS = st.sampled_from("gzip deflate chunked close 100-continue upgrade nan 1e400".split())
+HEADERS = st.dictionaries(NAMES, TEXTS | st.integers(-2, 5000) | WORDS, max_size=3)
 PLAIN_PATHS = st.sampled_from(
     "/v2/models/tiny/infer /v2/models/tiny/versions/1/infer /v2/models/x/infer / /v2 "
     "/v2/models/tiny /v2/health/ready /v2/models/stats /agent /metrics /v2/repository/index "
@@ -63,6 +59,7 @@ BODIES = (
     | st.builds(chunked, st.just(in_json()), st.integers(1, 40))
 )
 UPGRADES = st.sampled_from([{}, {"connection": "upgrade", "upgrade": "h2c"}])
+WHOLE = st.tuples(PLAIN_PATHS, BODIES, UPGRADES, st.sampled_from(["POST", "GET", "PUT"]))
 
 
 @st.composite
@@ -88,12 +85,8 @@ LAST = request(method="GET", path="/v2/health/live", connection="close")
 
 
 def statuses(server, data):
-    """Send it, and return the statuses of what comes back until nothing more does.
-
-    Something does, whatever was sent: no connection is just closed.
-    """
-    answers = b""
-    address = (server.options.host, server.options.port)
+    """Send it; return the statuses of all that comes back. No connection is just closed."""
+    answers, address = b"", (server.options.host, server.options.port)
     with socket.create_connection(address, 20) as client, suppress(ConnectionError):
         client.sendall(data + LAST)
         while more := client.recv(2**16):
@@ -103,11 +96,7 @@ def statuses(server, data):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    asked=st.lists(
-        st.tuples(PLAIN_PATHS, BODIES, UPGRADES, st.sampled_from(["POST", "GET", "PUT"]))
-    )
-)
+@given(asked=st.lists(WHOLE))
 def test_every_whole_request_has_one_answer(asked, server):
     assert len(statuses(server, b"".join(infer_at(*one) for one in asked))) == len(asked) + 1
 

@@ -15,7 +15,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import load_scenario, scenario_of_all
 from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.page import History, state
-from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
+from sponge_env.serve.rpc.codec import SERVICE
 
 OWN = {"name": "other", "stages": ("other",), "variants": ("other",)}
 OTHER = replace(served(), stage=1, default_slo_s=0.25, **OWN)
@@ -46,12 +46,6 @@ def infer(wire, name):
     return post(wire, f"/v2/models/{name}/infer", in_json())
 
 
-def told(channel, method, **said):
-    data = MESSAGES[f"{method}Request"](**said).SerializeToString()
-    answer = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
-    return MESSAGES[f"{method}Response"].FromString(answer)
-
-
 def test_each_model_is_called_and_counted_by_its_own_name(server):
     with Wire(server) as wire:
         for place, (name, slo_s) in enumerate((("tiny", 1.0), ("other", 0.25))):
@@ -62,11 +56,8 @@ def test_each_model_is_called_and_counted_by_its_own_name(server):
                 assert get(wire, path).json["name"] == name
             (stats,) = get(wire, f"{name}/stats").json["model_stats"]
             assert (stats["name"], stats["inference_count"]) == (name, 1)
-        for many in (
-            get(wire, "stats").json["model_stats"],
-            post(wire, f"{REPOSITORY}/index").json,
-        ):
-            assert [each["name"] for each in many] == ["tiny", "other"]
+        listed = get(wire, "stats").json["model_stats"], post(wire, f"{REPOSITORY}/index").json
+        assert [[each["name"] for each in many] for many in listed] == [["tiny", "other"]] * 2
         missing = infer(wire, "third")
         assert missing.status == 404
         assert missing.json["error"] == "there is no model 'third'; it is 'tiny', 'other'"
@@ -93,22 +84,22 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
             proxied(b"", metadata=[("x-forwarded-for", "1.2.3.4")], timeout=20)
         for switch in (
             lambda deed: post(wire, f"{path}/{deed}"),
-            lambda deed: told(channel, f"RepositoryModel{deed.title()}", model_name="other"),
+            lambda deed: server.told(f"RepositoryModel{deed.title()}", model_name="other"),
         ):
             switch("unload")
             assert (infer(wire, "other").status, infer(wire, "tiny").status) == (404, 200)
             assert get(wire, "other").status == 404
             ready = get(wire, "other/ready")
             assert (ready.status, ready.json["ready"]) == (400, False)
-            assert not told(channel, "ModelReady", name="other").ready
+            assert not server.told("ModelReady", name="other").ready
             index = post(wire, f"{REPOSITORY}/index").json
             assert [each["state"] for each in index] == ["READY", "UNAVAILABLE"]
-            listed = told(channel, "RepositoryIndex", ready=True).models
-            of_http = post(wire, f"{REPOSITORY}/index", b'{"ready": true}').json
-            assert [each.name for each in listed] == [e["name"] for e in of_http] == ["tiny"]
+            (listed,) = server.told("RepositoryIndex", ready=True).models
+            (of_http,) = post(wire, f"{REPOSITORY}/index", b'{"ready": true}').json
+            assert listed.name == of_http["name"] == "tiny"
             switch("load")
             assert infer(wire, "other").status == 200
-            assert told(channel, "ModelReady", name="other").ready
+            assert server.told("ModelReady", name="other").ready
 
 
 def test_whoever_has_the_token_switches_models_from_anywhere():

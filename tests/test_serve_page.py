@@ -37,9 +37,8 @@ def points(history, since_s=0.0):
 def test_a_point_says_what_an_interval_was_like(history):
     history.metrics.observe(call(), ANSWER)
     history.metrics.observe(call(), Reply(Status.EXPIRED))
-    last = IntervalMetrics(
-        time_s=7.0, latency_p50_s=0.4, latency_p99_s=math.inf, cores=8.0, utilisation=0.25
-    )
+    latencies = {"latency_p50_s": 0.4, "latency_p99_s": math.inf}
+    last = IntervalMetrics(time_s=7.0, cores=8.0, utilisation=0.25, **latencies)
     history.take(snapshot(7.2, last=last))
     (point,) = points(history)
     assert point["t"] == 7.2

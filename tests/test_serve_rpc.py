@@ -43,11 +43,11 @@ def channel(server):
 
 
 def call(channel, method, data):
-    return channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
+    return channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=20)
 
 
 def code(channel, method, data):
-    return channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=20).code()
+    return call(channel, method, data).code()
 
 
 def infer(rows=((1, 2, 3, 4),), **more):
@@ -75,7 +75,7 @@ def test_methods_are_those_of_the_protocol(channel):
 
 
 def test_the_answer(channel):
-    data = call(channel, "ModelInfer", infer(id="7").SerializeToString())
+    data = call(channel, "ModelInfer", infer(id="7").SerializeToString()).result()
     found = service_pb2.ModelInferResponse.FromString(data)
     assert (found.model_name, found.model_version, found.id) == ("tiny", "1", "7")
     assert found.raw_output_contents[0] == np.array([10, 4], np.float32).tobytes()
@@ -127,21 +127,18 @@ def test_unknown_models(method, channel):
 def test_a_refusal_says_when_to_try_again():
     engine = FakeEngine(answer=lambda call: Reply(Status.REFUSED, retry_after_s=0.25))
     with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
-        with pytest.raises(grpc.RpcError) as raised:
-            call(channel, "ModelInfer", infer().SerializeToString())
-        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert dict(raised.value.trailing_metadata())[PUSHBACK] == "250"
+        refused = call(channel, "ModelInfer", infer().SerializeToString())
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(refused.trailing_metadata())[PUSHBACK] == "250"
 
 
 def test_calls_beyond_the_limit_are_refused():
-    engine = FakeEngine(answer=lambda call: None)
-    limits = {"max_connections": 2}
+    engine, limits = FakeEngine(answer=lambda call: None), {"max_connections": 2}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
-        ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        held = [ask.future(infer().SerializeToString()) for _ in range(2)]
+        asked = channel, "ModelInfer", infer().SerializeToString()
+        held = [call(*asked) for _ in range(2)]
         engine.wait_until(lambda engine: len(engine.held) == 2)
-        data = infer().SerializeToString()
-        assert code(channel, "ModelInfer", data) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(*asked) is grpc.StatusCode.RESOURCE_EXHAUSTED
         for future in held:
             future.cancel()
         engine.wait_until(lambda engine: len(engine.cancelled) == 2)
@@ -149,19 +146,15 @@ def test_calls_beyond_the_limit_are_refused():
 
 @pytest.mark.parametrize(
     ("limits", "method", "status"),
-    [
-        ({"token": "a"}, "ModelInfer", grpc.StatusCode.UNAUTHENTICATED),
-        ({"token": "a"}, "ModelMetadata", grpc.StatusCode.UNAUTHENTICATED),
-        ({"token": "a"}, "ModelStreamInfer", grpc.StatusCode.UNAUTHENTICATED),
-        ({"body_timeout_s": 0.2}, "ModelInfer", grpc.StatusCode.DEADLINE_EXCEEDED),
-        ({"idle_timeout_s": 0.2}, "ModelStreamInfer", grpc.StatusCode.DEADLINE_EXCEEDED),
-    ],
-)
+    [*(({"token": "a"}, method, grpc.StatusCode.UNAUTHENTICATED)
+       for method in ("ModelInfer", "ModelMetadata", "ModelStreamInfer")),
+     ({"body_timeout_s": 0.2}, "ModelInfer", grpc.StatusCode.DEADLINE_EXCEEDED),
+     ({"idle_timeout_s": 0.2}, "ModelStreamInfer", grpc.StatusCode.DEADLINE_EXCEEDED)],
+)  # fmt: skip
 def test_silent_clients_are_let_go(limits, method, status):
     """Those without a token are not even read."""
     with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
-        never = threading.Event()
-        began_s = time.monotonic()
+        never, began_s = threading.Event(), time.monotonic()
         ask = channel.stream_stream(f"/{SERVICE}/{method}")(silent(never), timeout=15)
         with pytest.raises(grpc.RpcError) as raised:
             next(ask)
@@ -187,8 +180,7 @@ def test_a_stream_that_ends_takes_all_back():
 
 
 def test_too_many_messages_at_a_time():
-    data = infer().SerializeToString()
-    engine = FakeEngine(answer=lambda call: None)
+    data, engine = infer().SerializeToString(), FakeEngine(answer=lambda call: None)
     limits = {"max_held_bytes": max(COPIES * len(data), len(binary()[0])) + 5}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
         held = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(data)
@@ -230,17 +222,13 @@ def test_a_request_has_few_fields(channel):
 
 
 def test_what_numbers_become_counts():
-    raw = infer(np.ones((1, 40_000)))
-    numbers = infer(np.ones((1, 40_000)))
+    raw, numbers = (infer(np.ones((1, 40_000))) for _ in range(2))
     del numbers.raw_input_contents[:]
     numbers.inputs[0].contents.fp32_contents.extend([1.0] * 40_000)
     enough_bytes = (COPIES + PARSED_COPIES) * 160_100
-    for held_bytes, status in (
-        (0.7 * enough_bytes, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (1.4 * enough_bytes, grpc.StatusCode.OK),
-    ):
+    for share, status in ((0.7, grpc.StatusCode.RESOURCE_EXHAUSTED), (1.4, grpc.StatusCode.OK)):
         engine = FakeEngine(served(TensorSpec((40_000,))))
-        limits = {"max_held_bytes": int(held_bytes), "max_body_bytes": 200_000}
+        limits = {"max_held_bytes": int(share * enough_bytes), "max_body_bytes": 200_000}
         with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
             assert code(channel, "ModelInfer", numbers.SerializeToString()) is status
             assert code(channel, "ModelInfer", raw.SerializeToString()) is grpc.StatusCode.OK

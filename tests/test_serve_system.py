@@ -41,12 +41,10 @@ def tasks_of(x):
 
 def asked(scenario, cores, batch, replicas):
     """Return the same allocation for each stage, within the limits."""
-    stages = []
-    for one in scenario.pipeline:
-        most = one.limits
-        held = min(cores, most.cores), min(batch, most.batch), min(replicas, most.replicas)
-        stages.append(StageAllocation(*held))
-    return Allocation(stages=tuple(stages))
+    limits = (stage.limits for stage in scenario.pipeline)
+    most = ((own.cores, own.batch, own.replicas) for own in limits)
+    held = (map(min, own, (cores, batch, replicas)) for own in most)
+    return Allocation(stages=tuple(StageAllocation(*own) for own in held))
 
 
 def client_of(scenario=ONE, *arguments, **options):
@@ -57,8 +55,7 @@ def client_of(scenario=ONE, *arguments, **options):
 @given(data=st.data(), name=st.sampled_from(list(SCENARIOS)))
 def test_each_call_ends_exactly_once(data, name):
     scenario = SCENARIOS[name]
-    stages = len(scenario.pipeline)
-    times_s = st.floats(0.0, 5.0)
+    stages, times_s = len(scenario.pipeline), st.floats(0.0, 5.0)
     crashes = st.lists(st.tuples(times_s, st.integers(0, stages - 1)), max_size=6).map(sorted)
     queue_max = data.draw(st.integers(1, 12))
     client = client_of(scenario, queue_max=queue_max, crashes=data.draw(crashes), tasks=tasks_of)
@@ -70,8 +67,7 @@ def test_each_call_ends_exactly_once(data, name):
     )
     for at_s, what, how in data.draw(st.lists(deeds, max_size=60).map(sorted)):
         client.at(at_s, getattr(client, what), how)
-    totals = dict.fromkeys(("offered", *ENDED), 0)
-    intervals = data.draw(st.integers(1, 5))
+    totals, intervals = dict.fromkeys(("offered", *ENDED), 0), data.draw(st.integers(1, 5))
     for interval in range(intervals):
         sizes = (data.draw(st.integers(1, most)) for most in (16, 16, 3))
         metrics = system.step(asked(scenario, *sizes))
@@ -166,22 +162,19 @@ def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
 def test_what_cannot_be_met_is_refused_at_once():
     """The fastest service of one request takes 26 ms here."""
     client = client_of(ONE)
-    system = client.system
-    fastest_s = float(system._arrays.models["hopeless_below_s"][0, 0])
+    fastest_s = float(client.system._arrays.models["hopeless_below_s"][0, 0])
     for at_s, budget_s in ((0.1, -1.0), (0.2, 0.9 * fastest_s), (0.3, 1.1 * fastest_s)):
         client.submit_at(at_s, budget_s)
-    metrics = system.step(Allocation(16, 1))
+    metrics = client.step(Allocation(16, 1))
     assert client.statuses == [Status.REFUSED, Status.REFUSED, Status.ANSWERED]
     assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
 
 
 def test_controllers_see_all_requests_that_arrived_those_refused_too():
-    system = served_system(ONE)
-    client = Client(system)
+    client = client_of(ONE)
     for k in range(30):
-        client.at(0.1 + 0.01 * k, client.submit, 0.5 if k % 3 == 0 else -1.0)
-    metrics = system.step(asked(ONE, 4, 4, 1))
-    view = system.view()
+        client.submit_at(0.1 + 0.01 * k, 0.5 if k % 3 == 0 else -1.0)
+    metrics, view = client.step(asked(ONE, 4, 4, 1)), client.system.view()
     assert metrics.offered == view.delays_s.size == 30
     assert view.first.arrivals.tolist() == [30]
 
@@ -208,29 +201,26 @@ def test_more_than_there_is_room_for_is_refused():
 
 def test_what_waits_longer_than_it_may_has_expired_then():
     """Not only at the end of the interval, or when a replica is idle: here there is none."""
-    client = client_of(ONE, crashes=[(0.1, 0)])
-    system = client.system
+    client, told = client_of(ONE, crashes=[(0.1, 0)]), []
     client.submit_at(0.15, 0.2)
     client.at(0.38, lambda: told.extend(client.statuses))
-    told = []
-    system.step(Allocation(16, 1))
+    client.step(Allocation(16, 1))
     assert told == [Status.EXPIRED]
-    (reply,) = next(iter(client.replies.values()))
+    ((reply,),) = client.replies.values()
     assert not reply.in_time
-    assert reply.finished_s == pytest.approx(system.stamp(0.35), abs=1e-4)
+    assert reply.finished_s == pytest.approx(client.system.stamp(0.35), abs=1e-4)
 
 
 def test_what_is_taken_back_as_it_expires_ends_once():
     """Its place in the pipeline belongs to the next call by then."""
     client = client_of(TWO, crashes=[(0.05, 0), (0.05, 0)], tasks=tasks_of)
-    system = client.system
     for _ in range(16):
         client.at(0.1, client.submit_for, 0.2)
     client.submit_at(0.1 + 0.2 + TICK_S, 30.0, 16)
-    ended = [system.step(asked(TWO, 2, 2, 2)) for _ in range(20)]
+    ended = [client.step(asked(TWO, 2, 2, 2)) for _ in range(20)]
     assert client.statuses == [Status.EXPIRED] * 16 + [Status.ANSWERED] * 16
     assert (sum(m.offered for m in ended), sum(m.dropped for m in ended)) == (32, 16)
-    assert (sum(m.cancelled for m in ended), system._env["opened"]) == (0, 0)
+    assert (sum(m.cancelled for m in ended), client.system._env["opened"]) == (0, 0)
 
 
 def test_the_place_of_what_has_just_expired_is_free():
@@ -247,12 +237,11 @@ def test_the_place_of_what_has_just_expired_is_free():
 def test_goodput_holds_under_overload():
     """Three times what all cores can serve, which is 100 a second."""
     client = client_of(ONE_CPU, QUOTA_PROFILE, queue_max=1024)
-    system = client.system
-    capacity_rps, seconds = system.spec.first.capacity_rps, 10
+    capacity_rps, seconds = client.system.spec.first.capacity_rps, 10
     times_s = np.arange(0, seconds, 1 / (3 * capacity_rps))
     for at_s in times_s.tolist():
         client.submit_at(at_s, 0.5)
-    metrics = [system.step(Allocation(16, 16)) for _ in range(seconds)]
+    metrics = [client.step(Allocation(16, 16)) for _ in range(seconds)]
     assert sum(m.on_time for m in metrics) / seconds > 0.9 * capacity_rps
     assert sum(m.late for m in metrics) < 0.02 * len(times_s)
     refused = client.statuses.count(Status.REFUSED)
@@ -264,9 +253,8 @@ def test_goodput_holds_under_overload():
 
 
 def test_memory_does_not_grow_with_time():
-    client = client_of(TWO, tasks=tasks_of)
+    client, sizes = client_of(TWO, tasks=tasks_of), set()
     system = client.system
-    sizes = set()
     for interval in range(60):
         for k in range(8):
             client.submit_at(interval + 0.1 * k, 0.5)
@@ -280,15 +268,13 @@ def test_memory_does_not_grow_with_time():
 
 def test_waiting_and_service_add_up_over_stages():
     client = client_of(TWO, tasks=tasks_of)
-    system = client.system
     client.submit_at(0.1, 5.0)
     client.submit_at(0.2, 5.0, 3)
     for _ in range(4):
-        system.step(asked(TWO, 2, 1, 1))
+        client.step(asked(TWO, 2, 1, 1))
     for ticket, (reply,) in client.replies.items():
-        began_s = 0.1 if client.inputs[ticket] == 0 else 0.2
-        took_s = reply.finished_s - system.stamp(began_s)
-        assert reply.queue_s + reply.service_s == pytest.approx(took_s)
+        began_s = client.system.stamp(0.1 if client.inputs[ticket] == 0 else 0.2)
+        assert reply.queue_s + reply.service_s == pytest.approx(reply.finished_s - began_s)
     queues_s = [reply.queue_s for (reply,) in client.replies.values()]
     assert queues_s[0] == pytest.approx(0.0, abs=1e-9)
     assert max(queues_s) > 0
@@ -308,15 +294,12 @@ def test_a_batch_leaves_out_what_it_would_make_late():
 def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more():
     """As long as all is given up because of it, no batch would tell that it is over."""
     client = client_of(ONE)
-    system = client.system
-    pace = system._slowdowns[0]
-    usual_s = float(system.spec.stages[0].latencies[0].table_s(16, 16)[0, 15])
+    usual_s = float(client.system.spec.stages[0].latencies[0].table_s(16, 16)[0, 15])
     for _ in range(100):
-        pace.add(0, 1, 16, 3 * usual_s)
+        client.system._slowdowns[0].add(0, 1, 16, 3 * usual_s)
     for second in range(12):
         client.submit_at(second + 0.5, 1.7 * usual_s)
-    for _ in range(12):
-        system.step(Allocation(16, 1))
+        client.step(Allocation(16, 1))
     assert client.statuses[0] is Status.REFUSED
     assert client.statuses[-1] is Status.ANSWERED
 
@@ -334,6 +317,12 @@ def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace():
 CALL = Call(np.zeros(1), 0.0, 1.0, 8)
 
 
+def filled_inbox(count, wake):
+    """Return an inbox with so many calls, and their tickets."""
+    inbox = Inbox(wake)
+    return inbox, [inbox.submit(CALL, lambda _: None) for _ in range(count)]
+
+
 class Interrupted(deque):
     """After something is put in, another thread does this before the first one goes on."""
 
@@ -348,10 +337,9 @@ class Interrupted(deque):
 
 def test_no_call_is_left_without_waking_the_engine():
     """Not even after one that the engine took while it was awake for another reason."""
-    system = served_system(short())
-    wakes = []
+    client, wakes = client_of(short()), []
+    system = client.system
     inbox = system.inbox = Inbox(lambda: wakes.append(1))
-    client = Client(system)
     inbox._waiting = Interrupted(lambda: system._take_in(0.0, 0.0))
     client.submit(30.0)
     assert (len(inbox), len(wakes)) == (0, 1)
@@ -363,8 +351,7 @@ def test_no_call_is_left_without_waking_the_engine():
 
 def test_the_engine_is_woken_once_for_many():
     wakes = []
-    inbox = Inbox(lambda: wakes.append(1))
-    tickets = [inbox.submit(CALL, lambda _: None) for _ in range(5)]
+    inbox, tickets = filled_inbox(5, lambda: wakes.append(1))
     assert (len(wakes), [submitted.ticket for submitted in inbox.take(3)]) == (1, tickets[:3])
     inbox.cancel(tickets[4])
     assert len(wakes) == 2
@@ -373,8 +360,7 @@ def test_the_engine_is_woken_once_for_many():
 
 
 def test_two_may_take_at_the_same_time():
-    inbox = Inbox(lambda: None)
-    tickets = [inbox.submit(CALL, lambda _: None) for _ in range(3)]
+    inbox, tickets = filled_inbox(3, lambda: None)
     first = inbox.take(3)
     assert [next(first).ticket, *(each.ticket for each in inbox.take(3))] == tickets
     assert list(first) == []

@@ -31,15 +31,13 @@ def played(system, controller):
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [
-        ({"stages": (FIRST, replace(SECOND, after=None))}, "each in one class"),
-        ({"stages": (replace(FIRST, fan_out=2), SECOND)}, "without fan_out"),
-        ({"classes": (DETECTOR,), "slo_s": 1.0}, r"'classifier', 'detector'\].*\['detector'\]"),
-        ({"stages": (FIRST, SECOND, replace(SECOND, name="c", after=("detector",)))}, "or in none"),
-        ({"classes": (DETECTOR, replace(CLASSIFIER, arrivals=None))}, "in each class or in none"),
-        ({"arrivals": replace(TWO.arrivals, rate_rps=40.0)}, "have arrivals of their own"),
-    ],
-)
+    [({"stages": (FIRST, replace(SECOND, after=None))}, "each in one class"),
+     ({"stages": (replace(FIRST, fan_out=2), SECOND)}, "without fan_out"),
+     ({"classes": (DETECTOR,), "slo_s": 1.0}, r"'classifier', 'detector'\].*\['detector'\]"),
+     ({"stages": (FIRST, SECOND, replace(SECOND, name="c", after=("detector",)))}, "or in none"),
+     ({"classes": (DETECTOR, replace(CLASSIFIER, arrivals=None))}, "in each class or in none"),
+     ({"arrivals": replace(TWO.arrivals, rate_rps=40.0)}, "have arrivals of their own")],
+)  # fmt: skip
 def test_what_is_neither_a_pipeline_nor_a_set_of_models_is_refused(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         replace(TWO, **changes)
@@ -63,8 +61,8 @@ def shared(asked, view, spec):
     """Say in plain Python what of it is given: the model under the least pressure gives up."""
     asked, rates = list(asked), []
     for stage, own in zip(view.stages, spec.models, strict=True):
-        last = stage.arrivals[-1] if len(stage.arrivals) else 0.0
-        rates.append(len(stage.queued_deadlines_s) / own.slo_s + last / own.interval_s)
+        rates.append(len(stage.queued_deadlines_s) / own.slo_s)
+        rates[-1] += sum(stage.arrivals[-1:]) / own.interval_s
 
     def less(k):
         part = "replicas" if asked[k].cores <= asked[k].replicas else "cores"
@@ -144,10 +142,11 @@ def test_what_models_measure_adds_up_and_tables_show_it(capsys, refused):
 
 
 def test_one_machine_for_both_misses_less_than_a_half_for_each():
-    whole, scenario = {"cores": 8, "replicas": 2, "batch": 4}, replace(TWO, duration_s=100.0)
-    all_cores = make_controller("static", known_controllers(), whole)
-    half_of_them = make_controller("static", known_controllers(), whole | {"cores": 4})
-    both, halves = np.zeros(2), np.zeros(2)  # violations and cores
+    scenario, own = replace(TWO, duration_s=100.0), {"replicas": 2, "batch": 4}
+    all_cores, half_of_them = (
+        make_controller("static", known_controllers(), own | {"cores": cores}) for cores in (8, 4)
+    )
+    both, halves = np.zeros((2, 2))  # violations and cores
     for seed in range(5):
         summary = played(SimulatedSystem(scenario, seed), all_cores).summary
         both += summary.violations, summary.mean_cores

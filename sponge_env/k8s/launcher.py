@@ -22,7 +22,7 @@ from sponge_env.k8s.api import STRATEGIC, Api, own_namespace, server_url
 from sponge_env.k8s.plan import Call, Pod, Want, next_calls, read_pod, resize_patch
 from sponge_env.live import wire
 from sponge_env.live.child import Job
-from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial
+from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, in_thread
 from sponge_env.live.replica import LiveConfig
 
 LOG = logging.getLogger("sponge_env")
@@ -91,10 +91,7 @@ class KubernetesLauncher(RemoteLauncher):
         super().__init__(configs, [], token)
         self._dial = partial(dial, token=token, own=self.facts)
         self.limiter, self.period_s, self.tick_s = "remote-outside", PERIOD_S, TICK_S
-        self._loops = [threading.Thread(target=loop) for loop in (self._follow, self._act)]
-        for thread in self._loops:
-            thread.daemon = True
-            thread.start()
+        self._loops = [in_thread(loop) for loop in (self._follow, self._act)]
 
     def launch(
         self, id: int, cores: float, *, stage: int = 0, node: int = 0, full_speed: bool = False
@@ -192,17 +189,7 @@ class KubernetesLauncher(RemoteLauncher):
 
     def _next_call(self) -> Call | None:
         now_s = time.monotonic()
-        self._forget_pods()
-        self._resumes_s = {key: at_s for key, at_s in self._resumes_s.items() if at_s > now_s}
-        self._wanting = [each for each in self._wanting if not each.closed]
-        unreachable = {pod for kind, pod in self._resumes_s if kind == "assign"}
-        wants = [Want(at, each.pod, each.milli) for at, each in enumerate(self._wanting)]
-        calls = next_calls(self._pods, wants, unreachable | self._retired.keys(), self._scale)
-        due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
-        return next(due, None)
-
-    def _forget_pods(self) -> None:
-        """Let go of what is kept for pods that are gone."""
+        # let go of what is kept for pods that are gone
         for gone in self._retired.keys() - self._pods.keys():
             self._retired.pop(gone).close()
         for gone in self._sent.keys() - self._pods.keys():
@@ -210,6 +197,13 @@ class KubernetesLauncher(RemoteLauncher):
         for what in list(self._trouble):
             if what[1] and what[1] not in self._pods:
                 del self._trouble[what]
+        self._resumes_s = {key: at_s for key, at_s in self._resumes_s.items() if at_s > now_s}
+        self._wanting = [each for each in self._wanting if not each.closed]
+        unreachable = {pod for kind, pod in self._resumes_s if kind == "assign"}
+        wants = [Want(at, each.pod, each.milli) for at, each in enumerate(self._wanting)]
+        calls = next_calls(self._pods, wants, unreachable | self._retired.keys(), self._scale)
+        due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
+        return next(due, None)
 
     def _pause(self, kind: str, pod: str) -> None:
         self._resumes_s[kind, pod] = time.monotonic() + RETRY_S

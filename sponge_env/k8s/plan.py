@@ -71,8 +71,7 @@ def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
     full = {pod.node for pod in pods.values() if pod.pending}
     resizes = []
     for want in wants:
-        pod = pods.get(want.pod)
-        if pod is None or not want.milli:
+        if (pod := pods.get(want.pod)) is None or not want.milli:
             continue
         milli = want.milli
         if pod.node in full:

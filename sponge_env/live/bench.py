@@ -23,14 +23,12 @@ WORK_RUNS = 8  # Minimum number of pairs of batches of each size at full speed
 PAUSED_RUNS = 20  # Pairs of batches at full speed and at a share of it
 PAUSED_SIZE = 4  # Requests in each of these
 PAUSED_SHARE = 4
-"""So many times slower they are than at full speed: pauses of half a period cost next to nothing
-here, those of three quarters 0.2 ms."""
+"""So many times slower they are: pauses of half a period cost nothing, of three quarters 0.2 ms."""
 CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if that takes longer
 MAX_RUNS = 64  # Batches of a cell per round: those of a small model take microseconds
 REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
 DISTURBED = 1.3
-"""Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
-its CPU makes it 1.6 times as much, for seconds."""
+"""Relative work from which on a batch is run again: a busy sibling CPU makes it 1.6 for seconds."""
 DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
 """Time for which disturbed batches are run again: in all, and for one cell of the grid each time,
 whose own work may be so much more under a small share. What is measured after that counts."""
@@ -124,8 +122,7 @@ class Bench(AbstractContextManager["Bench"]):
 
     def measure_grid(self, end_s: float) -> None:
         """Run batches back to back in each cell of the grid, once at least, until ``end_s``."""
-        # It goes round the grid, so that the machine's drift spreads over all cells; repeated
-        # batches come on top.
+        # It goes round the grid, so that drift spreads over all cells; repeats come on top.
         work_s, full = self.work_s(), self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)
         expected_s = {(b, c): work_s[b - 1] * full / c for c in cores for b in batches}

@@ -125,8 +125,7 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
         latency_s=tuple(map(tuple, mean_s.tolist())),
         latency=model,
         fit_error=fit_error,
-        # the scatter of latencies would count the phase of the token bucket a second time,
-        # which the simulator's quota service has by itself
+        # that of latencies would count the token bucket's phase, as the quota service does, again
         noise_quantiles=_scatter(_noise(values) for values in cpu_s.values() if len(values) > 1),
         cold_start_s=cold_start_s,
         core_unit=config.core_unit,
@@ -188,9 +187,8 @@ def calibrate_files(
     """Calibrate models with progress on the terminal, and save each profile in its file."""
     for path in files:
         check_writable(path)
-    if seconds is None:
-        seconds = SECONDS if len(files) == 1 else SEVERAL_SECONDS
-    measured = calibrate_all([*files.values()], seconds, shown=True)
+    usual_s = SECONDS if len(files) == 1 else SEVERAL_SECONDS
+    measured = calibrate_all([*files.values()], usual_s if seconds is None else seconds, shown=True)
     profiles = [
         p if p.model == LOCAL_MODEL else dataclasses.replace(p, name=path.stem)
         for path, p in zip(files, measured, strict=True)

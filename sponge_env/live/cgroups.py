@@ -22,10 +22,8 @@ WEIGHT: dict[Version, tuple[str, str]] = {1: ("cpu.shares", "262144"), 2: ("cpu.
 """File and largest value of a group's weight, its share where groups compete for a CPU. Replicas
 have the largest, so that their quota limits them and not what else runs here."""
 
-THROTTLED: dict[Version, tuple[str, float]] = {
-    1: ("throttled_time", 1e-9),
-    2: ("throttled_usec", 1e-6),
-}  # Counter of the time that a group stood stopped by its quota, and its unit in seconds
+THROTTLED = {"throttled_time": 1e-9, "throttled_usec": 1e-6}
+"""Counters of the time that a group stood stopped by its quota, and their units in seconds."""
 
 CONTROLLERS = "cgroup.controllers"
 PROC = Path("/proc/self")  # Where the kernel says what is mounted, and which groups we are in
@@ -145,8 +143,8 @@ class OutsideLimiter(CpuLimiter):
 def _throttled_s(group: Path, before_s: float) -> float:
     """Read a group's throttle counter; if there is none any more it is as before."""
     counters = dict(map(str.split, _read(group / "cpu.stat").splitlines()))
-    units = (int(counters[name]) * unit for name, unit in THROTTLED.values() if name in counters)
-    return next(units, before_s)
+    found_s = (int(counters[name]) * unit for name, unit in THROTTLED.items() if name in counters)
+    return next(found_s, before_s)
 
 
 class RunGroup:
@@ -221,8 +219,7 @@ def _leave(own: Path) -> None:
 def sweep(base: Path) -> None:
     """Remove the groups that dead runs left in a group, but none that has a process."""
     for group in base.glob("sponge-*-*"):
-        pid = group.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if (pid := group.name.split("-")[1]).isdigit() and not Path("/proc", pid).exists():
             for path in (*group.glob("replica-*"), group):
                 with contextlib.suppress(OSError):
                     path.rmdir()

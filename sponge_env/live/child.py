@@ -69,14 +69,12 @@ class Job:
         (task, task_type), (answer, answer_type) = self.inputs, self.outputs
         several = (self.max_tasks,) if self.max_tasks else ()
         answers = (self.batch_max, *several, *answer)
-        return np.dtype(
-            [
-                ("inputs", np.dtype(task_type, align=True), (self.batch_max, *task)),
-                ("counts", "int32", (self.batch_max,)),
-                ("answers", np.dtype(answer_type, align=True), answers),
-            ],
-            align=True,
-        )
+        fields = [
+            ("inputs", np.dtype(task_type, align=True), (self.batch_max, *task)),
+            ("counts", np.dtype("int32"), (self.batch_max,)),
+            ("answers", np.dtype(answer_type, align=True), answers),
+        ]
+        return np.dtype(fields, align=True)
 
     def map_tensors(self) -> Tensors:
         """Lay the tensors over the memory."""
@@ -108,8 +106,7 @@ class ModelServer:
 
     def answer(self, size: int, threads: int, variant: int = 0) -> dict[int, str]:
         """Answer the first ``size`` tasks; where the model fails, return on which, and why."""
-        # It fails on what a client sent, such as a token beyond the vocabulary. The others of its
-        # batch are answered one by one then.
+        # It fails on what a client sent, such as an unknown token; others are answered one by one.
         self._sessions[variant](threads)  # if it cannot be made, that is no task's fault
         try:
             self.run(size, threads, variant)
@@ -174,8 +171,7 @@ def main() -> None:
     failed: dict[int, str] = {}
     while True:
         os.write(job.socket, report + (json.dumps(failed).encode() if failed else b""))
-        order = os.read(job.socket, ORDER.size)
-        if not order:
+        if not (order := os.read(job.socket, ORDER.size)):
             return
         batch_id, size, threads, variant = ORDER.unpack(order)
         started_s = time.monotonic()

@@ -267,8 +267,7 @@ class Fleet:
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for node in nodes:
-            launched_s = time.monotonic()
-            if launched_s < self._resumes_s:
+            if (launched_s := time.monotonic()) < self._resumes_s:
                 return
             try:
                 replica = self._launch(self._next_id, cores, node=node, full_speed=full_speed)

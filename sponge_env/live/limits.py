@@ -183,15 +183,13 @@ def open_limits(
         return CpuLimits("none", period_s, tick_s, partial(CpuLimiter, cpus))
     if limiter != "duty-cycle":
         try:
-            hierarchy = find_hierarchy()
-            if hierarchy is None:
+            if (hierarchy := find_hierarchy()) is None:
                 reason = "no cgroup hierarchy with the cpu controller is mounted"
                 raise OSError(errno.ENODEV, reason)
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)
             try:
-                # The kernel refuses, for instance, a version 1 quota above that of a group further
-                # up, as a container may have one. So the smallest quota is tried, and one just
-                # below no limit.
+                # The kernel refuses, say, a version 1 quota above that of a group further up, as in
+                # a container. So the smallest quota is tried, and one just below no limit.
                 group.limit(total_cores, cpus)
                 with closing(group.limiter(cpus)) as tried:
                     for cores in {core_unit, min(cpus, total_cores) - core_unit}:

@@ -299,8 +299,7 @@ def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
 class RemoteLauncher(Stages):
     """Starts replicas on nodes, each where fewest cores per CPU are held. Is a ``Launcher``."""
 
-    # That a node is there and cannot be used, or that none is there, is a WorkerError; of others
-    # that are not there it warns.
+    # A node that cannot be used, or that none is there, is a WorkerError; one absent, a warning.
 
     def __init__(self, configs: Sequence[LiveConfig], nodes: Sequence[Address], token: str) -> None:
         super().__init__(configs)
@@ -334,8 +333,7 @@ class RemoteLauncher(Stages):
         """Return a replica that gets its connection later."""
         # As many nodes as the scenario's machine has are those.
         fitting = [self.nodes[node]] if len(self.nodes) == self._machine_nodes else self.nodes
-        beating = [each for each in fitting if each.beats]
-        if not beating:
+        if not (beating := [each for each in fitting if each.beats]):
             raise WorkerError(f"no node gives a sign of life: {fitting[0].error}")
         chosen = min(beating, key=self._load)
         granted_cores = float(chosen.facts["cpus"]) if full_speed else cores
@@ -351,8 +349,7 @@ class RemoteLauncher(Stages):
         self, replica: RemoteReplica, reach: Callable[[], Address], stage: int, full_speed: bool
     ) -> None:
         """Connect a replica, in a thread, to what ``reach`` returns, and watch whether it beats."""
-        # ``reach`` may take its time. Its WorkerError is the reason of the replica's death, as is
-        # whatever keeps the node from launching it.
+        # ``reach`` may take its time. Its WorkerError, or the node's, is the reason of its death.
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
         try:

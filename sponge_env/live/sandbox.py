@@ -66,8 +66,7 @@ def _longs(*values: int) -> list[ctypes.c_ulong]:
 
 def _refuse_sockets() -> None:
     """Have the kernel refuse new sockets of every family, also by way of ``io_uring``."""
-    machine = os.uname().machine
-    if machine not in SECCOMP or sys.maxsize < 1 << 32:
+    if (machine := os.uname().machine) not in SECCOMP or sys.maxsize < 1 << 32:
         return
     architecture, seccomp, socket = SECCOMP[machine]
     filters = [

@@ -24,8 +24,7 @@ _DRAWS = 1 << 16  # Requests whose samples are drawn independently
 class Stages:
     """The models of a chain's stages. Those that cannot be used are a ``ConfigError``."""
 
-    # What answers of the first stage lead to has to be what the second takes, and later stages lead
-    # to nothing but one task.
+    # The first stage's answers lead to what the second takes, those of later stages to one task.
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         names = [config.variants or (config.model,) for config in configs]

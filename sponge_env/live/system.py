@@ -211,12 +211,10 @@ class LiveSystem(System):
         # Nor is one formed while batches that hang on draining replicas have all rows.
         arrays, taken = self._arrays, self._slots.values()
         rows = range(self._replicas.shape[1])
-        row = next((row for row in rows if (k, row) not in taken), None)
-        if row is None:
+        if (row := next((row for row in rows if (k, row) not in taken), None)) is None:
             return False
         batch_max = int(arrays.stages["wanted"]["batch"][0, k])
-        count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
-        if count:
+        if count := entry.form_batch(arrays, self._metrics, k, row, batch_max):
             self._batches += 1
             self._slots[self._batches] = k, row
             of_batch = self._rows_of(k, row)

@@ -103,8 +103,7 @@ class Layout:
 class Link:
     """The frames of a connection, which there may not be yet; its end is an ``OSError``."""
 
-    # Nothing waits. ``room`` returns the memory for the body of a frame, and has to be of its
-    # length.
+    # Nothing waits. ``room`` returns memory of the right length for the body of a frame.
 
     def __init__(self, epoll: select.epoll, room: Callable[[Frame], memoryview]) -> None:
         self.sock: socket.socket | None = None
@@ -139,8 +138,7 @@ class Link:
                     sent -= len(self.backlog.popleft())
                 if sent:
                     self.backlog[0] = self.backlog[0][sent:]
-        mask = select.EPOLLIN | (select.EPOLLOUT if self.backlog else 0)
-        if mask != self._mask:
+        if (mask := select.EPOLLIN | (select.EPOLLOUT if self.backlog else 0)) != self._mask:
             self._epoll.modify(self.sock, mask)
             self._mask = mask
 
@@ -188,8 +186,7 @@ def authenticate(sock: socket.socket, token: str, side: bytes, until_s: float) -
     """Have both sides prove that they know the token, the front end first, or raise ``OSError``."""
     own = secrets.token_bytes(NONCE_BYTES)
     sock.sendall(GREETING + own)
-    found = read_exactly(sock, len(GREETING) + NONCE_BYTES, until_s)
-    if not found.startswith(GREETING):
+    if not (found := read_exactly(sock, len(GREETING) + NONCE_BYTES, until_s)).startswith(GREETING):
         raise WireError("it is no 'sponge replica', or one of another version")
     other = found[len(GREETING) :]
     nonces = own + other if side == FRONT_END else other + own

@@ -145,8 +145,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica of its stage with the lowest id."""
-        fleet = self._fleets[batch.stage]
-        if not fleet.idle:
+        if not (fleet := self._fleets[batch.stage]).idle:
             raise RuntimeError("no replica is idle")
         fleet.start(batch, self._handover.take(batch))
 
@@ -205,9 +204,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def status(self, stage: int = 0) -> WorkerStatus:
         """Return the state of a stage's replicas and the counters up to now."""
-        # Cores in use are the CPU time of all replicas until now, that of running batches, of
-        # messages and of cold starts included; ``cpu_s`` counts batches when they end, with the
-        # handling of their messages.
+        # Cores in use are the CPU time of all replicas until now, with running batches, messages
+        # and cold starts; ``cpu_s`` counts batches when they end, with their messages.
         self._charge()
         fleet = self._fleets[stage]
         core_unit = fleet.config.core_unit
@@ -285,8 +283,7 @@ class Handover:
         running = self._running[batch.id] = []
         for request in batch.requests:
             kept = self._requests[request]
-            waiting = kept.waiting[batch.stage]
-            if not waiting:
+            if not (waiting := kept.waiting[batch.stage]):
                 waiting.append((0, self._launcher.sample(request, batch.stage)))
                 kept.is_sample = True
             running.append((kept, waiting.pop(0)))
@@ -302,12 +299,10 @@ class Handover:
     ) -> tuple[int, ...]:
         """Leave a batch's answers for the next stage; return how many tasks each leads to."""
         # They are stacks of inputs; there are none where answers lead to nothing that is known. The
-        # last stage's are kept until they are taken. That a model ``failed``, take_answers says; if
-        # it did on a sample, that is a WorkerError.
+        # last stage's are kept until taken. What ``failed``, take_answers says; a sample may not.
         last = batch.stage >= self._final
         for place, reason in (failed or {}).items():
-            kept = self._running[batch.id][place][0]
-            if kept.is_sample:
+            if (kept := self._running[batch.id][place][0]).is_sample:
                 raise WorkerError(f"the model fails on its samples: {reason}")
             kept.failed = reason
         # without answers there is nothing to keep
@@ -321,8 +316,7 @@ class Handover:
 
     def take_answers(self, request: int) -> list[Tensor]:
         """Return what the last stage answered to a request's tasks, or raise ``ModelError``."""
-        kept = self._requests.get(request)
-        if kept is None:
+        if (kept := self._requests.get(request)) is None:
             return []
         if kept.failed:
             raise ModelError(kept.failed)

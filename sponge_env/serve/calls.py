@@ -118,8 +118,7 @@ class RowTable:
         calls = []
         for row in self._batches.pop(batch):
             self._tasks[row] -= 1
-            call = self._calls[row]
-            if call is not None:
+            if (call := self._calls[row]) is not None:
                 calls.append(call)
             elif not self._tasks[row]:
                 self._free.append(row)
@@ -127,8 +126,7 @@ class RowTable:
 
     def close(self, row: int) -> OpenCall | None:
         """End the call that has a row, and return it; None for a call that was refused."""
-        call = self._calls[row]
-        if call is not None:
+        if (call := self._calls[row]) is not None:
             self._calls[row] = None
             if not self._tasks[row]:
                 self._free.append(row)

@@ -215,18 +215,18 @@ class ServingEngine:
         return Allocation(stages=view.allocation.stages, feasible=False), took_s
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
-        stages = view.allocation.stages
+        cores, batch, replicas, chosen = zip(*view.allocation.stages, strict=True)
         budgets_s = view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s
         return Snapshot(
             now_s=view.now_s,
             agent=self._decider.agent,
             last=view.last,
-            cores=tuple(stage.cores for stage in stages),
-            replicas=tuple(stage.replicas for stage in stages),
-            batch=tuple(stage.batch for stage in stages),
+            cores=cores,
+            replicas=replicas,
+            batch=batch,
             variant=tuple(
-                own[stage.variant] if stage.variant >= 0 else ""
-                for own, stage in zip(self._system.variants, stages, strict=True)
+                own[k] if k >= 0 else ""
+                for own, k in zip(self._system.variants, chosen, strict=True)
             ),
             queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
             budgets_s=tuple(budgets_s.tolist()),
@@ -262,8 +262,7 @@ class Decider:
 
     def decide(self, view: SystemView) -> Decision | None:
         """Return its decision about a view if it comes soon, else about an earlier one, or None."""
-        # None while it is still busy. A controller that took long the last time is not waited for:
-        # each of its decisions comes into force an interval later.
+        # None while it is still busy. One that took long is not waited for: it is an interval late.
         if self._thread.ident is None:
             self._thread.start()
         late = self._take(0.0)

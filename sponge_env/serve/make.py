@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sponge_env.env.factory import check_live, ensure_profile, real_configs
@@ -56,7 +57,7 @@ def make_engine(
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # an error is raised before anything starts
     outputs = models[-1][0].outputs
-    start = _starter(profiles, limiter)
+    start = partial(_start, profiles, limiter)
     system = ServedSystem(scenario, start, profile, outputs=outputs, queue_max=queue_max)
     spec, names = system.spec, [stage.name for stage in scenario.pipeline]
     served = [
@@ -113,16 +114,11 @@ def check_stage_inputs(scenario: Scenario, max_tasks: Sequence[int]) -> None:
             )
 
 
-def _starter(
-    profiles: Sequence[Sequence[Profile]], limiter: Limiter
-) -> Callable[[SystemSpec], LiveWorker]:
-    def start(spec: SystemSpec) -> LiveWorker:
-        timed = []
-        for config, own in zip(real_configs(spec, profiles, limiter), profiles, strict=True):
-            shape = config.batch_max, config.cores_max
-            slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in own)
-            timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)
-            timed.append(replace(config, batch_timeout_s=timeout_s))
-        return LiveWorker(*timed)
-
-    return start
+def _start(profiles: Sequence[Sequence[Profile]], limiter: Limiter, spec: SystemSpec) -> LiveWorker:
+    timed = []
+    for config, own in zip(real_configs(spec, profiles, limiter), profiles, strict=True):
+        shape = config.batch_max, config.cores_max
+        slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in own)
+        timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)
+        timed.append(replace(config, batch_timeout_s=timeout_s))
+    return LiveWorker(*timed)

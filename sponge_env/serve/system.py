@@ -45,12 +45,10 @@ MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calcul
 MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
 
 _STATUS: dict[int, Status] = {
-    Outcome.ON_TIME: Status.ANSWERED,
-    Outcome.LATE: Status.ANSWERED,
-    Outcome.DROPPED: Status.EXPIRED,
-    Outcome.FAILED: Status.FAILED,
+    Outcome.ON_TIME: Status.ANSWERED, Outcome.LATE: Status.ANSWERED,
+    Outcome.DROPPED: Status.EXPIRED, Outcome.FAILED: Status.FAILED,
     Outcome.CANCELLED: Status.CANCELLED,
-}
+}  # fmt: skip
 _COLUMNS = LEDGER_ROW.names or ()
 _ROW, _OUTCOME, _FINISHED = map(_COLUMNS.index, ("row", "outcome", "finished_s"))
 
@@ -104,9 +102,8 @@ class ServedSystem(LiveSystem):
         queue_max: int = 1024,
     ) -> None:
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
-        # Its traffic is not drawn. There are never more than ``queue_max`` requests in the system;
-        # the others are refused. The last stage's ``outputs`` are needed where a request may have
-        # no task there.
+        # Its traffic is not drawn. There are never more than ``queue_max`` requests; others are
+        # refused. The last stage's ``outputs`` are needed where a request may have no task there.
         self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
@@ -238,8 +235,7 @@ class ServedSystem(LiveSystem):
                     super()._wait(-math.inf)
                     if not (self._by_ticket or self.inbox or self._closing_s < math.inf):
                         return True  # all are answered: the ledger is read when something comes
-                next_s = self._advance(self._ended_s)
-                if next_s is None or next_s < self._next_s:
+                if (next_s := self._advance(self._ended_s)) is None or next_s < self._next_s:
                     self.turn.notify()
         except Exception as error:
             self._error, self.lent = error, False
@@ -316,8 +312,7 @@ class ServedSystem(LiveSystem):
         batch = completion.batch
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
         stages = self._arrays.stages[0]
-        # Where no other waits for the replica: before the accounts, which take as long as the
-        # answer.
+        # Where no other waits for the replica: before the accounts, which take as long.
         at_once = completion.ok and len(stages) == 1 and bool(stages["tail"] <= stages["head"])
         for call in self._table.end(batch.id):
             call.add_batch(completion)
@@ -334,8 +329,7 @@ class ServedSystem(LiveSystem):
         self._waiting |= batch.stage + 1 < len(self.spec.stages) or not completion.ok
 
     def _look(self) -> None:
-        ended = int(self._env["ended"])
-        if not ended:
+        if not (ended := int(self._env["ended"])):
             return
         rows = self._arrays.ledger[0, :ended].tolist()
         self._past += rows
@@ -366,8 +360,7 @@ class ServedSystem(LiveSystem):
         return Reply(status, output, *times_s, *last, in_time=in_time, reason=reason)
 
     def _output(self, ticket: int) -> NDArray[Any]:
-        answers = self.worker.take_answers(ticket)
-        if not answers:
+        if not (answers := self.worker.take_answers(ticket)):
             return np.zeros((0, *self._outputs.shape), self._outputs.element)
         return answers[0][np.newaxis] if len(answers) == 1 else np.stack(answers)
 

@@ -30,8 +30,7 @@ LOG = logging.getLogger("sponge_env")
 
 SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
-"""Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
-go, and may hold many small requests."""
+"""Read at once where a request begins, and of a body of unknown size; all of it is then parsed."""
 LOOK_S = 0.05  # Interval of looks for what takes too long
 LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
@@ -248,8 +247,7 @@ class Connection(asyncio.BufferedProtocol):
             self._health_only = len(self.server.open) > self.server.options.max_connections
             if self._health_only:
                 raise WireError("too many connections", 503)
-        size = int(request.headers.get(b"content-length", b"0"))
-        if size > max_bytes:
+        if (size := int(request.headers.get(b"content-length", b"0"))) > max_bytes:
             request.fail(messages.too_large(max_bytes))
         elif size:
             request.allocate(size, self.server.memory)
@@ -390,8 +388,7 @@ class Connection(asyncio.BufferedProtocol):
         self.server.rejected(refusal.status)
         self._refusal = refusal
         self.due_s = math.inf
-        request = self._arriving
-        if request is not None and not request.answered:
+        if (request := self._arriving) is not None and not request.answered:
             if request is self._running:
                 self._cancel()
                 self._running = None

@@ -28,9 +28,8 @@ HEAD = b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\
 PHRASES = {499: b"Cancelled"} | {status.value: status.phrase.encode() for status in HTTPStatus}
 CLOSE = (b"connection", b"close")
 
-_WINDOW_BITS = {
-    "gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS,
-}  # fmt: skip
+_GZIP = zlib.MAX_WBITS | 16
+_WINDOW_BITS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 COMPRESSION_LEVEL = 1  # Tensors hardly shrink more at higher levels
 
 
@@ -182,8 +181,7 @@ def too_large(max_bytes: int) -> WireError:
 
 def decompress(body: Buffer, encoding: str, max_bytes: int) -> Buffer:
     """Return a body unpacked, never more than ``max_bytes`` of it, or raise a WireError."""
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
+    if (encoding := encoding.strip().lower()) in ("", "identity"):
         return body
     if encoding not in _WINDOW_BITS:
         raise WireError(f"Content-Encoding must be gzip or deflate, not {brief(encoding)}", 415)

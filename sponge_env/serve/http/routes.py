@@ -62,12 +62,10 @@ class HttpFront:
         return await self._answer(get, parts, request)
 
     def _resource(self, request: Request) -> Response:
-        resource = self._resources[request.path]
-        if not resource.open:
+        if not (resource := self._resources[request.path]).open:
             self._front.check_token(request.headers)
-        headers = [(name.encode(), value.encode()) for name, value in resource.headers.items()]
-        body = resource.make(request.query)
-        return Response(body, 200, resource.content_type.encode(), tuple(headers))
+        headers = tuple((name.encode(), v.encode()) for name, v in resource.headers.items())
+        return Response(resource.make(request.query), 200, resource.content_type.encode(), headers)
 
     async def _answer(self, get: bool, parts: list[str], request: Request) -> Response:
         front = self._front
@@ -135,8 +133,7 @@ class HttpFront:
         """Return a body, unpacked, and its size as it was sent."""
         max_bytes = self._front.options.max_body_bytes
         body = await request.body()
-        encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
-        if not encoding:
+        if not (encoding := request.headers.get(b"content-encoding", b"").decode("latin-1")):
             return body, len(body)
         # in a thread by the largest size: a small body may become a large one
         unpacked = await run_in_thread(max_bytes, messages.decompress, body, encoding, max_bytes)

@@ -61,8 +61,7 @@ class AnswerParser:
 
     def on_message_complete(self) -> None:
         """Finish an answer."""
-        status = self._parser.get_status_code()
-        if status >= 200:
+        if (status := self._parser.get_status_code()) >= 200:
             self.answers.append(Answer(status, self._headers, bytes(self._body)))
             self.keep_alive = self._parser.should_keep_alive()
         self._headers, self._body = {}, bytearray()

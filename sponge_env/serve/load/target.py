@@ -59,8 +59,7 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
 
 def sample_inputs(model: str, inputs: TensorSpec) -> list[dict[str, NDArray[Any]]]:
     """Return tensors to send in turn, by name; no model's weights are needed."""
-    # They are images of text for our pipeline that reads, photographs for a model that takes
-    # images, else random numbers.
+    # Images of text for our pipeline that reads, photographs for others of images, or numbers.
     model_of: Model = OnnxModel("", inputs, TensorSpec(()))
     if not all(importlib.util.find_spec(name) for name in ("PIL", "matplotlib")):
         samples = Model.samples(model_of)
@@ -88,7 +87,7 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
 def _inputs(model: str, metadata: Mapping[str, Any]) -> TensorSpec:
     """Return a model's inputs, by what it says of itself."""
     tensors = []
-    try:
+    with suppress(KeyError, TypeError, ValueError):
         for tensor in metadata["inputs"]:
             batch, *sizes = map(int, tensor["shape"])
             if batch in (-1, 1) and min(sizes, default=1) >= 1:
@@ -96,8 +95,6 @@ def _inputs(model: str, metadata: Mapping[str, Any]) -> TensorSpec:
                 tensors.append(TensorSpec(tuple(sizes), dtype, str(tensor["name"])))
         if 0 < len(tensors) == len(metadata["inputs"]):
             return record(*tensors)
-    except (KeyError, TypeError, ValueError):
-        pass
     raise ConfigError(
         f"{model} cannot be loaded: of its tensors all axes except the first (the batch) must be "
         f"fixed, but its metadata say {reprlib.repr(metadata)}"

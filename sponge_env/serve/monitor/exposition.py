@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,10 +53,10 @@ def _counted_families(
     latency = "End-to-end latency of answers, from when the client sent the request."
     share = "Latency of answers relative to the SLO of each call; 1 is the deadline."
     for name, text, of in (
-        ("latency_seconds", latency, attrgetter("latency")),
-        ("slo_used_ratio", share, attrgetter("slo_used")),
+        ("latency_seconds", latency, "latency"),
+        ("slo_used_ratio", share, "slo_used"),
     ):
-        rows = [([model], *_buckets(of(each))) for model, each in models.items()]
+        rows = [([model], *_buckets(getattr(each, of))) for model, each in models.items()]
         yield _labelled(_Histogram, name, text, ["model"], rows)
     sizes = [row for each in models.values() for row in _batch_sizes(each)]
     text = "Size of the batches that ended with answers."

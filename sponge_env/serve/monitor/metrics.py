@@ -115,15 +115,11 @@ class ServerMetrics:
             self.input.add(input_s)
             self.output.add(output_s)
 
-    def clamped(self) -> None:
-        """Count a client's clock that cannot be right."""
+    def count_odd(self, clocks: int = 0, not_finite: int = 0) -> None:
+        """Count clients' clocks that cannot be right, and requests that hold NaN or infinity."""
         with self.lock:
-            self.clamped_clocks += 1
-
-    def found_not_finite(self) -> None:
-        """Count a request that holds NaN or infinity."""
-        with self.lock:
-            self.not_finite += 1
+            self.clamped_clocks += clocks
+            self.not_finite += not_finite
 
     def take(self, snapshot: Snapshot) -> bool:
         """Count the interval of a snapshot; return False where it has been counted already."""

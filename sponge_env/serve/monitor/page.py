@@ -63,8 +63,8 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> dict[str, Any]:
     point = {
         "t": now.now_s,
         "ended": [ended[name] for name in OUTCOMES],
-        "p50": _known_s(last.latency_p50_s),
-        "p99": _known_s(last.latency_p99_s),
+        "p50": last.latency_p50_s,
+        "p99": last.latency_p99_s,
         "held": last.cores,
         "used": last.cores * last.utilisation,
         "cores": stages_cores or [last.cores],
@@ -76,11 +76,8 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> dict[str, Any]:
         "agent": now.agent,
         "variant": now.variant,
     }
+    point |= {name: NEVER for name in ("p50", "p99") if point[name] == math.inf}
     return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
-
-
-def _known_s(latency_s: float) -> float:
-    return NEVER if latency_s == math.inf else latency_s
 
 
 @contextmanager
@@ -94,14 +91,14 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     # made once a second, whoever asks
     text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))
     whole = lru_cache(maxsize=1)(lambda second: state(engine, history))
-    html = "text/html; charset=utf-8"
+
+    def told(query: str) -> bytes:
+        return state(engine, history, since(query)) if query else whole(int(time.monotonic()))
+
     resources = {
         "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text(int(time.monotonic()))),
-        "/state": Resource(
-            "application/json",
-            lambda q: state(engine, history, since(q)) if q else whole(int(time.monotonic())),
-        ),
-        "/": Resource(html, lambda _: page(), page_headers(), open=True),
+        "/state": Resource("application/json", told),
+        "/": Resource("text/html; charset=utf-8", lambda _: page(), page_headers(), open=True),
     }
     with watched(engine, history):
         yield metrics, resources

@@ -45,9 +45,7 @@ _CONTENTS = {  # Field that holds values of a datatype; FP16 has none and is sen
     **{"INT64": "int64_contents", "UINT64": "uint64_contents", "BYTES": "bytes_contents"},
 }
 
-_KINDS = {
-    bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param",
-}  # fmt: skip
+_KINDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 """Field of an answer's parameter of each type."""
 
 VARINT, LENGTH_DELIMITED = 0, 2  # Types on the wire of integers, and of texts, bytes and messages
@@ -84,8 +82,7 @@ def parsed_bytes(data: bytes) -> int:
 def _field_end(data: bytes, at: int) -> int:
     """Return where a field ends that begins somewhere; one without an end, beyond the message."""
     tag, after = _varint(data, at)
-    kind = tag & 7
-    if kind == LENGTH_DELIMITED:
+    if (kind := tag & 7) == LENGTH_DELIMITED:
         length, after = _varint(data, after)
         return after + length
     if kind == VARINT:
@@ -128,9 +125,7 @@ def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     if size is None:
         data = {"data": list(getattr(tensor.contents, field)) if field else []}
     return {
-        "name": tensor.name,
-        "datatype": tensor.datatype,
-        "shape": list(tensor.shape),
+        **{"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)},
         "parameters": {**dict.fromkeys(tensor.parameters, True), "binary_data_size": size},
         **data,
     }

@@ -31,8 +31,7 @@ PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn 
 COPIES = 2  # Of a message in memory: as it came, and what was read from it
 PARSED_COPIES = 32  # Of what is parsed number by number: a byte may become a number in a list
 OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
-# Without a token for this machine only
-LOCAL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload")
+LOCAL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload")  # Only from here without a token
 HEAD_BYTES = 2**16  # Of a message beside its tensor
 STREAM_REQUESTS = 64  # Requests of one stream at a time
 
@@ -88,11 +87,9 @@ class RpcFront:
             "RepositoryModelLoad": lambda front, request: front.switch(request.model_name, True),
             "RepositoryModelUnload": lambda front, request: front.switch(request.model_name, False),
         }
-        handlers: dict[str, Any] = {
-            name: self._unary(self._describing(name, make), name)
-            for name, make in described.items()
-        }
-        handlers["ModelInfer"] = self._unary(self._infer, "ModelInfer")
+        works = {name: self._describing(name, make) for name, make in described.items()}
+        works["ModelInfer"] = self._infer
+        handlers: dict[str, Any] = {name: self._unary(work, name) for name, work in works.items()}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(codec.SERVICE, handlers)
 
@@ -110,8 +107,7 @@ class RpcFront:
                 if name in LOCAL_METHODS and self._front.options.token is None:
                     check_from_here(context.peer(), headers)
                 timeout_s = self._front.options.body_timeout_s
-                data = await receive(context, timeout_s, self._reading)
-                if data is None:
+                if (data := await receive(context, timeout_s, self._reading)) is None:
                     raise WireError("the call has no message")
                 with self._front.memory.holding(COPIES * len(data)):
                     response = await work(data, headers, began_s, context.time_remaining())
@@ -119,7 +115,7 @@ class RpcFront:
                 await self._abort(context, error, trace)
             if trace:  # not sooner: a call whose answer has begun is not tried again
                 await context.send_initial_metadata(trace)
-            return _serialized(response)
+            return bytes(response.SerializeToString())
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
@@ -206,7 +202,7 @@ class RpcFront:
         except WireError as error:
             self._front.count_rejected(error)
             values = {"error_message": error.sentence}
-        return _serialized(MESSAGES["ModelStreamInferResponse"](**values))
+        return bytes(MESSAGES["ModelStreamInferResponse"](**values).SerializeToString())
 
     async def _abort(
         self, context: Context, error: WireError, metadata: tuple[tuple[str, str], ...] = ()
@@ -243,8 +239,3 @@ def headers_of(context: Context) -> dict[bytes, bytes]:
     pairs = context.invocation_metadata() or ()
     texts = ((key, value.encode() if isinstance(value, str) else value) for key, value in pairs)
     return {key.lower().encode(): value for key, value in texts}
-
-
-def _serialized(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data

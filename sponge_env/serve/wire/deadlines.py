@@ -6,6 +6,7 @@ the deadline of gRPC, the server's default. A client's clock counts as long as i
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,20 +53,16 @@ def request_deadline(
     began_s, sent_ms = arrival.began_s, value("sent_at_ms", b"x-sent-at-ms")
     stated_s, sent_clamped = _clock_s("sent_at_ms", sent_ms, arrival, began_s + CLOCK_SLACK_S)
     sent_s = began_s if stated_s is None else min(stated_s, began_s)
-    slo_s = _span_s("slo_ms", value("slo_ms", b"x-slo-ms"), 1e-3)
-    if slo_s is not None:
+    if (slo_s := _span_s("slo_ms", value("slo_ms", b"x-slo-ms"), 1e-3)) is not None:
         return Deadline(sent_s, sent_s + slo_s, sent_clamped)
     due_ms, latest_s = value("deadline_ms", b"x-deadline-ms"), arrival.arrived_s + MAX_SLO_S
     due_s, due_clamped = _clock_s("x-deadline-ms", due_ms, arrival, latest_s)
     if due_s is None:
-        timeout, remaining_s = parameters.get("timeout"), arrival.grpc_remaining_s
+        timeout, due_s = parameters.get("timeout"), sent_s + arrival.default_slo_s
         timeout_s = None if timeout == 0 else _span_s("timeout", timeout, 1e-6)  # 0 is none
-        if timeout_s is not None:
-            due_s = arrival.arrived_s + timeout_s
-        elif remaining_s is not None:
-            due_s = arrival.arrived_s + min(remaining_s, MAX_SLO_S)
-        else:
-            due_s = sent_s + arrival.default_slo_s
+        left_s = arrival.grpc_remaining_s if timeout_s is None else timeout_s
+        if left_s is not None:
+            due_s = arrival.arrived_s + min(left_s, MAX_SLO_S)
     return Deadline(sent_s, due_s, sent_clamped or due_clamped)
 
 
@@ -74,17 +71,14 @@ def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float | str | bytes) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError, OverflowError):
             return float(value)
-        except (ValueError, OverflowError):
-            pass
     raise WireError(f"{name} must be a number, not {brief(value)}")
 
 
 def _span_s(name: str, value: Any, unit_s: float) -> float | None:
     """Return a positive span of time, at most :data:`MAX_SLO_S`."""
-    number = _number(name, value)
-    if number is None:
+    if (number := _number(name, value)) is None:
         return None
     if not (math.isfinite(number) and number > 0):
         raise WireError(f"{name} must be a positive number, not {brief(value)}")
@@ -94,8 +88,7 @@ def _span_s(name: str, value: Any, unit_s: float) -> float | None:
 def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[float | None, bool]:
     """Return a time of the client's clock, if it is right, and whether it is wrong."""
     # A deadline that has just passed counts: the request has expired.
-    number = _number(name, value)
-    if number is None:
+    if (number := _number(name, value)) is None:
         return None, False
     time_s = arrival.arrived_s + (number * 1e-3 - arrival.unix_s)
     wrong = not arrival.began_s - MAX_AGE_S <= time_s <= latest_s

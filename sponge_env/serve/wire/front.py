@@ -70,8 +70,7 @@ class Front:
 
     def of(self, name: str, version: str = "", loaded: bool = True) -> "Front":
         """Return the front of a model that is there, in any version if empty, or a WireError."""
-        front = self.fronts.get(name)
-        if front is None:
+        if (front := self.fronts.get(name)) is None:
             known = ", ".join(map(repr, self.fronts))
             raise WireError(f"there is no model {brief(name)}; it is {known}", 404)
         if version not in ("", VERSION):
@@ -107,9 +106,7 @@ class Front:
             return {"name": name, "datatype": datatype(tensor.dtype), "shape": [-1, *tensor.shape]}
 
         return {
-            "name": self.served.name,
-            "versions": [VERSION],
-            "platform": PLATFORM,
+            **{"name": self.served.name, "versions": [VERSION], "platform": PLATFORM},
             "inputs": [described(each.name, each) for each in self.served.inputs.tensors],
             "outputs": [described(*each) for each in output_tensors(self.served).items()],
         }
@@ -160,12 +157,10 @@ class Front:
         """Return a request's outputs, and what its answer tells of them, or raise a WireError."""
         # Cancelling this cancels the request in the engine.
         deadline = request_deadline(request.parameters, headers, arrival)
-        if deadline.clamped:
-            self.all_metrics.clamped()
-        if not request.finite:
-            self.all_metrics.found_not_finite()
-            if self.options.refuse_nan:
-                raise WireError("a number in the request is NaN or infinite")
+        if deadline.clamped or not request.finite:
+            self.all_metrics.count_odd(deadline.clamped, not request.finite)
+        if self.options.refuse_nan and not request.finite:
+            raise WireError("a number in the request is NaN or infinite")
         if request.rows.flags.owndata:  # not a view on the body, which is counted
             self.memory.keep(request.rows)
         share = payload_bytes // len(request.rows)
@@ -179,8 +174,7 @@ class Front:
         except WireError as error:
             age_s = arrival.began_s - min(deadline.sent_s, deadline.due_s)
             if error.ended is Status.REFUSED and age_s >= DOUBTED_AGE_S:
-                if not deadline.clamped:
-                    self.all_metrics.clamped()
+                self.all_metrics.count_odd(not deadline.clamped)
                 error.sentence = f"refused: {age_s:.1f} s old by the client's clock; is it behind?"
             raise
 
@@ -288,7 +282,5 @@ def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
         "deadline_met": all(reply.in_time for reply in replies),
         "queue_ms": round(max(reply.queue_s for reply in replies) * 1000, 3),
         "service_ms": round(max(reply.service_s for reply in replies) * 1000, 3),
-        "batch": slowest.batch,
-        "cores": slowest.cores,
-        "variant": slowest.variant,
+        **{"batch": slowest.batch, "cores": slowest.cores, "variant": slowest.variant},
     }

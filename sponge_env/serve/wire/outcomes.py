@@ -21,17 +21,11 @@ class WireError(Exception):
 
 
 GRPC_CODES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    413: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}  # Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED", 413: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+"""Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though."""
 
 MAX_RETRY_S = 3600.0
 _REASONS = {  # HTTP status and sentence; the worst first

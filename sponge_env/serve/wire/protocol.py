@@ -61,8 +61,7 @@ def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) ->
     """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON; else a WireError."""
     view = memoryview(body)
     key = bytes(view[:size]) if size <= KNOWN_BYTES else b"", len(body), max_rows
-    known = served.known.get(key)
-    if known is not None:
+    if (known := served.known.get(key)) is not None:
         rows = wire.from_bytes(view[size:], len(known.rows), served.inputs)
         return InferRequest(rows, known.outputs, known.id, known.parameters, wire.is_finite(rows))
     request = make_request(read_json(view[:size]), view[size:], served, max_rows)

@@ -19,8 +19,7 @@ LARGE_BYTES = 2**16
 """From this size on, what is parsed, written or unpacked number by number goes to a thread: JSON of
 this size takes about 2 ms, the way to a thread and back 0.1 ms."""
 READER = ThreadPoolExecutor(1, "sponge-reader")
-"""Parses large data, one after the other: parsing blocks all other Python threads for milliseconds
-at a time, so two at once are worse."""
+"""Parses large data, one after the other: that blocks all other Python threads for milliseconds."""
 
 
 class Memory:

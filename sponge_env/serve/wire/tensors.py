@@ -15,13 +15,10 @@ from sponge_env.serve.wire.outcomes import WireError
 
 Buffer = bytes | bytearray | memoryview
 
-DATATYPES = {  # The protocol's name of each NumPy type
-    dtype: dtype.upper().replace("FLOAT", "FP")
-    for dtype in (
-        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-        *("float16", "float32", "float64"),
-    )
-}
+_INTEGERS = [f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)]
+_NUMPY = ("bool", *_INTEGERS, "float16", "float32", "float64")
+DATATYPES = {dtype: dtype.upper().replace("FLOAT", "FP") for dtype in _NUMPY}
+"""The protocol's name of each NumPy type."""
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"BYTES": TEXT}
 """NumPy's name of each of the protocol's types that have one."""
 _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int), "S": (str, bytes)}
