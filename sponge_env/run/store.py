@@ -77,7 +77,7 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     # What is as by default is left out, so that a further key changes no fingerprint.
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
-    new = {"stage": "", "arrivals": None}  # since version 1.1
+    new = {"stage": "", "arrivals": None}  # since version 1.0
     for kind in data["classes"]:
         list(map(kind.pop, [key for key in new if kind[key] == new[key]]))
         if (own := kind.get("arrivals")) and own["file"] is not None:
