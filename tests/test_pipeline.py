@@ -121,7 +121,8 @@ def episodes(draw):
         names = draw(st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3))
         tasks = draw(st.sampled_from([(1.0,), (0.0, 1.0), (0.3, 0.4, 0.3), (0.0, 0.0, 0.0, 1.0)]))
         if shape == "set of models":
-            own = 1.0 + k, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals
+            share = 1.0 if arrivals else 1.0 + k
+            own = share, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals
             kinds.append(config.RequestClass(*own))
             tasks = ()
         more = {"after": after if k else None, "fan_out_shares": tasks if len(tasks) > 1 else ()}
@@ -129,7 +130,8 @@ def episodes(draw):
         stages.append(stage("abcd"[k], *names, **more, initial=initial))
     drop = draw(st.sampled_from(["none", "expired", "unmeetable"]))
     serving = config.Serving(drop, draw(st.sampled_from(["edf", "fifo"])))
-    more = {"arrivals": config.Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0])))}
+    rate_rps = 20.0 if kinds and arrivals else draw(st.sampled_from([4.0, 20.0]))
+    more = {"arrivals": config.Arrivals(rate_rps=rate_rps)}
     scenario = pipeline(*stages, serving=serving, slo_s=slo_s, classes=tuple(kinds), **more)
     plan = [[draw(_allocations(each)) for each in stages] for _ in range(3)]
     return scenario, plan, draw(st.integers(0, 1000))
