@@ -206,6 +206,16 @@ def test_more_than_there_is_room_for_is_refused():
     assert client.system._metrics["overflowed"][0] == 0
 
 
+def test_a_model_s_backlog_takes_no_room_from_another():
+    client = client_of(MODELS, queue_max=4)
+    for budget_s in (60.0, -1.0) * 8 + (60.0, 5.0):
+        client.submit_at(0.1, budget_s)
+    client.step(asked(MODELS, 4, 1, 1))
+    *others, (last,) = client.replies.values()
+    assert (last.status, len(replies_of(client, Status.REFUSED))) == (Status.ANSWERED, 8 + 5)
+    assert all(told[0].status is Status.REFUSED for told in others[8::2])
+
+
 def test_what_waits_longer_than_it_may_has_expired_then():
     """Not only at the end of the interval, or when a replica is idle: here there is none."""
     client = client_of(ONE, crashes=[(0.1, 0)])

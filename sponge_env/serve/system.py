@@ -104,11 +104,11 @@ class ServedSystem(LiveSystem):
         queue_max: int = 1024,
     ) -> None:
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
-        # Its traffic is not drawn. There are never more than ``queue_max`` requests in the system;
-        # the others are refused. The last stage's ``outputs`` are needed where a request may have
+        # Its traffic is not drawn. There are never more than ``queue_max`` requests of a model in
+        # the system; the others are refused. The last stage's ``outputs`` are needed where a request may have
         # no task there.
-        self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
-        self._table = RowTable(queue_max)  # Rows of ``requests``
+        self._outputs = outputs or TensorSpec(())
+        self._table = RowTable(queue_max, max(1, len(scenario.models)))  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
         self._arriving: list[tuple[float, float, int]] = []  # Delay, budget and stage of calls
@@ -130,12 +130,12 @@ class ServedSystem(LiveSystem):
         self.inbox = Inbox(self.worker.wake)
 
     def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
-        room = setup.room
-        room.hold(self.spec, self._queue_max + 1)
-        room.ledger = 2 * self._queue_max + MAX_AT_ONCE
+        room, count = setup.room, self._table.spare + 1
+        room.hold(self.spec, count)
+        room.ledger = 2 * count + MAX_AT_ONCE
         # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
-        requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
+        requests = as_rows(np.zeros((1, count), LISTED_REQUEST))
         requests["sent_s"] = requests["arrival_s"] = np.inf
         return setup.allocate(1)._replace(requests=requests)
 
@@ -274,10 +274,11 @@ class ServedSystem(LiveSystem):
         """Take in a call, or refuse it; return when to look after it."""
         deadline_s = min(self.at(call.deadline_s), now_s + MAX_WAIT_S)
         sent_s = min(now_s, self.at(call.sent_s))
-        if not self._table.free:
+        if not self._table.has_room(call.stage):
             self._look()  # what has just expired
         # Only what waits has a row of its own.
-        has_row, row = self._table.free and call.stage not in self.unloaded, self._table.next
+        has_row, row = self._table.has_room(call.stage), self._table.next
+        has_row &= call.stage not in self.unloaded
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
