@@ -175,15 +175,17 @@ def test_what_cannot_be_met_is_refused_at_once():
     assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
 
 
-def test_controllers_see_all_requests_that_arrived_those_refused_too():
-    system = served_system(ONE)
+@pytest.mark.parametrize("scenario", [ONE, MODELS])
+def test_controllers_see_all_requests_that_arrived_those_refused_too(scenario):
+    system = served_system(scenario)
     client = Client(system)
     for k in range(30):
         client.at(0.1 + 0.01 * k, client.submit, 0.5 if k % 3 == 0 else -1.0)
-    metrics = system.step(asked(ONE, 4, 4, 1))
+    metrics = system.step(asked(scenario, 4, 4, 1))
     view = system.view()
     assert metrics.offered == view.delays_s.size == 30
-    assert view.first.arrivals.tolist() == [30]
+    count = len(view.stages)
+    assert [stage.arrivals.tolist() for stage in view.stages] == [[30 / count]] * count
 
 
 def test_what_runs_counts_as_long_as_it_holds_its_replica():
