@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sponge_env.interfaces import Completion
-from sponge_env.serve.interface import Batches, Call, Reply
+from sponge_env.serve.interface import Batches, Call, Reply, Status
 
 
 class Submitted(NamedTuple):
@@ -17,6 +17,7 @@ class Submitted(NamedTuple):
     ticket: int
     call: Call | None  # None to cancel the call of this ticket
     done: Callable[[Reply], None]
+    status: Status = Status.CANCELLED  # How a call ends that this cancels
 
 
 class Inbox:
@@ -37,9 +38,9 @@ class Inbox:
         self._put(Submitted(ticket, call, done))
         return ticket
 
-    def cancel(self, ticket: int) -> None:
-        """Cancel a call; its own callback gets the reply."""
-        self._put(Submitted(ticket, None, lambda _: None))
+    def cancel(self, ticket: int, status: Status = Status.CANCELLED) -> None:
+        """Cancel a call; its own callback gets the reply, of that status."""
+        self._put(Submitted(ticket, None, lambda _: None, status))
 
     def _put(self, submitted: Submitted) -> None:
         self._waiting.append(submitted)
