@@ -51,6 +51,7 @@ def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
     metrics.offered += 1
     metrics.hopeless += hopeless
     fits = welcome and (not pipeline.staged(w) or pipeline.enter(w, env.sent - 1))
+    w.stage.refused += not fits
     if fits and pipeline.join(w, env.sent - 1, env.sent_s, hopeless, env.arrival_s):
         return True
     _drop(w, env.sent - 1, env.sent_s, hopeless, 0, welcome)

@@ -94,7 +94,7 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int
                 if not (part < 3) <= asked[i, k, part] <= most[k, part]:
                     return False
             held += asked[i, k, 0] * asked[i, k, 2]
-        while held > total_cores or not is_placed(asked[i], nodes):
+        while held > total_cores or not is_placed(asked[i], asked[i, :, 2], nodes):
             largest = 0
             for k in range(1, len(most)):
                 if asked[i, k, 0] * asked[i, k, 2] > asked[i, largest, 0] * asked[i, largest, 2]:
@@ -111,7 +111,8 @@ def share(
 ) -> None:
     """Fit what a set of models asks for onto the machine; arguments are those of :func:`fit`."""
     for i in range(len(asked)):
-        share_machine(_world(arrays, i, metrics), asked[i], nodes)
+        ready = arrays.stages[i].meters.ready
+        share_machine(_world(arrays, i, metrics), asked[i], ready, nodes)
 
 
 @entry_point

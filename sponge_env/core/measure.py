@@ -18,7 +18,7 @@ def clear_sums(w: World) -> None:
     env.latency_sum_s = env.accuracy_sum = env.accuracy_on_time = 0.0
     for k in range(len(w.stages)):
         stage = w.stages[k]
-        stage.joined = stage.taken = stage.dropped = stage.switches = 0
+        stage.joined = stage.refused = stage.taken = stage.dropped = stage.switches = 0
         stage.batches = stage.batched = stage.finished = stage.answered = 0
         stage.service_sum_s = 0.0
         stage.waited_s = -(stage.tail - stage.head) * env.now_s
@@ -52,9 +52,9 @@ def _remember_arrivals(w: World) -> None:
         if transfer_s > ROUNDING_S * offered:
             bandwidth = env.payload_sum_bytes / transfer_s
     for k in range(len(w.stages)):
-        arrived = w.stages[k].arrived
+        stage, arrived = w.stages[k], w.stages[k].arrived
         before = arrived[(env.interval - 2) & (PAST - 1)]
-        arrived[(env.interval - 1) & (PAST - 1)] = before + w.stages[k].joined
+        arrived[(env.interval - 1) & (PAST - 1)] = before + stage.joined + stage.refused
     env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = w.metrics.delay_mean_s = mean_s
     env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
     w.metrics.bandwidth_bytes_per_s = bandwidth

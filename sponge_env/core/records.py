@@ -134,7 +134,8 @@ class Stage(WorkerState):
     stale: bool  # Whether something has changed that decides on ``next_s`` or ``idle``
     idle: bool  # Whether a replica could start a batch, unless ``stale``
     arrived: Past
-    """Those that had joined the queue by the end of past intervals, since the episode began."""
+    """Those that had come to the queue by the end of past intervals, since the episode began."""
+    refused: int  # Sum over this interval: those of ``arrived`` that did not join the queue
     joined: int  # From here to ``switches`` sums over this interval: those that joined the queue
     waited_s: float  # Their waiting, each from its joining or the interval's beginning on
     taken: int

@@ -18,30 +18,46 @@ from sponge_env.core.service import planned_s
 
 
 @compiled
-def share_machine(w: World, asked: NDArray[Any], nodes: NDArray[np.int64]) -> None:
-    """Take from the (stages, 4) allocations asked for what the machine has no room for."""
-    held = 0
-    for k in range(len(asked)):
-        held += asked[k, 0] * asked[k, 2]
-    while held > nodes[0].sum() or not is_placed(asked, nodes):
+def share_machine(
+    w: World, asked: NDArray[Any], ready: NDArray[np.int64], nodes: NDArray[np.int64]
+) -> None:
+    """Take from the (stages, 4) allocations asked for what the machine has no room for.
+
+    Of each stage those beyond the (stages,) ``ready`` replicas start, and hold one core.
+    """
+    while not _fits(asked, ready, nodes):
         chosen, least, most = 0, math.inf, 0
         for k in range(len(asked)):
-            own, part = asked[k, 0] * asked[k, 2], _part(asked[k])
+            own, part = _held(asked[k], ready[k]), _part(asked[k], ready[k])
             if own > 1:
                 asked[k, part] -= 1
                 pressure = _pressure(at(w, k), asked[k])
                 asked[k, part] += 1
                 if pressure < least or (pressure == least and own > most):
                     chosen, least, most = k, pressure, own
-        part = _part(asked[chosen])
-        held -= asked[chosen, 2 - part]
-        asked[chosen, part] -= 1
+        asked[chosen, _part(asked[chosen], ready[chosen])] -= 1
 
 
 @inlined
-def _part(asked: NDArray[Any]) -> int:
+def _fits(asked: NDArray[Any], ready: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
+    held = 0
+    for k in range(len(asked)):
+        held += _held(asked[k], ready[k])
+    return held <= nodes[0].sum() and is_placed(asked, ready, nodes)
+
+
+@inlined
+def _held(asked: NDArray[Any], ready: int) -> int:
+    serving = min(asked[2], ready)
+    held: int = asked[0] * serving + asked[2] - serving
+    return held
+
+
+@inlined
+def _part(asked: NDArray[Any], ready: int) -> int:
     """Return of what a unit is given up: replicas, or cores of each, whichever is less."""
-    return 2 if asked[0] <= asked[2] else 0
+    # Where none is ready, cores would give up nothing.
+    return 2 if asked[0] <= asked[2] or ready == 0 else 0
 
 
 @inlined
@@ -58,8 +74,11 @@ def _pressure(w: World, asked: NDArray[Any]) -> float:
 
 
 @inlined
-def is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
+def is_placed(
+    asked: NDArray[np.int64], ready: NDArray[np.int64], nodes: NDArray[np.int64]
+) -> bool:
     """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
+    # Replicas that are not ready find it wherever there is some.
     # ``nodes`` are (2, nodes) cores of each node, and memory; a single one has room for their sum.
     if nodes.shape[1] == 1:
         return True
@@ -70,7 +89,7 @@ def is_placed(asked: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
         largest = max(largest, asked[k, 0])
     for cores in range(largest, 0, -1):
         for k in range(len(asked)):
-            for _ in range(asked[k, 2] if asked[k, 0] == cores else 0):
+            for _ in range(min(asked[k, 2], ready[k]) if asked[k, 0] == cores else 0):
                 node = room.argmax()
                 room[node] -= cores
                 fits &= room[node] >= 0

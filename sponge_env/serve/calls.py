@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sponge_env.interfaces import Completion
-from sponge_env.serve.interface import Batches, Call, Reply
+from sponge_env.serve.interface import Batches, Call, Reply, Status
 
 
 class Submitted(NamedTuple):
@@ -17,6 +17,7 @@ class Submitted(NamedTuple):
     ticket: int
     call: Call | None  # None to cancel the call of this ticket
     done: Callable[[Reply], None]
+    status: Status = Status.CANCELLED  # How a call ends that this cancels
 
 
 class Inbox:
@@ -37,9 +38,9 @@ class Inbox:
         self._put(Submitted(ticket, call, done))
         return ticket
 
-    def cancel(self, ticket: int) -> None:
-        """Cancel a call; its own callback gets the reply."""
-        self._put(Submitted(ticket, None, lambda _: None))
+    def cancel(self, ticket: int, status: Status = Status.CANCELLED) -> None:
+        """Cancel a call; its own callback gets the reply, of that status."""
+        self._put(Submitted(ticket, None, lambda _: None, status))
 
     def _put(self, submitted: Submitted) -> None:
         self._waiting.append(submitted)
@@ -85,18 +86,19 @@ class RowTable:
     # A row is free, or it is a call's, or tasks of a call that has ended still run in it: a call
     # that was cancelled or is late leaves its row when the last batch with a task of it is over.
 
-    def __init__(self, count: int) -> None:
-        """Begin with ``count`` free rows; :attr:`spare` is one more, for calls that are refused."""
-        self.spare = count
+    def __init__(self, most: int, models: int = 1) -> None:
+        """Begin with ``most`` free rows for each model; refused calls get one more, the spare."""
+        self.spare = count = most * models
         self._free = list(range(count))[::-1]
+        self._left = [most] * models  # Rows that calls of each may still get
+        self._entered = [0] * count  # The stage that a row's call enters
         self._calls: list[OpenCall | None] = [None] * (count + 1)
         self._tasks = [0] * (count + 1)  # Tasks that run, by row
         self._batches: dict[int, Sequence[int]] = {}  # Rows of each batch's requests, one a task
 
-    @property
-    def free(self) -> bool:
-        """Whether there is a free row."""
-        return bool(self._free)
+    def has_room(self, stage: int) -> bool:
+        """Return whether there is a free row for a call that enters a stage."""
+        return self._left[stage] > 0
 
     @property
     def next(self) -> int:
@@ -105,7 +107,13 @@ class RowTable:
 
     def hold(self, call: OpenCall) -> None:
         """Give a call the row that was :attr:`next`."""
-        self._calls[self._free.pop()] = call
+        row = self._free.pop()
+        self._calls[row], self._entered[row] = call, call.stage
+        self._left[call.stage] -= 1
+
+    def _release(self, row: int) -> None:
+        self._free.append(row)
+        self._left[self._entered[row]] += 1
 
     def begin(self, batch: int, rows: Sequence[int]) -> None:
         """Note that a batch runs with a task in each of these rows."""
@@ -121,7 +129,7 @@ class RowTable:
             if (call := self._calls[row]) is not None:
                 calls.append(call)
             elif not self._tasks[row]:
-                self._free.append(row)
+                self._release(row)
         return calls
 
     def close(self, row: int) -> OpenCall | None:
@@ -129,7 +137,7 @@ class RowTable:
         if (call := self._calls[row]) is not None:
             self._calls[row] = None
             if not self._tasks[row]:
-                self._free.append(row)
+                self._release(row)
         return call
 
 

@@ -102,10 +102,11 @@ class ServedSystem(LiveSystem):
         queue_max: int = 1024,
     ) -> None:
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
-        # Its traffic is not drawn. There are never more than ``queue_max`` requests; others are
-        # refused. The last stage's ``outputs`` are needed where a request may have no task there.
-        self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
-        self._table = RowTable(queue_max)  # Rows of ``requests``
+        # Its traffic is not drawn. There are never more than ``queue_max`` requests of a model;
+        # others are refused. The last stage's ``outputs`` are needed where a request may have no
+        # task there.
+        self._outputs = outputs or TensorSpec(())
+        self._table = RowTable(queue_max, max(1, len(scenario.models)))  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
         self._arriving: list[tuple[float, float, int]] = []  # Delay, budget and stage of calls
@@ -127,12 +128,12 @@ class ServedSystem(LiveSystem):
         self.inbox = Inbox(self.worker.wake)
 
     def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
-        room = setup.room
-        room.hold(self.spec, self._queue_max + 1)
-        room.ledger = 2 * self._queue_max + MAX_AT_ONCE
+        room, count = setup.room, self._table.spare + 1
+        room.hold(self.spec, count)
+        room.ledger = 2 * count + MAX_AT_ONCE
         # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
-        requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
+        requests = as_rows(np.zeros((1, count), LISTED_REQUEST))
         requests["sent_s"] = requests["arrival_s"] = np.inf
         return setup.allocate(1)._replace(requests=requests)
 
@@ -167,11 +168,11 @@ class ServedSystem(LiveSystem):
         self._closing_s = self.at(monotonic_s)
 
     def switch(self, stages: Iterable[int], on: bool) -> None:
-        """Take calls for some stages, or end them and take no more; in any thread."""
+        """Take calls for some stages, or end them and take no more; in the thread of the loop."""
         self.unloaded = self.unloaded - {*stages} if on else self.unloaded | {*stages}
         for ticket, call in list(self._by_ticket.items()):
             if call.stage in self.unloaded:
-                self.inbox.cancel(ticket)
+                self.inbox.cancel(ticket, Status.STOPPED)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """See :meth:`System.step`; stages that take no calls keep a replica of one core."""
@@ -261,19 +262,22 @@ class ServedSystem(LiveSystem):
         next_s = math.inf
         for submitted in self.inbox.take(count):
             if submitted.call is None:
-                self._cancel(submitted.ticket, now_s)
+                self._cancel(submitted, now_s)
             else:
                 next_s = min(next_s, self._offer(submitted, submitted.call, now_s))
         return now_s if self.inbox else next_s
 
     def _offer(self, submitted: Submitted, call: Call, now_s: float) -> float:
         """Take in a call, or refuse it; return when to look after it."""
+        if call.stage in self.unloaded:
+            send(submitted.done, Reply(Status.STOPPED, finished_s=self.stamp(now_s)))
+            return math.inf
         deadline_s = min(self.at(call.deadline_s), now_s + MAX_WAIT_S)
         sent_s = min(now_s, self.at(call.sent_s))
-        if not self._table.free:
+        if not self._table.has_room(call.stage):
             self._look()  # what has just expired
         # Only what waits has a row of its own.
-        has_row, row = self._table.free and call.stage not in self.unloaded, self._table.next
+        has_row, row = self._table.has_room(call.stage), self._table.next
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
@@ -294,12 +298,11 @@ class ServedSystem(LiveSystem):
         self._waiting = True
         return deadline_s
 
-    def _cancel(self, ticket: int, now_s: float) -> None:
+    def _cancel(self, submitted: Submitted, now_s: float) -> None:
         self._look()  # it may just have ended: clients cancel when a deadline passes
-        if (call := self._by_ticket.get(ticket)) is not None:
+        if (call := self._by_ticket.get(submitted.ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
-            status = Status.STOPPED if call.stage in self.unloaded else Status.CANCELLED
-            self._end_call(call, Reply(status, finished_s=self.stamp(now_s)))
+            self._end_call(call, Reply(submitted.status, finished_s=self.stamp(now_s)))
 
     def _start(self, k: int) -> bool:
         return self._waiting and super()._start(k)

@@ -72,7 +72,7 @@ class System(ABC):
         self.allocation = self.spec.initial
         """What is in force, or comes into force after ``spec.resize_delay_s``."""
         self._interval = 0
-        self._history = np.zeros((3, HISTORY))
+        self._history = np.zeros((2, HISTORY))
         self._last: IntervalMetrics | None = None
         self._ready: tuple[int, ...] = ()
         """Ready replicas that the last view showed: what is decided on it must fit with these."""
@@ -157,7 +157,7 @@ class System(ABC):
         """Return what a controller sees now."""
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self.allocation.stages)))
-        _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
+        mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
         delays_s, budgets_s, enters = self._last_arrivals()
         past = delays_s, budgets_s, mean_delays_s, bandwidths, self._last
         view = SystemView(now_s, stages, self.allocation, *past, enters)
@@ -170,11 +170,7 @@ class System(ABC):
         waiting = rows[head & ring :][: tail - head]
         if waiting.size < tail - head:  # the ring's end is in between
             waiting = np.append(waiting, rows[: tail - head - waiting.size])
-        if k == 0 and not self.spec.models:  # those too that were refused as they arrived
-            arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
-        else:
-            past = np.arange(max(0, self._interval - HISTORY) - 1, self._interval) & (PAST - 1)
-            arrivals = np.diff(self._arrays.stages["arrived"][0, k, past])
+        past = np.arange(max(0, self._interval - HISTORY) - 1, self._interval) & (PAST - 1)
         resizes = self._arrays.pending[0, k, :pending]
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
@@ -183,7 +179,7 @@ class System(ABC):
             allocation=self.allocation.stages[k],
             replicas_ready=ready,
             starting_s=starting_s,
-            arrivals=arrivals,
+            arrivals=np.diff(self._arrays.stages["arrived"][0, k, past]),
             cores_in_force=planned_cores,
             pending=tuple((time_s - now_s, cores) for time_s, cores, _ in resizes.tolist()),
             last=StageMetrics(*measured) if self._interval else None,
@@ -214,9 +210,8 @@ class System(ABC):
         extra["guarded"] = int(allocation.guarded)
         self._next_arrivals(int(self._metrics["offered"][0]))
         self._last = last = self._read(ended, extra)
-        past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
         self._history[:, :-1] = self._history[:, 1:]
-        self._history[:, -1] = past
+        self._history[:, -1] = last.delay_mean_s, last.bandwidth_bytes_per_s
         self._interval += 1
         return last
 
