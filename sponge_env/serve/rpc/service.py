@@ -228,7 +228,6 @@ async def receive(
 
 def check_from_here(peer: str, headers: Headers) -> None:
     """Raise a WireError unless a peer, such as ``ipv4:127.0.0.1:50000``, is this machine."""
-    # A proxy adds headers that say for whom it asks.
     host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
     if not (is_local(host) and PROXY_HEADERS.isdisjoint(headers)):
         raise WireError("without a token, only this machine may load and unload models", 403)
