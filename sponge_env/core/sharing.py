@@ -74,9 +74,7 @@ def _pressure(w: World, asked: NDArray[Any]) -> float:
 
 
 @inlined
-def is_placed(
-    asked: NDArray[np.int64], ready: NDArray[np.int64], nodes: NDArray[np.int64]
-) -> bool:
+def is_placed(asked: NDArray[np.int64], ready: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
     """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
     # Replicas that are not ready find it wherever there is some.
     # ``nodes`` are (2, nodes) cores of each node, and memory; a single one has room for their sum.

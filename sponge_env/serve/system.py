@@ -105,8 +105,8 @@ class ServedSystem(LiveSystem):
     ) -> None:
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
         # Its traffic is not drawn. There are never more than ``queue_max`` requests of a model in
-        # the system; the others are refused. The last stage's ``outputs`` are needed where a request may have
-        # no task there.
+        # the system; the others are refused. The last stage's ``outputs`` are needed where a
+        # request may have no task there.
         self._outputs = outputs or TensorSpec(())
         self._table = RowTable(queue_max, max(1, len(scenario.models)))  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
