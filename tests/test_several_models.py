@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -145,6 +146,15 @@ def test_a_controller_that_fails_for_one_model_decides_for_the_other():
     with pytest.raises(ControllerError, match="no idea") as raised:
         controller.decide(system.view())
     assert raised.value.stages == (StageAllocation(1, 1), StageAllocation(2, 1))
+
+
+def test_a_controller_that_cannot_be_copied_is_refused_for_a_set():
+    class Locked:
+        def __init__(self):
+            self.lock = Lock()
+
+    with pytest.raises(ControllerError, match="must be copyable: cannot pickle '_thread.lock'"):
+        start(Locked(), SimulatedSystem(TWO, 1).spec, 0)
 
 
 @pytest.mark.usefixtures("unpainted", "own_folder")

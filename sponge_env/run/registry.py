@@ -147,7 +147,12 @@ class EachModel:
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
         """Start a controller of its own for each model."""
-        parts = [start(deepcopy(self._controller), own, seed) for own in spec.models]
+        try:
+            copies = [deepcopy(self._controller) for _ in spec.models]
+        except Exception as error:
+            why = f"a controller for several models must be copyable: {_one_line(error)}"
+            raise ControllerError(why) from error
+        parts = [start(own, model, seed) for own, model in zip(copies, spec.models, strict=True)]
         self._stages = [*spec.initial.stages]  # The last answers
         self._models = [*zip(parts, spec.models, [list[float]() for _ in parts], strict=True)]
 
