@@ -153,7 +153,7 @@ def test_a_controller_that_cannot_be_copied_is_refused_for_a_set():
         def __init__(self):
             self.lock = Lock()
 
-    with pytest.raises(ControllerError, match="must be copyable: cannot pickle '_thread.lock'"):
+    with pytest.raises(ControllerError, match=r"must be copyable: cannot pickle '_thread\.lock'"):
         start(Locked(), SimulatedSystem(TWO, 1).spec, 0)
 
 
