@@ -1,7 +1,8 @@
 """Errors a user can cause, and the sentences that tell them what to change."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class SpongeError(Exception):
@@ -26,6 +27,9 @@ class PolicyError(SpongeError, ValueError):
 
 class ControllerError(SpongeError, RuntimeError):
     """A controller that fails, or whose answer is no allocation within the limits."""
+
+    stages: Sequence[Any] = ()
+    """Of a set of models the last answers for each, those of others that did not fail included."""
 
 
 class WorkerError(SpongeError, RuntimeError):

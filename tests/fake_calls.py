@@ -28,11 +28,11 @@ class NoSamples:
 class CallStages(FakeStages):
     """Plain workers side by side that answer calls; implements ``CallWorker``."""
 
-    def __init__(self, workers, tasks=lambda x: 1, crashes=(), apart=False):
+    def __init__(self, workers, tasks=lambda x: 1, crashes=(), of_a_set=False):
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
-        self._apart = apart
+        self._of_a_set = of_a_set
         super().__init__(workers, crashes=crashes)
-        self.handover = own = Handover(NoSamples(), len(workers), apart)
+        self.handover = own = Handover(NoSamples(), len(workers), of_a_set)
         self.bring, self.take_answers, self.forget = own.bring, own.take_answers, own.forget
         self.script, self.closed = [], False
         self.ended = []  # those of batches that did not crash
@@ -56,7 +56,7 @@ class CallStages(FakeStages):
             self.handover.give_back(batch)
             return completion
         self.ended.append(completion)
-        if self._apart or batch.stage + 1 == len(self.workers):
+        if self._of_a_set or batch.stage + 1 == len(self.workers):
             answers = [tensor + 0.5 for tensor in inputs]
         else:
             answers = [np.array([[x, k] for k in range(self._fan_out(x))]) for (x,) in inputs]
@@ -115,6 +115,6 @@ def served_system(scenario, profile=None, queue_max=64, **more):
     """Return a system on plain workers in virtual time."""
 
     def start(spec):
-        return CallStages(profile_workers(spec), apart=bool(spec.models), **more)
+        return CallStages(profile_workers(spec), of_a_set=bool(spec.models), **more)
 
     return ServedSystem(scenario, start, profile=profile, outputs=OUTPUTS, queue_max=queue_max)

@@ -164,6 +164,7 @@ def test_a_layout_reads_what_it_sends(model):
     [("wrong", {}, "it has another token; set SPONGE_REPLICA_TOKEN to the same"),
      (TOKEN, {"model": "busy_model:Busy"}, r"its models is .*busy_model:Quick.*, needed is"),
      (TOKEN, {"core_unit": 0.5, "cores_max": 2}, "its core unit is 0.0625, needed is 0.5"),
+     (TOKEN, {"of_a_set": True}, "its of a set is False, needed is True"),
      (TOKEN, {"batch_max": 17}, r"its at most is \[1.0, 16.0\], needed is \[1.0, 17.0\]"),
      (TOKEN, {"version": "9.9"}, "its version is .*, needed is 9.9; start both sides")],
 )  # fmt: skip

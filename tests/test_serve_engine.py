@@ -13,8 +13,8 @@ from machine import wait_until as until
 from scenarios import short
 from views import make_spec, make_view
 
-from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.interfaces import Allocation
+from sponge_env.errors import ConfigError, ControllerError, WorkerError
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.live import fleet
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
@@ -35,7 +35,7 @@ SOON_S = 10.0
 class Fixed:
     """Asks for the same always, or fails."""
 
-    def __init__(self, cores=2, fails=False):
+    def __init__(self, cores=2, fails=None):
         self.cores, self.fails = cores, fails
         self.decided = threading.Semaphore(0)
 
@@ -46,7 +46,7 @@ class Fixed:
     def decide(self, view):
         self.decided.release()
         if self.fails:
-            raise RuntimeError("no idea")
+            raise self.fails
         return Allocation(self.cores, 2)
 
 
@@ -129,7 +129,10 @@ def test_another_controller_takes_over_without_losing_a_call():
 
 def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
     caplog.set_level(logging.WARNING, "sponge_env")
-    with rig(good=Fixed(3), bad=Fixed(fails=True), greedy=Fixed(4)) as r:
+    partly = ControllerError("one does")
+    partly.stages = (StageAllocation(1, 1),)
+    bad, half = (Fixed(fails=error) for error in (RuntimeError("no idea"), partly))
+    with rig(good=Fixed(3), bad=bad, greedy=Fixed(4), half=half) as r:
         until(lambda: r.engine.snapshot().cores == (3,))
         r.engine.use("bad")
         for _ in range(4):
@@ -143,8 +146,10 @@ def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
         for _ in range(2):
             r.agents["greedy"].decided.acquire(timeout=SOON_S)
         assert r.submit()().status is Status.ANSWERED
+        r.engine.use("half")
+        until(lambda: r.engine.snapshot().cores == (1,))
         assert r.engine.error is None
-    first, second = (record.message for record in caplog.records)
+    first, second, _ = (record.message for record in caplog.records)
     assert "no idea" in first
     assert "must be a whole number" in second
 

@@ -4,14 +4,15 @@ import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
 
 import evaluate
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, ControllerError
 from sponge_env.interfaces import Allocation, StageAllocation, cores_held, fits
-from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller, start
 from sponge_env.run.rollout import Run, run_episode, steady_scenario
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import scenario_profile
@@ -126,6 +127,33 @@ def test_a_model_s_controller_sees_its_own_requests():
             assert view.last.violations == violations[interval - 1]
             assert view.mean_delays_s.size == view.first.arrivals.size
             assert not delays_s.size or view.mean_delays_s[-1] == delays_s.mean()
+
+
+def test_a_controller_that_fails_for_one_model_decides_for_the_other():
+    class Failing:
+        def reset(self, spec, seed):
+            self.slo_s, self.cores = spec.slo_s, 0
+
+        def decide(self, view):
+            self.cores += 1
+            assert self.cores == 1 or self.slo_s != DETECTOR.slo_s, "no idea"
+            return Allocation(self.cores, 1)
+
+    system = SimulatedSystem(TWO, 1)
+    controller = start(Failing(), system.spec, 0)
+    system.step(controller.decide(system.view()))
+    with pytest.raises(ControllerError, match="no idea") as raised:
+        controller.decide(system.view())
+    assert raised.value.stages == (StageAllocation(1, 1), StageAllocation(2, 1))
+
+
+def test_a_controller_that_cannot_be_copied_is_refused_for_a_set():
+    class Locked:
+        def __init__(self):
+            self.lock = Lock()
+
+    with pytest.raises(ControllerError, match=r"must be copyable: cannot pickle '_thread\.lock'"):
+        start(Locked(), SimulatedSystem(TWO, 1).spec, 0)
 
 
 @pytest.mark.usefixtures("unpainted", "own_folder")

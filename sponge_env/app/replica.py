@@ -52,8 +52,8 @@ def _configs(scenario: Scenario, core_unit: float, limiter: Limiter) -> list[Liv
     for stage in scenario.pipeline:
         models = tuple(local_model(v.profile) or v.profile for v in stage.variants)
         sizes = stage.limits.batch, stage.limits.cores, core_unit
-        apart = is_set(scenario.stages)
-        configs.append(LiveConfig(models[0], models, apart, *sizes, limiter=limiter))
+        of_a_set = is_set(scenario.stages)
+        configs.append(LiveConfig(models[0], models, of_a_set, *sizes, limiter=limiter))
     return configs
 
 

@@ -188,7 +188,7 @@ def real_configs(
         LiveConfig(
             model=models[0].model,
             variants=tuple(model.model for model in models),
-            apart=bool(spec.models),
+            of_a_set=bool(spec.models),
             batch_max=stage.batch_max,
             cores_max=stage.cores_max,
             core_unit=stage.core_unit,

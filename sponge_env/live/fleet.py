@@ -138,7 +138,7 @@ class Fleet:
         self.cold_start_s = config.cold_start_s  # Time until the last one was ready; first a guess
         self.restarts = 0
         self._launch = partial(launcher.launch, stage=stage)
-        last = config.apart or stage + 1 == len(launcher.max_tasks)
+        last = config.of_a_set or stage + 1 == len(launcher.max_tasks)
         self._keeps_answers = last or launcher.max_tasks[stage] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0

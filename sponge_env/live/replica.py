@@ -147,7 +147,7 @@ class LiveConfig:
     model: str = LOCAL_MODEL  # Known model, path of an ONNX file, or ``module:Class``
     variants: tuple[str, ...] = ()
     """Models that answer the same question, all in each replica; only that one if left out."""
-    apart: bool = False  # Whether it is one of a set of models, with requests of its own
+    of_a_set: bool = False  # Whether it is one of a set of models, with requests of its own
     batch_max: int = 16  # Largest batch
     cores_max: int = 16  # Largest number of core units of one replica
     core_unit: float = 1 / 16  # Physical cores in one core unit

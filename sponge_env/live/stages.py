@@ -29,7 +29,7 @@ class Stages:
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         names = [config.variants or (config.model,) for config in configs]
         models = list(map(resolve_variants, names))
-        if not configs[0].apart:
+        if not configs[0].of_a_set:
             _check_chain([config.model for config in configs], [each[0] for each in models])
         self.jobs = list(map(make_job, models, [config.batch_max for config in configs]))
         self.max_tasks: Sequence[int] = [job.max_tasks for job in self.jobs]
@@ -37,6 +37,7 @@ class Stages:
             "version": __version__,
             "models": [list(map(os.path.basename, each)) for each in names],
             "tensors": [[_listed(j.inputs), _listed(j.outputs), j.max_tasks] for j in self.jobs],
+            "of_a_set": configs[0].of_a_set,
             "core_unit": configs[0].core_unit,
             "at_most": [
                 max(config.physical_cores(config.cores_max) for config in configs),

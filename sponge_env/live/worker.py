@@ -87,7 +87,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             self.launcher = launcher or PLACE.open(configs)
             cleanup.callback(self.launcher.close)
             self.limiter = self.launcher.limiter
-            self._handover = Handover(self.launcher, len(configs), self.config.apart)
+            self._handover = Handover(self.launcher, len(configs), self.config.of_a_set)
             for stage in range(len(configs)):
                 self.launcher.sample(0, stage)  # drawn now, and not while the clock runs
             self.bring, self.take_answers = self._handover.bring, self._handover.take_answers
@@ -267,9 +267,9 @@ class Handover:
     # gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
     # first, and answers are known by their place.
 
-    def __init__(self, launcher: Launcher, stages: int, apart: bool = False) -> None:
+    def __init__(self, launcher: Launcher, stages: int, of_a_set: bool = False) -> None:
         # Answers of this stage and later ones lead to no other.
-        self._launcher, self._final = launcher, 0 if apart else stages - 1
+        self._launcher, self._final = launcher, 0 if of_a_set else stages - 1
         self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""

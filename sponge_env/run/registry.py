@@ -147,18 +147,30 @@ class EachModel:
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
         """Start a controller of its own for each model."""
-        parts = [start(deepcopy(self._controller), own, seed) for own in spec.models]
+        try:
+            copies = [deepcopy(self._controller) for _ in spec.models]
+        except Exception as error:
+            why = f"a controller for several models must be copyable: {_one_line(error)}"
+            raise ControllerError(why) from error
+        parts = [start(own, model, seed) for own, model in zip(copies, spec.models, strict=True)]
+        self._stages = [*spec.initial.stages]  # The last answers
         self._models = [*zip(parts, spec.models, [list[float]() for _ in parts], strict=True)]
 
     def decide(self, view: SystemView) -> Allocation:
-        """Return what all of them ask for."""
-        answers = [
-            decision(part, model_view(view, k, past_s), own)
-            for k, (part, own, past_s) in enumerate(self._models)
-        ]
-        feasible, guarded = (all(a.feasible for a in answers), any(a.guarded for a in answers))
-        stages = tuple(answer.stages[0] for answer in answers)
-        return Allocation(stages=stages, feasible=feasible, guarded=guarded)
+        """Return what all of them ask for, or raise the first failure after all have decided."""
+        feasible, guarded, failure = True, False, None
+        for k, (part, own, past_s) in enumerate(self._models):
+            try:
+                answer = decision(part, model_view(view, k, past_s), own)
+            except SpongeError as error:
+                failure = failure or ControllerError(str(error))
+                continue
+            self._stages[k] = answer.stages[0]
+            feasible, guarded = feasible and answer.feasible, guarded or answer.guarded
+        if failure is not None:
+            failure.stages = tuple(self._stages)
+            raise failure
+        return Allocation(stages=tuple(self._stages), feasible=feasible, guarded=guarded)
 
 
 def decision(
@@ -194,7 +206,8 @@ def _at_most(limit_s: float) -> Iterator[None]:
             before(number, at)
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    # Again and again: each of several models may have a controller that hangs.
+    signal.setitimer(signal.ITIMER_REAL, limit_s, limit_s)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from sponge_env.errors import SpongeError, WorkerError
+from sponge_env.errors import ControllerError, SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.k8s.launcher import KubernetesLauncher, Resizes
 from sponge_env.run.registry import decision
@@ -212,7 +212,9 @@ class ServingEngine:
         if not self._warned:
             LOG.warning("the last allocation stays in force: %s", answer)
         self._warned = True
-        return Allocation(stages=view.allocation.stages, feasible=False), took_s
+        kept = answer.stages if isinstance(answer, ControllerError) else ()
+        stages = tuple(kept or view.allocation.stages)
+        return Allocation(stages=stages, feasible=False), took_s
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
         cores, batch, replicas, chosen = zip(*view.allocation.stages, strict=True)
