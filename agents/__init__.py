@@ -9,10 +9,7 @@ _KNOWN = {
     "sponge-smallest": ("sponge_ip:smallest_variant", "sponge-ip with the least accurate variants"),
     "sponge-largest": ("sponge_ip:largest_variant", "sponge-ip with the most accurate variants"),
     "equal-split": ("sponge_ip:equal_split", "sponge-ip for each stage, with equal budgets"),
-    "proportional-split": (
-        "sponge_ip:proportional_split",
-        "sponge-ip for each stage, budgets by latency",
-    ),
+    "proportional-split": ("sponge_ip:proportional_split", "the same with budgets by latency"),
     "ppo": ("learned:ppo", "policy that imitates a program, then PPO: cores and batch size"),
     "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),
 }
@@ -24,7 +21,6 @@ ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
     "sb3:FILE.zip": "model that Stable-Baselines3 saved; loading one executes code in it"
 }
 """Name -> what it does, in one line."""
-
 
 LEARNERS: dict[str, ControlName] = {"ppo": "vertical", "ppo-joint": "joint"}
 """Name of a learned agent -> what it sees and chooses of one model; of others, all there is."""

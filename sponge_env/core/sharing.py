@@ -1,8 +1,7 @@
 """How a set of models shares a machine that has fewer cores than they ask for together.
 
-A model has to serve what arrives, and what waits within its SLO. Its *pressure* is this rate over
-the one that its replicas can serve. One unit after the other is taken from the model that would
-then be under the least pressure.
+A model's *pressure* is the rate that it has to serve (what arrives, and what waits over its SLO)
+over that which its replicas can. Units are taken from the model that would then have the least.
 """
 
 import math

@@ -155,8 +155,7 @@ def prepare_machine(
 ) -> None:
     """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
 
-    Each where asked for. A ``ConfigError`` says that ``replicas`` are neither nodes nor a
-    Deployment's, or that a ``limiter`` is named beside them.
+    ``replicas`` that are no nodes or Deployment, or a ``limiter`` beside them: ``ConfigError``.
     """
     if replicas != "local":
         if limiter != "auto":

@@ -274,9 +274,8 @@ class RequestClass:
     """One of several kinds of requests in a stream, or a stream of its own."""
 
     share: float = option(1.0, above=0)  # Share of the requests, relative to the others' shares
-    # These two have to be given: their defaults are out of range.
-    slo_s: float = option(0.0, above=0)  # End-to-end latency objective of these requests
-    payload_bytes: float = option(-1.0, at_least=0)  # Size of one of them
+    slo_s: float = option(0.0, above=0)  # End-to-end latency objective; has to be given
+    payload_bytes: float = option(-1.0, at_least=0)  # Size of one of them; has to be given
     stage: str = ""  # Stage of a set of models that they are for; the first if left out
     arrivals: Arrivals | None = None
     """When they are sent, where each class is a stream of its own."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.packing import placed
@@ -139,15 +140,10 @@ class Scenario:
         own = [kind for kind, place in zip(self.classes, self.places, strict=True) if place == k]
         profile, several = stage.variants[0].profile, len(stage.variants) > 1
         limits = self.limits if several else replace(stage.limits, total_cores=cores, nodes=nodes)
-        return replace(
-            self,
-            profile=profile,
-            slo_s=min(kind.slo_s for kind in own),
-            classes=tuple(replace(kind, stage="") for kind in own),
-            stages=(replace(stage, after=None),) if several else (),
-            limits=limits,
-            initial=stage.initial,
-        )
+        slo_s, stages = min(kind.slo_s for kind in own), (replace(stage, after=None),) * several
+        kinds, initial = tuple(replace(kind, stage="") for kind in own), stage.initial
+        more: dict[str, Any] = {"limits": limits, "classes": kinds, "initial": initial}
+        return replace(self, profile=profile, slo_s=slo_s, stages=stages, **more)
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -233,8 +229,6 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
     """Return the scenario that models are served under, several as a set, each as if alone."""
     if len(models) < 2:
         return scenario_of("".join(models), scenario)
-    if twice := {name for name in models if models.count(name) > 1}:
-        raise ConfigError(f"each --model has to be another one, not {sorted(twice)[0]!r} twice")
     alone = [with_own_slo(scenario_of(model, scenario)) for model in models]
     if pipelines := [each.name for each in alone if each.stages]:
         raise ConfigError(f"{pipelines[0]!r} has stages of its own; serve it alone")
