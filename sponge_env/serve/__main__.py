@@ -112,7 +112,7 @@ def _parser() -> cli.Parser:
     add("--grpc-port", default=8001,
         help="port of gRPC, 0 for a free one, none for no gRPC (default: 8001)")  # fmt: skip
     add("--queue", type=cli.at_least(1), default=1024, metavar="N",
-        help="requests in the system beyond which others are refused (default: 1024)")  # fmt: skip
+        help="requests of a model beyond which others are refused (default: 1024)")  # fmt: skip
     add("--refuse-nan", action="store_true", help="refuse requests that hold NaN or infinity")
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
