@@ -1,6 +1,7 @@
 """The system that serves calls, in virtual time: each ends exactly once, whatever happens."""
 
 from collections import Counter, deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -386,3 +387,14 @@ def test_two_may_take_at_the_same_time():
     first = inbox.take(3)
     assert [next(first).ticket, *(each.ticket for each in inbox.take(3))] == tickets
     assert list(first) == []
+
+
+def test_answers_may_lead_to_more_tasks_than_the_scenario_says():
+    finder, reader = TWO.pipeline
+    narrow = pipeline(replace(finder, fan_out=1), reader)
+    client = client_of(narrow, queue_max=4, tasks=lambda x: 40)
+    client.submit_at(0.1, 3000.0, 4)
+    while len(client.statuses) < 4:
+        client.step(asked(narrow, 2, 2, 1))
+    assert client.statuses == [Status.ANSWERED] * 4
+    assert {len(told[0].output) for told in client.replies.values()} == {40}

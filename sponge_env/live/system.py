@@ -13,6 +13,7 @@ from sponge_env.core import entry
 from sponge_env.core.settings import write_table
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec, Worker
 from sponge_env.live.slowdown import Slowdown
+from sponge_env.scenario.config import MAX_TASKS
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.system import SimulatedSystem, System
@@ -21,6 +22,8 @@ from sponge_env.simulation.workload import Workload
 
 class LiveSystem(System):
     """The system on a worker of its own clock, such as the real one."""
+
+    max_tasks = MAX_TASKS  # Real answers keep to no scenario
 
     def __init__(
         self,

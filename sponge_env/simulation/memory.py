@@ -70,9 +70,12 @@ class Room:
         for name, count in needed.items():
             setattr(self, name, max(getattr(self, name), count))
 
-    def hold(self, spec: SystemSpec, requests: int) -> None:
-        """Hold so many requests at once, and their tasks as far as memory is no matter."""
-        most = math.prod(max(1, len(stage.tasks) - 1) for stage in spec.stages[:-1])
+    def hold(self, spec: SystemSpec, requests: int, tasks: int = 1) -> None:
+        """Hold so many requests at once, and their tasks as far as memory is no matter.
+
+        ``tasks`` is how many an answer may lead to where the scenario says fewer.
+        """
+        most = math.prod(max(tasks, len(stage.tasks) - 1) for stage in spec.stages[:-1])
         self.ledger = requests
         self.queue = max(requests, min(requests * most, _MOST_ROOM))
 

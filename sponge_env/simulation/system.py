@@ -40,6 +40,8 @@ _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_
 class System(ABC):
     """Queue, batches, ledger and worker under control."""
 
+    max_tasks = 1  # That an answer may lead to where the scenario says fewer
+
     def __init__(
         self,
         scenario: Scenario,
@@ -89,7 +91,7 @@ class System(ABC):
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._arrived = (0, 0)
         # With room for all of its requests, come back or not, the queue never overflows.
-        setup.room.hold(self.spec, 2 * max(1, self._workload.id.size))
+        setup.room.hold(self.spec, 2 * max(1, self._workload.id.size), self.max_tasks)
         return list_requests(setup.allocate(1), 0, self._workload)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
