@@ -80,7 +80,7 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
         assert post(wire, f"{path}/unload", origin="http://elsewhere").status == 403
         assert post(wire, f"{REPOSITORY}/models/third/load").status == 404
         proxied = channel.unary_unary(f"/{SERVICE}/RepositoryModelUnload")
-        with pytest.raises(grpc.RpcError, match="only this machine"):
+        with pytest.raises(grpc.RpcError, match="only for clients on this machine"):
             proxied(b"", metadata=[("x-forwarded-for", "1.2.3.4")], timeout=20)
         for switch in (
             lambda deed: post(wire, f"{path}/{deed}"),

@@ -26,6 +26,9 @@ class ServeOptions(Options):
     max_body_bytes: int = option(16 * 2**20, "Largest body of a request, also unpacked.", above=0)
     max_rows: int = option(256, "Longest batch axis of a request.", above=0)
     refuse_nan: bool = option(False, "Refuse requests that hold NaN or infinity.")
+    shared_memory: bool = option(
+        False, "Let clients name shared memory of this machine, read and written as the server may."
+    )
     max_connections: int = option(
         512, "Connections at a time, of HTTP and of gRPC each; also gRPC's calls.", above=0
     )

@@ -17,6 +17,7 @@ from sponge_env.serve.wire import protocol
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import InferRequest
+from sponge_env.serve.wire.regions import Regions
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_detached, run_in_thread
 from sponge_env.serve.wire.tensors import Buffer, brief
 from sponge_env.serve.wire.trace import TRACEPARENT, own_parent
@@ -98,10 +99,10 @@ class HttpFront:
                 ready = bool(body) and protocol.read_json(body).get("ready") is True
                 return messages.json_response(front.index(ready))
             case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
-                if self._front.options.token is None:
-                    check_local_names(request.headers)
                 self._check_right(request, f"{deed} models")
                 return messages.json_response(front.switch(name, deed == "load"))
+            case _, ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
+                return await self._share(get, parts[1:], request)
             case False, ["agent"]:
                 return await self._use_agent(request)
         what = "there is nothing at" if get else "nothing accepts POST at"
@@ -126,7 +127,7 @@ class HttpFront:
         if size >= LARGE_BYTES:
             needed = await run_in_thread(size, protocol.parsed_bytes, memoryview(body)[:size])
         with front.memory.holding(needed):
-            arguments = (body, size, served, max_rows)
+            arguments = (body, size, served, max_rows, front.regions)
             return await run_in_thread(size, protocol.read_request, *arguments, threads=READER)
 
     async def _body(self, request: Request) -> tuple[Buffer, int]:
@@ -163,7 +164,31 @@ class HttpFront:
                 body = messages.compress(body, encoding)
         return Response(body, 200, content_type, tuple(extra))
 
+    async def _share(self, get: bool, parts: list[str], request: Request) -> Response:
+        """List, register or forget shared memory; that of a GPU can only be none."""
+        system = self._front.regions
+        if system is None:
+            raise WireError("shared memory needs --option server.shared_memory=true", 404)
+        self._check_right(request, "share memory")
+        regions = system if parts[0] == "systemsharedmemory" else Regions(0)
+        body, _ = await self._body(request)
+        match get, parts[1:]:
+            case True, ["status"]:
+                return messages.json_response(regions.status())
+            case True, ["region", name, "status"]:
+                return messages.json_response(regions.status(name))
+            case False, ["unregister"]:
+                return messages.json_response(regions.unregister())
+            case False, ["region", name, "unregister"]:
+                return messages.json_response(regions.unregister(name))
+            case False, ["region", name, "register"]:
+                about = map(protocol.read_json(body).get, ("key", "offset", "byte_size"))
+                return messages.json_response(regions.register(name, *about))
+        raise WireError(f"there is nothing at {brief(request.path.strip('/'))}", 404)
+
     def _check_right(self, request: Request, what: str) -> None:
+        if self._front.options.token is None:
+            check_local_names(request.headers)
         if self._front.options.token is None and not is_from_here(request.client, request.headers):
             raise WireError(f"without a token, only this machine may {what}", 403)
 

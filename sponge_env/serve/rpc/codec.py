@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import InferRequest, make_request
+from sponge_env.serve.wire.regions import REGION, Regions
 from sponge_env.serve.wire.tensors import datatype, to_bytes
 
 SERVICE = "inference.GRPCInferenceService"
@@ -100,35 +101,40 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return 0, len(data) + 1
 
 
-def read_message(request: Any, served: ServedModel, max_rows: int) -> InferRequest:
+def read_message(
+    request: Any, served: ServedModel, max_rows: int, regions: Regions | None = None
+) -> InferRequest:
     """Parse a ``ModelInferRequest``; what violates the protocol is a WireError."""
     raw = request.raw_input_contents
     tensors = request.inputs
-    if raw and (len(raw) != len(tensors) or any(each.HasField("contents") for each in tensors)):
+    sent = [each for each in tensors if REGION not in each.parameters]
+    if raw and (len(raw) != len(sent) or any(each.HasField("contents") for each in sent)):
         raise WireError("each input needs either contents or an item of raw_input_contents")
     sizes = map(len, raw) if raw else repeat(None)
     values = {
         "id": request.id,
         "parameters": {**_plain(request.parameters), "binary_data_output": True},
-        "inputs": list(map(_described, tensors, sizes)),
+        "inputs": [
+            _described(each, None if REGION in each.parameters else next(sizes)) for each in tensors
+        ],
         "outputs": [
-            {"name": tensor.name, "parameters": dict.fromkeys(tensor.parameters, True)}
+            {"name": tensor.name, "parameters": _plain(tensor.parameters)}
             for tensor in request.outputs
         ],
     }
-    return make_request(values, b"".join(raw), served, max_rows)
+    return make_request(values, b"".join(raw), served, max_rows, regions)
 
 
 def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     """Return a tensor in the form of the JSON, with its size where its data are bytes."""
     field, data = _CONTENTS.get(tensor.datatype), {}
-    if size is None:
+    parameters = _plain(tensor.parameters)
+    if size is not None:
+        parameters["binary_data_size"] = size
+    elif REGION not in parameters:
         data = {"data": list(getattr(tensor.contents, field)) if field else []}
-    return {
-        **{"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)},
-        "parameters": {**dict.fromkeys(tensor.parameters, True), "binary_data_size": size},
-        **data,
-    }
+    about = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+    return {**about, "parameters": parameters, **data}
 
 
 def _plain(given: Any) -> dict[str, Any]:
@@ -144,8 +150,11 @@ def write_message(
     answer = MESSAGES["ModelInferResponse"](model_name=model, model_version=VERSION, id=request.id)
     for name, value in about.items():
         setattr(answer.parameters[name], _KINDS[type(value)], value)
-    for name, _ in request.outputs:
-        array = tensors[name]
+    for name, _, place in request.outputs:
+        array, data = tensors[name], to_bytes(tensors[name])
         answer.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
-        answer.raw_output_contents.append(to_bytes(array))
+        if place is not None:
+            place.write(data)
+            data = b""  # clients count the contents, so there is one for each output
+        answer.raw_output_contents.append(data)
     return answer

@@ -19,6 +19,7 @@ from sponge_env.serve.rpc.codec import MESSAGES
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
+from sponge_env.serve.wire.regions import Regions
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
 from sponge_env.serve.wire.trace import own_parent
 
@@ -31,7 +32,8 @@ PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn 
 COPIES = 2  # Of a message in memory: as it came, and what was read from it
 PARSED_COPIES = 32  # Of what is parsed number by number: a byte may become a number in a list
 OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
-LOCAL_METHODS = ("RepositoryModelLoad", "RepositoryModelUnload")  # Only from here without a token
+LOCAL_METHODS = ("Load", "Unload", "Register", "Unregister", "MemoryStatus")
+"""Ends of the methods that without a token are only for this machine."""
 HEAD_BYTES = 2**16  # Of a message beside its tensor
 STREAM_REQUESTS = 64  # Requests of one stream at a time
 
@@ -87,6 +89,8 @@ class RpcFront:
             "RepositoryModelLoad": lambda front, request: front.switch(request.model_name, True),
             "RepositoryModelUnload": lambda front, request: front.switch(request.model_name, False),
         }
+        if self._front.regions is not None:
+            described |= _sharing(self._front.regions)
         works = {name: self._describing(name, make) for name, make in described.items()}
         works["ModelInfer"] = self._infer
         handlers: dict[str, Any] = {name: self._unary(work, name) for name, work in works.items()}
@@ -104,7 +108,7 @@ class RpcFront:
             try:
                 if name not in OPEN_METHODS:
                     self._front.check_token(headers)
-                if name in LOCAL_METHODS and self._front.options.token is None:
+                if name.endswith(LOCAL_METHODS) and self._front.options.token is None:
                     check_from_here(context.peer(), headers)
                 timeout_s = self._front.options.body_timeout_s
                 if (data := await receive(context, timeout_s, self._reading)) is None:
@@ -148,7 +152,8 @@ class RpcFront:
     def _parse_request(self, data: bytes) -> tuple[Front, InferRequest]:
         message = codec.parse("ModelInferRequest", data)
         front = self._front.of(message.model_name, message.model_version)
-        return front, codec.read_message(message, front.served, front.options.max_rows)
+        options, regions = front.options, front.regions
+        return front, codec.read_message(message, front.served, options.max_rows, regions)
 
     async def _stream(self, _: object, context: Context) -> None:
         """Answer a stream, whose deadline is not that of a request."""
@@ -213,6 +218,21 @@ class RpcFront:
         await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, metadata)
 
 
+def _sharing(regions: Regions) -> dict[str, Callable[[Front, Any], Any]]:
+    """Return what lists, registers and forgets shared memory; that of a GPU can only be none."""
+    return {
+        "SystemSharedMemoryStatus": lambda _, request: {
+            "regions": {each["name"]: each for each in regions.status(request.name)}
+        },
+        "SystemSharedMemoryRegister": lambda _, request: regions.register(
+            request.name, request.key, request.offset, request.byte_size
+        ),
+        "SystemSharedMemoryUnregister": lambda _, request: regions.unregister(request.name),
+        "CudaSharedMemoryStatus": lambda *_: {},
+        "CudaSharedMemoryUnregister": lambda *_: {},
+    }
+
+
 async def receive(
     context: Context, timeout_s: float, turn: AbstractAsyncContextManager[Any] | None = None
 ) -> bytes | None:
@@ -230,7 +250,7 @@ def check_from_here(peer: str, headers: Headers) -> None:
     """Raise a WireError unless a peer, such as ``ipv4:127.0.0.1:50000``, is this machine."""
     host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
     if not (is_local(host) and PROXY_HEADERS.isdisjoint(headers)):
-        raise WireError("without a token, only this machine may load and unload models", 403)
+        raise WireError("without a token, this is only for clients on this machine", 403)
 
 
 def headers_of(context: Context) -> dict[bytes, bytes]:

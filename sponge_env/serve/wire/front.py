@@ -23,6 +23,7 @@ from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_dead
 from sponge_env.serve.wire.inline import InlineFuture
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
 from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
+from sponge_env.serve.wire.regions import Regions
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import brief, datatype
 from sponge_env.serve.wire.trace import TRACEPARENT
@@ -52,6 +53,9 @@ class Front:
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = metrics.served
         self.memory: Memory = first.memory if first else Memory(options.max_held_bytes)
+        self.regions = Regions(options.max_body_bytes) if options.shared_memory else None
+        if first:
+            self.regions = first.regions
         self.all_metrics = first.metrics if first else metrics  # Of what is not of one model
         others = [Front(engine, options, each, self) for each in metrics.others]
         self.fronts = {front.served.name: front for front in (self, *others)}
@@ -97,7 +101,8 @@ class Front:
 
     def server_metadata(self) -> dict[str, Any]:
         """Return name, version and extensions of the server, as plain JSON values."""
-        return {"name": "sponge", "version": __version__, "extensions": list(EXTENSIONS)}
+        more = () if self.regions is None else ("system_shared_memory",)
+        return {"name": "sponge", "version": __version__, "extensions": [*EXTENSIONS, *more]}
 
     def model_metadata(self) -> dict[str, Any]:
         """Return the tensors of the model; the batch axis is -1."""

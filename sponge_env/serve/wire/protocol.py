@@ -19,6 +19,7 @@ from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire import tensors as wire
 from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.regions import REGION, Place, Regions
 from sponge_env.serve.wire.resources import LARGE_BYTES
 from sponge_env.serve.wire.tensors import Buffer, brief, datatype
 
@@ -38,6 +39,7 @@ class RequestedOutput(NamedTuple):
 
     name: str
     binary: bool = False  # As bytes after the JSON, instead of numbers within it
+    place: Place | None = None  # In shared memory instead of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,19 @@ def output_tensors(served: ServedModel) -> dict[str, TensorSpec]:
     return {tensor.name: tensor for tensor in served.outputs.tensors} | tasks
 
 
-def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) -> InferRequest:
+def read_request(
+    body: Buffer, size: int, served: ServedModel, max_rows: int, regions: Regions | None = None
+) -> InferRequest:
     """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON; else a WireError."""
     view = memoryview(body)
     key = bytes(view[:size]) if size <= KNOWN_BYTES else b"", len(body), max_rows
     if (known := served.known.get(key)) is not None:
         rows = wire.from_bytes(view[size:], len(known.rows), served.inputs)
         return InferRequest(rows, known.outputs, known.id, known.parameters, wire.is_finite(rows))
-    request = make_request(read_json(view[:size]), view[size:], served, max_rows)
-    # An id is another each time.
-    if size <= KNOWN_BYTES and size < len(body) and not (served.inputs.fields or request.id):
+    request = make_request(read_json(view[:size]), view[size:], served, max_rows, regions)
+    # An id is another each time, and a region may be another one the next time.
+    another = served.inputs.fields or request.id or any(each.place for each in request.outputs)
+    if size <= KNOWN_BYTES and size < len(body) and not another:
         if len(served.known) >= MAX_KNOWN:
             served.known.clear()
         # An array of as many rows stands in for the client's.
@@ -77,12 +82,16 @@ def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) ->
 
 
 def make_request(
-    values: Mapping[str, Any], binary: Buffer, served: ServedModel, max_rows: int
+    values: Mapping[str, Any],
+    binary: Buffer,
+    served: ServedModel,
+    max_rows: int,
+    regions: Regions | None = None,
 ) -> InferRequest:
     """Check a request that has the form of the JSON; ``binary`` holds its tensor's bytes."""
     parameters = _mapping(values.get("parameters"), "parameters")
-    rows = _rows(values.get("inputs"), binary, served, max_rows)
-    outputs = _requested_outputs(values.get("outputs"), parameters, served)
+    rows = _rows(values.get("inputs"), binary, served, max_rows, regions)
+    outputs = _requested_outputs(values.get("outputs"), parameters, served, regions)
     name = values.get("id", "")
     if not (isinstance(name, str) and len(name) <= MAX_ID_LENGTH):
         text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
@@ -99,11 +108,13 @@ def write_answer(
     """Return the JSON that answers a request, and the bytes of each tensor requested as bytes."""
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    for name, binary in request.outputs:
+    for name, binary, place in request.outputs:
         array = tensors[name]
         kind = datatype(array.dtype)
         output: dict[str, Any] = {"name": name, "datatype": kind, "shape": array.shape}
-        if binary:
+        if place is not None:
+            place.write(wire.to_bytes(array))  # perf_analyzer takes no parameters here
+        elif binary:
             blobs.append(wire.to_bytes(array))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
@@ -151,28 +162,39 @@ def _objects(value: Any, name: str) -> list[dict[str, Any]]:
     return [_mapping(item, f"each of {name}") for item in value]
 
 
-def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDArray[Any]:
+def _rows(
+    value: Any, binary: Buffer, served: ServedModel, max_rows: int, regions: Regions | None
+) -> NDArray[Any]:
     """Return the inputs row by row, those of several tensors in records."""
     tensors, specs = _objects(value, "inputs"), served.inputs.tensors
     arrays: dict[str, NDArray[Any]] = {}
     end = 0
+    wrong = f"a request has {len(specs)} inputs, each once; {_inputs(specs)}"
+    if len(tensors) > len(specs):  # and each may be large
+        raise WireError(wrong)
     for tensor in tensors:
         spec = next((each for each in specs if each.name == tensor.get("name")), None)
         if spec is None:
             raise WireError(f"there is no input {brief(tensor.get('name'))}; {_inputs(specs)}")
-        size = _tensor_parameters(tensor, spec.name).get("binary_data_size")
+        about, place = _tensor_parameters(tensor, spec.name, regions)
+        size = about.get("binary_data_size")
         if size is not None and not (type(size) is int and size >= 0):
             raise WireError(f"binary_data_size of {spec.name!r} is not {brief(size)}")
         begin, end = end, end + (size or 0)
         rows = wire.check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
-        if size is None:
+        given = [
+            each for each in ("data", "binary_data_size", REGION) if each in {**tensor, **about}
+        ]
+        if len(given) > 1:
+            raise WireError(f"{spec.name!r} has both {' and '.join(given)}")
+        if place is not None:  # a copy of its own, which is counted as such
+            arrays[spec.name] = wire.from_bytes(place.read(), rows, spec).copy()
+        elif size is None:
             arrays[spec.name] = wire.from_values(tensor.get("data"), rows, spec)
-        elif "data" in tensor:
-            raise WireError(f"{spec.name!r} has both data and binary_data_size")
         else:
             arrays[spec.name] = wire.from_bytes(binary[begin:end], rows, spec)
     if not len(arrays) == len(tensors) == len(specs):
-        raise WireError(f"a request has {len(specs)} inputs, each once; {_inputs(specs)}")
+        raise WireError(wrong)
     if end != len(binary):
         raise WireError(f"{len(binary)} bytes follow the JSON, but its tensors have {end}")
     if not served.inputs.fields:
@@ -190,16 +212,19 @@ def _inputs(specs: Sequence[TensorSpec]) -> str:
     return f"the model takes {', '.join(repr(each.name) for each in specs)}"
 
 
-def _tensor_parameters(tensor: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _tensor_parameters(
+    tensor: Mapping[str, Any], name: str, regions: Regions | None
+) -> tuple[dict[str, Any], Place | None]:
+    """Return the parameters of a tensor, and its place if they say one."""
     parameters = _mapping(tensor.get("parameters"), f"parameters of {name!r}")
-    for extension in ("shared_memory_region", "classification"):
+    for extension in ("classification",) if regions else ("classification", REGION):
         if extension in parameters:
-            raise WireError(f"the extension {extension!r} is not supported")
-    return parameters
+            raise WireError(f"the extension {extension!r} is not supported here")
+    return parameters, regions.place(parameters, name) if regions else None
 
 
 def _requested_outputs(
-    value: Any, parameters: Mapping[str, Any], served: ServedModel
+    value: Any, parameters: Mapping[str, Any], served: ServedModel, regions: Regions | None
 ) -> tuple[RequestedOutput, ...]:
     """Return which outputs are requested: all of them, unless some are named."""
     names, binary = output_tensors(served), parameters.get("binary_data_output", False)
@@ -208,10 +233,11 @@ def _requested_outputs(
     outputs = []
     for tensor in _objects(value, "outputs"):
         name = tensor.get("name")
-        own = _tensor_parameters(tensor, str(name)).get("binary_data", binary)
+        about, place = _tensor_parameters(tensor, str(name), regions)
+        own = about.get("binary_data", binary)
         if not (isinstance(name, str) and name in names):
             raise WireError(f"there is no output {brief(name)}; choose from {', '.join(names)}")
-        outputs.append(RequestedOutput(name, _flag(own, "binary_data")))
+        outputs.append(RequestedOutput(name, _flag(own, "binary_data"), place))
     if len({output.name for output in outputs}) < len(outputs):
         raise WireError("an output is requested twice")
     return tuple(outputs)
