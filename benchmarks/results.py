@@ -1,7 +1,7 @@
 """Results of the large suites as CSV, and their tables in README.md and docs/results.md.
 
     python -m benchmarks.results [--standard RUN] [--cold RUN] [--robust RUN] [--real RUN]
-        [--stages RUN] [--fidelity FILE ...]
+        [--systems RUN] [--stages RUN] [--fidelity FILE ...]
 
 What is named is read and written to docs/results/*.csv. The tables between the marks of both
 pages are then made from the CSV files, those of earlier runs included; docs/metrics.md and the
@@ -40,6 +40,7 @@ SUITES = {  # Suites with results, and what their tables are called
     "cold": "Cold starts",
     "robust": "Slow resizes and slow service",
     "real": "Recorded traces",
+    "systems": "Random systems",
     "stages": "Model variants and pipelines",
 }
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv

@@ -9,6 +9,7 @@ from sponge_env.run import suite as suites
 from sponge_env.run.suite import SUITE_DIR, AgentEntry, CellGroup, Suite, cells
 from sponge_env.run.unit import AgentUnit, BoundUnit, units
 from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.spec import scenario_profile
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 
@@ -160,6 +161,16 @@ def test_each_combination_of_values_is_a_cell_named_after_them():
         "paper-4g-0.5": ("4g", 0.5), "paper-4g-2": ("4g", 2.0),
         "paper-3g-bus-0.5": ("3g-bus", 0.5), "paper-3g-bus-2": ("3g-bus", 2.0),
     }  # fmt: skip
+
+
+def test_random_systems_are_cells_the_same_however_many_there_are():
+    few, more = (suite(cells=(), systems=n, starts=("warm",)) for n in (3, 5))
+    found = cells(more)
+    assert cells(few) == found[:3]
+    assert [each.limits.total_cores for each in found] == [4, 8, 16, 32, 4]
+    assert len({scenario_profile(each).latency for each in found}) == 5
+    assert suites.arranged(few).groups["system-002"] == "16 cores"
+    assert [each.name for each in cells(suites.only(more, "*4+*"))] == ["system-004"]
 
 
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules():

@@ -27,6 +27,7 @@ CELL_NOTE = (
     "knows the future; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were "
     "never answered"
 )
+_MOST_COLUMNS = 12  # Groups or profiles that a table compares
 SCORE_NOTE = (
     f"met: cells with at most {MET * 100:g} % avoidable violations, mean over seeds; cores: "
     "geometric mean over the cells that are met of an agent's mean cores over the reference's "
@@ -191,7 +192,7 @@ def score_tables(cells: pd.DataFrame, reference: str, agents: Sequence[str]) -> 
         tables[title] = score_table(score_rows(own, reference), agents)
         for by in ("group", "profile"):
             named = own[own[by] != ""]
-            if named[by].nunique() > 1:
+            if 1 < named[by].nunique() <= _MOST_COLUMNS:
                 found = score_rows(named, reference, by)
                 tables[f"by {by}, {shown}"] = score_grid(found, by, agents)
     return tables

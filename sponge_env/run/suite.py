@@ -20,10 +20,12 @@ from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
+from sponge_env.simulation.randomised import kept_systems
 from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"  # Suites that ship with the project
 NAMES = ("standard-v1", "stages")  # The suites whose names of agents hold everywhere
+_SYSTEMS_SEED, _SYSTEMS_CORES = 100_000, (4, 8, 16, 32)  # Of random systems; cores in turn
 BoundName = Literal["vertical", "joint"]  # Scaling of what a schedule that knows the future may do
 
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
@@ -71,16 +73,16 @@ class Suite:
     reference: str = ""  # Agent that the others are compared with; the first if left out
     featured: tuple[str, ...] = ()  # Agents that a report shows where there is no room for all
     cells: tuple[CellGroup, ...] = ()
+    systems: int = option(0, at_least=0)  # Random systems that are cells, too
     agents: dict[str, AgentEntry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_options(self)
         last, rule = self.seed_range[-1], f"below {EVALUATION_SEEDS}, for training uses the others"
         require(last < EVALUATION_SEEDS, "the last seed", last, rule)
-        parts = {name: getattr(self, name) for name in ("starts", "cells")}
-        parts["agents"] = self.agents or self.bounds
-        for name, value in parts.items():
-            require(len(value) > 0, name, value, "not empty")
+        cells, agents = self.cells or self.systems, self.agents or self.bounds
+        for name, value in {"starts": self.starts, "cells": cells, "agents": agents}.items():
+            require(bool(value), name, value, "not empty")
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
@@ -270,6 +272,11 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
             if fnmatchcase(cell_name(cell), suite.only):
                 yield label, with_own_slo(cell) if name else cell
+    cores = tuple(_SYSTEMS_CORES[k % len(_SYSTEMS_CORES)] for k in range(suite.systems))
+    for scenario, start in product(kept_systems(cores, _SYSTEMS_SEED), suite.starts):
+        cell = dataclasses.replace(scenario, start=start)
+        if fnmatchcase(cell_name(cell), suite.only):
+            yield f"{cell.limits.total_cores} cores", cell
 
 
 def _combined(

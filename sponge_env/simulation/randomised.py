@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from sponge_env.scenario import config
 from sponge_env.scenario.profile import POOR_FIT, Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.traffic import rate_rps
+from sponge_env.utils.files import cache_dir
 
 _GRID = (1, 2, 4, 8, 16)  # Batch sizes and cores of a profile's measurements
 _SLOWEST = 0.15
@@ -38,6 +40,14 @@ def random_systems(random: np.random.Generator, cores: Sequence[int]) -> Iterato
         yield [_random_system(random, *each) for each in zip(paths, cores, strict=True)]
 
 
+@cache
+def kept_systems(cores: Sequence[int], seed: int) -> tuple[Scenario, ...]:
+    """Draw systems by a seed, each the same however many follow; the cache keeps their profiles."""
+    random, folder = np.random.default_rng(seed), cache_dir() / "systems" / f"{seed}"
+    paths = [folder / f"system-{k:03}.json" for k in range(len(cores))]
+    return tuple(_random_system(random, *each) for each in zip(paths, cores, strict=True))
+
+
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:
     """Draw a system on a machine of so many cores; its profile is written to a file."""
     # Some machines of 16 core units are one CPU, which quotas share out.
@@ -45,7 +55,9 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         profile = load_profile("lite0").scaled(_between(random, 0.4, 2.5))
     else:
         profile = _random_profile(random)
-    save_profile(replace(profile, name=path.stem, model=path.stem, samples=()), path)
+    profile = replace(profile, name=path.stem, model=path.stem, samples=())
+    if not path.exists() or load_profile(str(path)) != profile:  # another process may read it now
+        save_profile(profile, path)
     each = min(cores, 16)
     alone_s, fastest_s = profile.service_table_s(1, each)[0, 0], profile.fastest_s(each)
     slo_s = float(np.clip(alone_s * _between(random, 1.3, 25.0), 0.05, 3.0))
