@@ -154,7 +154,7 @@ def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
     assert not replies_of(client, Status.REFUSED)
     assert client.step(wanted).stages["b"]["cores"] == 1.0
     assert client.system.allocation.stages == (StageAllocation(4, 1), StageAllocation(1, 1))
-    client.system.switch([1], True)
+    client.system.set_loaded([1], True)
     client.submit_at(2.5, 5.0, count=2)
     client.step(wanted)
     assert client.statuses[-2:] == [Status.ANSWERED] * 2

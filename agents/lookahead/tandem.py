@@ -7,7 +7,7 @@ records. Its moves are those of the core all the same:
 :func:`~sponge_env.core.step.simulate` would form it, as large as
 :func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
 told what is), what it leads to joins the next queue at that instant as
-:func:`~sponge_env.core.pipeline.lead_on` has it, and :func:`resize` is what
+:func:`~sponge_env.core.pipeline.pass_on` has it, and :func:`resize` is what
 :func:`~sponge_env.core.service.resize_service` does to whole cores. ``tests/test_sponge_mpc.py``
 serves drawn requests both ways.
 

@@ -101,7 +101,7 @@ class HttpFront:
                 if self._front.options.token is None:
                     check_local_names(request.headers)
                 self._check_right(request, f"{deed} models")
-                return messages.json_response(front.switch(name, deed == "load"))
+                return messages.json_response(front.set_loaded(name, deed == "load"))
             case False, ["agent"]:
                 return await self._use_agent(request)
         what = "there is nothing at" if get else "nothing accepts POST at"

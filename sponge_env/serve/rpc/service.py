@@ -84,8 +84,8 @@ class RpcFront:
             "ModelConfig": lambda front, _: {"config": front.model_config()},
             "ModelStatistics": lambda front, request: front.statistics(not request.name),
             "RepositoryIndex": lambda front, request: {"models": front.index(request.ready)},
-            "RepositoryModelLoad": lambda front, request: front.switch(request.model_name, True),
-            "RepositoryModelUnload": lambda front, request: front.switch(request.model_name, False),
+            "RepositoryModelLoad": lambda front, asked: front.set_loaded(asked.model_name, True),
+            "RepositoryModelUnload": lambda front, asked: front.set_loaded(asked.model_name, False),
         }
         works = {name: self._describing(name, make) for name, make in described.items()}
         works["ModelInfer"] = self._infer
