@@ -146,7 +146,7 @@ def replies_of(client, status):
 def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
     client, wanted = client_of(MODELS), asked(MODELS, 4, 1, 1)
     client.submit_at(0.5, 5.0, count=40)
-    client.at(0.55, client.system.switch, [1], False)
+    client.at(0.55, client.system.set_loaded, [1], False)
     client.submit_at(0.6, 5.0, count=4)
     client.step(wanted)
     assert len(replies_of(client, Status.STOPPED)) > 10

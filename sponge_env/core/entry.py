@@ -128,10 +128,8 @@ def begin_traffic_range(
 
 @entry_point
 def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any]) -> int:
-    """Draw the next requests into (room,) of ``LISTED_REQUEST``; return how many are left of them.
-
-    Fewer than ``room`` are the last.
-    """
+    """Draw the next requests into (room,) of ``LISTED_REQUEST``; return how many there were."""
+    # If they are fewer than there is room for, they are the last.
     w = _world(arrays, 0, metrics)
     for k in range(len(requests)):
         if w.env.sent_s == np.inf:

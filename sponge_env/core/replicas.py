@@ -11,16 +11,7 @@ from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import set_share
-from sponge_env.core.records import (
-    HELD,
-    ROOM,
-    STARTING,
-    STAYING,
-    Env,
-    ReplicaState,
-    StageState,
-    World,
-)
+from sponge_env.core.records import HELD, ROOM, STARTING, STAYING, Env, ReplicaState, World
 from sponge_env.core.rng import normal
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -170,20 +161,15 @@ def apply_pending(w: World) -> None:
             w.pending[k] = w.pending[k + 1]
 
 
-@inlined
-def cores_held(stage: StageState) -> int:
-    """Return the cores of all replicas."""
-    ready = stage.replicas - stage.starting
-    return stage.cores * ready + stage.starting * _starting_cores(stage.cores, ready)
-
-
 @compiled
 def update_held(w: World) -> None:
     """Charge the cores held so far and note what is held from now on."""
     stage = w.stage
     stage.held_core_s = held_core_s(w)
     stage.held_since_s = w.env.now_s
-    stage.held_cores = float(cores_held(stage))
+    ready = stage.replicas - stage.starting
+    few = _starting_cores(stage.cores, ready)
+    stage.held_cores = float(stage.cores * ready + few * stage.starting)
 
 
 @inlined

@@ -1,9 +1,8 @@
 """How long a batch takes on a simulated replica, also when its cores change meanwhile.
 
-There are two models. ``profile`` charges the measured l(b, c) to every batch, which is right for
-whole cores, as in the paper; a resize rescales the time that is left, and loading the model takes
-the same time on any number of cores and counts as no use of them. ``quota`` is
-:mod:`sponge_env.core.quota`.
+There are two models. ``profile`` charges the measured l(b, c) to every batch, right for whole
+cores, as in the paper; a resize rescales the time that is left, and loading the model takes the
+same time on any cores and does not use them. ``quota`` is :mod:`sponge_env.core.quota`.
 """
 
 import math

@@ -75,7 +75,6 @@ class HttpConnection(asyncio.Protocol):
         self._pending: asyncio.Future[HttpAnswer] | None = None
         self.transport: Any = None
         self.closed = False
-        self.unrequested = 0  # Times that something arrived for which there was no request
 
     async def request(self, parts: Sequence[bytes]) -> HttpAnswer:
         """Send a request; return its answer, or OSError. Cancelling closes the connection."""
@@ -94,8 +93,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
         if self._pending is None:
-            self.unrequested += 1
-            self.transport.abort()
+            self.transport.abort()  # nothing was requested
             return
         try:
             answers = self.parser.feed(data)
@@ -103,7 +101,6 @@ class HttpConnection(asyncio.Protocol):
             self._fail(error)
             return
         if answers:
-            self.unrequested += len(answers) - 1
             pending, self._pending = self._pending, None
             if not pending.done():
                 pending.set_result(answers[0])
