@@ -165,7 +165,7 @@ def test_calls_of_a_model_that_is_loaded_again_at_once_were_stopped_not_taken_ba
     client = client_of(MODELS)
     client.submit_at(0.5, 5.0, count=40)
     for on in (False, True):
-        client.at(0.55, client.system.switch, [1], on)
+        client.at(0.55, client.system.set_loaded, [1], on)
     client.step(asked(MODELS, 4, 1, 1))
     assert len(replies_of(client, Status.STOPPED)) > 10
     assert not replies_of(client, Status.CANCELLED)
