@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-Options = dict[str, Any]
+Values = dict[str, Any]  # Of options, by name
 
 
 @dataclass(frozen=True, slots=True)

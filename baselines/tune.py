@@ -40,7 +40,7 @@ from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import require_extra
 
 from . import TUNED_FILE, load_tuned
-from .searches import SEARCHES, Options, Range, Space
+from .searches import SEARCHES, Range, Space, Values
 
 CONFIGURATIONS = 200  # Combinations of options that are tried for each controller and profile
 ROUNDS = 4  # How often that many are tried at most, if the best lies at the end of its range
@@ -67,14 +67,14 @@ class Task:
         """Return what stands for the content of all files that it names."""
         return "".join(map(scenario_fingerprint, self.scenarios))
 
-    def costs(self, options: Options) -> Iterator[float]:
+    def costs(self, options: Values) -> Iterator[float]:
         """Yield the logarithm of each cell's :func:`cost_cores`, with the next training seed."""
         # The order is the same for all options, and random, so that the first few stand for all.
         cells = random.Random(0).sample(self.scenarios, len(self.scenarios))
         for cell, seed in zip(cells, cycle(TRAINING_SEEDS), strict=False):
             yield math.log(self._play(cell, seed, options))
 
-    def _play(self, cell: Scenario, seed: int, options: Options) -> float:
+    def _play(self, cell: Scenario, seed: int, options: Values) -> float:
         profile = scenario_profile(cell)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(cell, controller, profile)
@@ -90,7 +90,7 @@ def tune_task(task: Task) -> dict[str, Any]:
     """Search the best options of a task."""
     # The defaults come first. If the best value lies at the end of its range, the range is widened
     # and as many combinations are tried again, at most :data:`ROUNDS` times in all.
-    best: tuple[float, Options] = math.exp(fmean(task.costs({}))), {}
+    best: tuple[float, Values] = math.exp(fmean(task.costs({}))), {}
     space, tried, widest = SEARCHES[task.agent], 1, None
     while space != widest and tried <= ROUNDS * task.configurations:
         best, widest = _search(task, space, best), space
@@ -107,12 +107,12 @@ def tune_task(task: Task) -> dict[str, Any]:
     }
 
 
-def _search(task: Task, space: Space, best: tuple[float, Options]) -> tuple[float, Options]:
+def _search(task: Task, space: Space, best: tuple[float, Values]) -> tuple[float, Values]:
     optuna = import_optuna()
 
     def objective(trial: Any) -> float:
         nonlocal best
-        options: Options = {}
+        options: Values = {}
         for name, own in space.items():
             if not isinstance(own, Range):
                 options[name] = trial.suggest_categorical(name, own)

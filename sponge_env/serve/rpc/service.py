@@ -23,7 +23,7 @@ from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
 from sponge_env.serve.wire.trace import own_parent
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Work = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
+Handle = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
 """Makes the message that answers one: from its bytes, the headers, the beginning of its call on
 the monotonic clock, and the time left until the call's deadline, None if it has none."""
 
@@ -93,7 +93,7 @@ class RpcFront:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(codec.SERVICE, handlers)
 
-    def _unary(self, work: Work, name: str) -> Any:
+    def _unary(self, work: Handle, name: str) -> Any:
         """Return a handler around what returns the message that answers one."""
         # It reads the message itself: to know when it began, to end the call of a client that is
         # too slow (gRPC would wait for ever), and to read nothing without the token.
@@ -119,7 +119,7 @@ class RpcFront:
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _describing(self, name: str, make: Callable[[Front, Any], Any]) -> Work:
+    def _describing(self, name: str, make: Callable[[Front, Any], Any]) -> Handle:
         async def work(data: bytes, *_: object) -> Any:
             request = await run_in_thread(len(data), codec.parse, f"{name}Request", data)
             front = self._front
