@@ -16,11 +16,11 @@ _KNOWN = {
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when used."""
 FILES = {"sb3": f"{__name__}.stable_baselines:SB3Policy"}
-"""Word before a colon -> what follows the file after it, which is its option ``file``."""
+"""For ``word:FILE``: word -> controller, whose option ``file`` is the file."""
 ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
     "sb3:FILE.zip": "model that Stable-Baselines3 saved; loading one executes code in it"
 }
 """Name -> what it does, in one line."""
 
 LEARNERS: dict[str, ControlName] = {"ppo": "vertical", "ppo-joint": "joint"}
-"""Name of a learned agent -> what it sees and chooses of one model; of others, all there is."""
+"""Name of a learned agent -> its control of one model; with several, it sees and chooses all."""

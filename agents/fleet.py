@@ -1,4 +1,4 @@
-"""How many replicas to hold: what takes a cold start to change is planned some of those ahead."""
+"""How many replicas to hold: planned several cold starts ahead, since a change takes one."""
 
 import math
 from collections.abc import Sequence
@@ -17,32 +17,31 @@ from sponge_env.packing import most_cores
 from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
 _BUSY = 0.5  # Share of what one core serves from which a second replica is worth its core
-_BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
+BATCH_SHARE = 0.4  # Longest batch to plan with, relative to the SLO
 _COLD_STARTS_AHEAD = 6
 _KEPT = 600  # Intervals for which a second replica is held after it was last worth its core
 _REMEMBERED = 3600  # Past intervals whose rates are remembered
 _OVERLOAD = 10.0  # Cost of each missing core, of the CPU or of the largest allocation for the rate
-_SOON = 1.5  # How much later than the soonest a backlog may end: starting replicas take cores
+_SOON = 1.5  # Latest end of a backlog over the earliest possible: starting replicas take cores
 
 _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
-"""The highest rate of so many seconds, so long ago at most (or two cold starts, if that is longer),
-is what the fleet must be able to serve when it grows to all cores of the machine: a peak comes
-again, and cores come in time for it, but replicas do not."""
+"""With all cores of the machine, the fleet must be able to serve the highest rate over so many
+seconds in the last minutes (or two cold starts, if longer): peaks come again, and cores come in
+time for them, but replicas do not."""
 _RISES_ON, _BY_CHANCE = 3.0, 2.0
-"""Cold starts for which a rise of the rate is taken to last, as far as it is larger than so many
-standard deviations of Poisson arrivals: replicas that start in time take no cores from busy ones.
-What it asks for is kept for a cold start, or replicas would be given up as they start."""
-_NEWEST = 3  # Intervals whose highest rate the ready replicas have to serve meanwhile
-_MISSED = 0.02  # Share missed that shows too few ready replicas: what cannot be met does not wait
+"""Cold starts for which a rise of the rate is taken to go on, and standard deviations of Poisson
+arrivals that do not count as a rise. Replicas that start in time take no cores from busy ones. What
+a rise asks for is kept for a cold start, or replicas would be given up as they start."""
+_NEWEST = 3  # Intervals whose highest rate the ready replicas must serve while others start
+_MISSED = 0.02  # Share missed that shows too few ready replicas: dropped requests do not wait
 
 _most_cores = inlined(most_cores)
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
-"""Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
-fleet changes. Stages of a pipeline have to be quick rather than busy: what one of them holds up is
-late in all, and few cores cannot come to the rescue."""
+"""Default utilisation, and the saving, relative to the whole cost, for which the fleet changes.
+Stages of a pipeline must be quick rather than busy: a delay in one stage is a delay in all."""
 _FEWEST = 2
-"""Replicas to hold at least where one core would be half busy, but not in a pipeline or where all
-share one CPU. Each core adds less than the one before, so two serve a burst on fewer cores."""
+"""Fewest replicas when one core would be half busy, but not in a pipeline or if all share one CPU.
+Each core adds less than the one before, so two replicas serve a burst on fewer cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +51,14 @@ class FleetOptions(Planning):
     utilisation: float | None = option(None, above=0, at_most=1)
     """Share of the planned throughput a replica is trusted with; else 0.9, in pipelines 0.45."""
     overload_windows: int = option(3, at_least=0)
-    """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
+    """Past intervals whose least rate (in a pipeline, mean rate) is taken to last if the ready
     replicas cannot serve it; 0 for none."""
 
 
-class Fleet(NamedTuple):
-    """What stays the same of a stage for an episode, and memory that is overwritten."""
+class FleetTables(NamedTuple):
+    """What stays the same for a stage during an episode, and memory that is overwritten."""
 
-    most_cores: IntArray  # (sizes,) cores that each of 1, 2, ... replicas can have.
+    most_cores: IntArray  # (sizes,) cores that each of 1, 2, ... replicas can have
     nodes: IntArray  # Cores of each node of the machine
     cpu_cores: float
     utilisation: float
@@ -69,18 +68,18 @@ class Fleet(NamedTuple):
     in_pipeline: bool
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
-    value: FloatArray  # (2, sizes) cost of all that follows; then what they serve, backlogs' ends
+    value: FloatArray  # (2, sizes) cost of what follows; reused for rates served, backlogs' ends
     samples: FloatArray  # (3, samples) load of each replica by rate, cores that it needs, costs
 
 
 class Moment(NamedTuple):
     """What one decision looks at."""
 
-    replicas: int  # Those asked for so far; those of them that are ready; and all that are
-    ready: int
-    serving: int
+    replicas: int  # Those asked for so far
+    ready: int  # Those of them that are ready
+    serving: int  # All that are ready
     wait: FloatArray  # (sizes,) cold starts until so many are warm
-    waiting: int
+    waiting: int  # Requests in the queue
     missing: bool  # Whether more was dropped in the last interval than by chance
     lasting_rps: float  # Rate that may last; negative if none does
     rates_rps: FloatArray  # (past intervals,) rates of the last minutes
@@ -91,9 +90,9 @@ class Moment(NamedTuple):
 
 
 @entry_point
-def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tuple[int, bool]:
+def choose_replicas(fleet: FleetTables, moment: Moment, service_s: FloatArray) -> tuple[int, bool]:
     """Return how many replicas to hold, and whether the ready ones are too few until they serve."""
-    longest_s, highest_rps = _BATCH_SHARE * fleet.slo_s, 0.0
+    longest_s, highest_rps = BATCH_SHARE * fleet.slo_s, 0.0
     for row in range(service_s.shape[0]):
         longest_s = max(longest_s, service_s[row, 0])
     # The most that a replica serves, never less with more cores.
@@ -110,9 +109,9 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 
 
 @compiled
-def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
-    """Return the highest rate of the last minutes, and where a rise beyond all known leads to."""
-    # The latter is the highest since one cold start ago.
+def _rates_to_come(fleet: FleetTables, moment: Moment) -> tuple[float, float]:
+    """Return the highest rate of the last minutes, and the one that a new rise leads to."""
+    # The latter is the highest one since a cold start ago.
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
     width_s = width * fleet.cold_start_s / moment.cold_start
     ahead_s = _RISES_ON * fleet.cold_start_s + width_s / 2
@@ -132,7 +131,7 @@ def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
 
 
 @compiled
-def _least(fleet: Fleet, peak_rps: float) -> int:
+def _least(fleet: FleetTables, peak_rps: float) -> int:
     """Return the fewest replicas that serve a peak once they have all cores of the machine."""
     least, most_rps = 1, 0.0
     for size in range(fleet.most_cores.size):
@@ -145,9 +144,9 @@ def _least(fleet: Fleet, peak_rps: float) -> int:
 
 
 @compiled
-def _ready_for_more(fleet: Fleet, moment: Moment, usual: int) -> int:
-    """Return how many replicas to hold where no request is late: for the peak, and for a rise."""
-    # For a rise, only as many start as leave the ready ones the cores that they need meanwhile.
+def _ready_for_more(fleet: FleetTables, moment: Moment, usual: int) -> int:
+    """Return how many replicas to hold for the peak and for a rise, when no request is late."""
+    # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
     highest_rps, coming_rps = _rates_to_come(fleet, moment)
     least = max(usual, _least(fleet, highest_rps))
     size, ready = _least(fleet, coming_rps), moment.ready
@@ -164,21 +163,20 @@ def _ready_for_more(fleet: Fleet, moment: Moment, usual: int) -> int:
 
 
 @compiled
-def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
+def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, bool]:
     """Return how many replicas to hold if a rate lasts that the usual ones may not serve."""
-    # New ones come late and take cores from the ready ones, who share the machine with them. So
-    # none is asked for before requests must be late with what is ready, and no ready one is given
-    # up that the rate or the backlog needs. In an overload they are the fewest that soon end what
-    # gathers until they serve; none of these is given up before the ready ones serve the rate and
-    # no request must be late any more. A ready one is given up where all of them would never end
-    # it, and fewer would, with more cores each.
+    # New replicas come late and take cores from the ready ones. So none is asked for before the
+    # ready ones must be late, and no ready one is given up that the rate or the backlog needs. In
+    # an overload, ask for the fewest that soon end the backlog, and keep them until the ready ones
+    # serve the rate and no request must be late. A ready one is given up only if all of them would
+    # never end the backlog, and fewer would, with more cores each.
     (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
     for size in range(sizes):
         replicas, cores = size + 1, fleet.most_cores[size]
         each_rps = fleet.serves_rps[0, cores - 1] * min(1.0, fleet.cpu_cores / (replicas * cores))
         all_rps[size] = replicas * each_rps
-        # Those that start are of no use before all are warm: the worse for a larger fleet.
+        # Those that start count only once all are warm, to the disadvantage of larger fleets.
         serving = min(replicas, ready)
         most = _most(fleet, serving, replicas - serving)
         share = min(1.0, fleet.cpu_cores / (serving * most))
@@ -193,7 +191,7 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
     enough = 1
     while enough < sizes and end_s[enough - 1] > soon_s:
         enough += 1
-    # Where nothing ends it, those that serve most; equal sums differ by rounding.
+    # If nothing ends it, those that serve most; equal sums differ by rounding.
     while soonest_s == math.inf and all_rps[enough - 1] <= (1 - 1e-9) * most_rps:
         enough += 1
     if late and enough < ready and end_s[ready - 1] == math.inf:
@@ -208,7 +206,7 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
 @compiled
 def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: float) -> float:
     """Return when a backlog ends that grows by so many requests/s before and after a change."""
-    # Infinite where it grows, or lasts, for ever; if it shrinks already before, when it does.
+    # Infinite if it never ends.
     if after_rps >= 0.0:
         return math.inf
     if before_rps < 0.0 and waiting / -before_rps <= change_s:
@@ -217,7 +215,7 @@ def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: f
 
 
 @compiled
-def _cheapest(fleet: Fleet, moment: Moment) -> int:
+def _cheapest(fleet: FleetTables, moment: Moment) -> int:
     """Return the first step of the cheapest path, in units of cold starts."""
     step, value, sizes = fleet.step, fleet.value, fleet.most_cores.size
     rates_rps = moment.rates_rps[-SMOOTHED:]
@@ -233,7 +231,7 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
             value[1 - ahead % 2, size] = least
     best, least, kept = 0, math.inf, math.inf
     for size in range(sizes):
-        # Replicas that start already come sooner, so their first cold start counts in part.
+        # Replicas that are starting come sooner, so their first cold start counts in part.
         wait, serving = moment.wait[size], min(size + 1, moment.ready)
         fleet.samples[0, 0] = rate_rps / serving
         fleet.samples[1, 0] = _cores(fleet, rate_rps / serving)
@@ -248,11 +246,11 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
 
 
 @compiled
-def _write_steps(fleet: Fleet, moment: Moment) -> None:
-    """Write the cost of each step from one size to another, relative to a cold start's time."""
-    # From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
+def _write_steps(fleet: FleetTables, moment: Moment) -> None:
+    """Write the cost of each step from one size to another, over a cold start."""
+    # Going to fewer replicas, all are warm at once; going to more, new ones hold one core.
     coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
-    # What others on the machine need is not known in a pipeline, so the rate has to do.
+    # In a pipeline, what the other stages need is not known, so the rate has to do.
     if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
         least_rps = moment.lasting_rps
     for before in range(1, sizes + 1):
@@ -266,10 +264,10 @@ def _write_steps(fleet: Fleet, moment: Moment) -> None:
 
 
 @compiled
-def _cores(fleet: Fleet, load_rps: float) -> float:
-    """Return the cores that a replica needs for a load, between whole numbers in proportion."""
+def _cores(fleet: FleetTables, load_rps: float) -> float:
+    """Return the cores that a replica needs for a load, interpolated between whole numbers."""
     serves_rps = fleet.serves_rps[1]
-    enough = 0  # cores that serve no more than that; all are compared, for that is vector code
+    enough = 0  # cores that serve no more than that; comparing all is vector code
     for cores in range(serves_rps.size):
         enough += serves_rps[cores] <= load_rps
     if enough == 0 or enough == serves_rps.size:
@@ -279,18 +277,18 @@ def _cores(fleet: Fleet, load_rps: float) -> float:
 
 
 @compiled
-def _most(fleet: Fleet, serving: int, starting: int) -> int:
+def _most(fleet: FleetTables, serving: int, starting: int) -> int:
     """Return the most cores of each replica that serves; each that starts has one."""
     cores_max: int = fleet.serves_rps.shape[1]
     return min(cores_max, _most_cores(fleet.nodes, serving, starting))
 
 
 @compiled
-def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float:
-    """Return what replicas cost if those that serve have such loads each and need such cores."""
-    # They hold these as far as the machine has as many. Beyond their CPU they slow each other down.
+def _mean_cost(fleet: FleetTables, serving: int, starting: int, samples: int) -> float:
+    """Return the mean cost of replicas over the first ``samples`` of loads and needed cores."""
+    # They hold what the machine has of these. Beyond their CPU they slow each other down.
     if fleet.in_pipeline:
-        # Charged like the others: at one core, stages would start some in every swing.
+        # Starting replicas cost as much as others here: at one core, every swing would start some.
         serving, starting = serving + starting, 0
     most = _most(fleet, serving, starting)
     serves_rps, cpu_cores = fleet.serves_rps[1, most - 1], fleet.cpu_cores
@@ -305,9 +303,9 @@ def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float
 class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
-    While replicas start they hold a core each, which those that serve may need just then. So each
-    step from one fleet to the next has a cost: that of one cold start in which the ``n`` ready
-    ones serve on the cores that they need, and the others have one.
+    Starting replicas hold a core each, which the serving ones may need just then. So each step from
+    one fleet to the next has a cost: that of one cold start in which the ready ones serve on the
+    cores that they need, and the others have one.
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
@@ -318,7 +316,7 @@ class FleetPlanner:
         self._fewest = min(_FEWEST if alone else 1, sizes)
         self._config, self._spec = config, spec
         self._cold_start = max(1, round(ready_s / spec.interval_s))
-        self._fleet = Fleet(
+        self._fleet = FleetTables(
             most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
             nodes=np.array(spec.nodes), cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual), reluctance=reluctance,
@@ -335,7 +333,7 @@ class FleetPlanner:
         self._peak = math.ceil(_PEAK_S / spec.interval_s)
         # A cold start before the one for which a rise is kept, or chance would go beyond all known.
         self._peak_ago = max(math.ceil(_PEAK_AGO_S / spec.interval_s), 2 * self._cold_start)
-        self.overloaded = False  # Whether more are asked for as the ready ones are too few
+        self.overloaded = False  # Whether more were asked for because the ready ones are too few
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
@@ -351,7 +349,7 @@ class FleetPlanner:
         starting = [min(left_s / loading_s, 1.0) for left_s in view.first.starting_s]
         wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.most_cores.size
         if windows := self._config.overload_windows:
-            # What an outage of the network held back comes within an interval or two.
+            # A burst after an outage of the network lasts an interval or two.
             lasting = rates_rps[-windows:]
             lasting_rps = float(lasting.mean()) if fleet.in_pipeline else min(lasting.tolist())
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
@@ -363,14 +361,14 @@ class FleetPlanner:
         moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
-            desired = max(desired, current)  # so few intervals give up nothing that takes as long
+            desired = max(desired, current)  # give up nothing: too little is known
         highest_rps = np.maximum.reduce(smooth_rps[-(_KEPT - SMOOTHED + 1) :])
         busy = highest_rps > _BUSY * fleet.serves_rps[0, 0]
         return max(desired, self._fewest) if busy else desired
 
 
 class Fleets:
-    """How many replicas each stage of a chain, or one of a pipeline, holds, each for itself."""
+    """Plans the replicas of each stage of a chain (or of one stage of a pipeline) by itself."""
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool) -> None:
         self._spec, self._shares = spec, shares(spec, "proportional")
@@ -380,14 +378,14 @@ class Fleets:
         ]
 
     def observe(self, view: SystemView) -> None:
-        """Take in the interval that has passed."""
+        """Take in the last interval."""
         self._parts = stage_views(view, self._spec, self._shares)
         for planner, part in zip(self._planners, self._parts, strict=True):
             planner.observe(part)
 
     def replicas(self, services_s: Sequence[FloatArray]) -> list[int]:
-        """Return how many replicas to hold after that, starting ones included; all find room."""
-        # (cores_max, batch_max) are the seconds of a batch in each stage.
+        """Return how many replicas each stage is to hold, starting ones included; all find room."""
+        # ``services_s`` are (cores_max, batch_max) seconds of a batch for each stage.
         stages = []
         for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
             stages.append(StageAllocation(1, 1, planner.replicas(part, service_s)))
@@ -395,12 +393,12 @@ class Fleets:
 
     @property
     def overloaded(self) -> bool:
-        """Whether replicas were asked for that the ready ones have to make room for."""
+        """Whether the ready replicas have to make room for those that were asked for."""
         return any(planner.overloaded for planner in self._planners)
 
 
 def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:
-    """Return what to hold with so many replicas while the load is unknown: all that has room."""
+    """Return the largest allocation with so many replicas, for as long as the load is unknown."""
     stages = [
         StageAllocation(stage.cores_max, stage.batch_max, count, initial.variant)
         for stage, count, initial in zip(spec.stages, replicas, spec.initial.stages, strict=True)

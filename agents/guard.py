@@ -1,11 +1,10 @@
-"""The guard of a learned policy: a program decides where training never went.
+"""The guard of a learned policy: a program decides outside the range of the training.
 
-A network answers every input, but far from its training data an answer is only a guess: on a
-network ten times as fast as any in training, or with thousands of requests in the queue. So inputs
-are clipped to the range that the policy saw when it was validated. Where the demand itself lies
-outside that range, or a hopeless queue grows, a program decides until things have been normal for a
-while; where fixed fleets would have missed less, for some minutes: a run-time monitor with a safe
-fallback (the Simplex architecture: Sha, IEEE Software 18(4), 2001).
+A network answers every input, but far from its training data an answer is only a guess. So inputs
+are clipped to the range that the policy saw in validation. If the demand itself lies outside that
+range, or a hopeless queue grows, a program decides until things have been normal for a while; if
+fixed fleets would have missed less, for some minutes. It is a run-time monitor with a safe fallback
+(the Simplex architecture: Sha, IEEE Software 18(4), 2001).
 """
 
 import math
@@ -29,18 +28,18 @@ from .shadow import ShadowFleets
 _DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
 """Prefixes of the inputs that describe the demand and the kind of system. The others follow from
 the policy's own decisions, or describe the network: a slow network shows in the budgets, and a fast
-one does no harm. The bins of the queue by deadline add nothing, and each alone is high at times."""
+one does no harm. Bins of the queue by deadline add nothing, and a single one is high at times."""
 _PAST = {*REMEMBERED, "arrivals_spread"} - {*DEPLOYMENT}
-"""Inputs that describe the past demand: a burst ends long before its memory has faded."""
+"""Inputs that describe past demand: a burst ends long before its memory has faded."""
 _MARGIN = 0.25  # Share of a range by which an input may exceed it: extremes are rare in validation
-_MARGIN_DRAWN = 0.1  # The same of inputs that say which system this is: drawn evenly, none is rare
+_MARGIN_DRAWN = 0.1  # The same for inputs that describe the system: drawn evenly, none is rare
 _MIN_WIDTH = 0.1  # Minimum width of a range, for inputs that never changed
-_DRIFT = {"cold_start": 0.3}  # Least margin, for calibrations differ: a third more, a quarter less
+_DRIFT = {"cold_start": 0.3}  # Least margin: calibrations differ by a third more, a quarter less
 _GROWING = 3  # Intervals in a row in which a hopeless queue has grown
 _CALM_S = 10.0  # Time without alarm after which the policy decides again
 _RECALLED = 120
-"""Past intervals that the program is shown at most before it decides, for it to know service times
-and load. More would hardly change its decisions, and this many take ten milliseconds."""
+"""Most past intervals that the program is shown before it decides, so that it knows service times
+and load. More would hardly change its decisions, and these take ten milliseconds."""
 
 
 class InputRange:
@@ -99,7 +98,7 @@ class Guard:
         if decided:
             self._left -= 1
         queued = sum([stage.queued for stage in view.stages])
-        (shown,), (is_alarming,) = self._look(observation[None], queued)
+        (shown,), (is_alarming,) = self._scan(observation[None], queued)
         answer = self._answer(observation, view, decided, is_alarming)
         self._views.append(view)
         return shown, answer
@@ -109,14 +108,14 @@ class Guard:
 
         Return (n, fields) observations within the policy's range, and whether the program decides.
         """
-        shown, is_alarming = self._look(observed, view.queued)
+        shown, is_alarming = self._scan(observed, view.queued)
         if self._shadow and view.last is not None:
-            # Whoever misses more than one may have to be judged by what fixed fleets missed.
+            # An episode that misses more than one may have to be judged against fixed fleets.
             self._missed = self._missed + view.last.avoidable_violations
             is_alarming |= (self._missed > 1) | self._shadow.holds_always
         return shown, is_alarming
 
-    def _look(self, observed: FloatMatrix, queued: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
+    def _scan(self, observed: FloatMatrix, queued: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
         """Return (n, fields) observations within range, and whether the demand is beyond it."""
         shown, is_alarming = observed, np.zeros(len(observed), np.bool_)
         if self._range is not None:
@@ -134,7 +133,7 @@ class Guard:
     ) -> Allocation | None:
         if is_alarming:
             self._left = max(self._left, self._calm)
-        # Shorter batches do not count: under a quota, one that runs alone is faster.
+        # Faster service does not count: under a quota, a batch that runs alone is faster.
         longer = max(1.0, float(observation[self._service]))
         if self._shadow and view.last is not None:
             self._shadow.observe(view, longer * self._table_s)
@@ -143,9 +142,9 @@ class Guard:
         if not self._left:
             return None
         if not decided:
-            # The program learns latencies in force only, and would take all others for faster.
+            # The program learns only latencies in force, and would take all others to be faster.
             self._program.reset(self._spec.with_headroom(longer - 1), seed=0)
-            # It has not decided so far: it has to catch up on the load and on service times.
+            # It has to catch up on the load and on service times.
             for past in self._views:
                 self._program.observe(past)
         answer = self._program.decide(view)

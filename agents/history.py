@@ -47,11 +47,11 @@ REMEMBERED = (
     *("arrivals_most", "arrivals_least", "delay_most", PEAK, "arrivals_before", "delay_before"),
     SERVICE,
 )
-"""What is kept from one interval to the next, in order. The last is the mean time that batches
-take, relative to what the fit says of them under the cores at the end of their interval; 1 where
-there are several stages or variants, whose batches an interval's metrics do not tell apart. Under
-a resize delay it counts batches that ran on other cores, too, and under a quota those that ran
-alone are faster than the fit: it says how fast the machine is, but not only that."""
+"""What is kept from one interval to the next, in order. The last is the mean time of batches over
+the fit's, with the cores at the end of their interval; 1 if there are several stages or variants,
+whose batches an interval's metrics do not tell apart. It reflects the machine's speed, but not only
+that: with a resize delay some batches ran on other cores, and under a quota those that run alone
+are faster than the fit."""
 DEPLOYMENT = ("slo", "resize_delay", "cold_start", SERVICE)
 """Inputs that say which system this is, and change little or not at all while it runs."""
 
@@ -60,7 +60,7 @@ FIRST_INTERVALS = 12  # Intervals at the beginning after each of which the repli
 
 @dataclass(frozen=True, slots=True)
 class InputLayout:
-    """Where an observation has what is remembered of it, and what policies see then."""
+    """Which entries of an observation are remembered, and what policies then see."""
 
     fields: tuple[str, ...]  # Names of what is observed, in order
     inputs: tuple[str, ...]  # Names of what a policy sees
@@ -142,9 +142,8 @@ def remember(
 
     ``batch_times`` (n, 4) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
     ended in it; ``fits_s`` (n or 1, cores, batches) is how long batches should take. ``intervals``
-    (n,) counts the decisions of each episode before this one: at 0 the (n, remembered) memory is
-    begun anew. For ``scales`` (n, 5 + 2 stages) see :func:`units_of`, for places
-    :class:`InputLayout`.
+    (n,) counts the earlier decisions of each episode: at 0 the (n, remembered) memory starts over.
+    For ``scales`` (n, 5 + 2 stages) see :func:`units_of`, for places :class:`InputLayout`.
     """
     for i in range(len(observations)):
         if not chosen[i]:
@@ -183,8 +182,8 @@ def remember(
 @compiled
 def _until_step(interval: int, every: float) -> float:
     """Return the share of the time between two steps of the replicas that is still to wait."""
-    # They are seldom after the first seconds: a new replica serves after some ten seconds, and only
-    # a decision that stands longer than that shows what it was worth.
+    # After the first seconds steps are rare: a new replica serves after some ten seconds, and only
+    # a decision that stands for longer shows its worth.
     if every == 0 or interval < FIRST_INTERVALS:
         return 0.0
     return (-interval % every) / every

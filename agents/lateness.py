@@ -1,9 +1,9 @@
 """Which tasks of a stage an option makes late: the rule of the integer program, in compiled code.
 
 An option serves the queue batch by batch in order of the deadlines, after the batches that are
-running, and the forecast arrivals behind it. What the later stages take is time that a task must
-have left when it is done here. The throughput must reach the forecast rate. What the fastest
-service could not save is *hopeless*: it delays the next ones, but does not count as late.
+running, and then the forecast arrivals. When a task is done here, it must have the latency of the
+later stages left. The throughput must reach the forecast rate. A task that not even the fastest
+service can save is *hopeless*: it delays the next ones, but does not count as late.
 """
 
 import math
@@ -13,7 +13,7 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.chain import NEVER
 from sponge_env.core.compiled import compiled
 
-from .program import TICKS, StageState, StageTables
+from .program import TICKS, StageLoad, StageTables
 from .rates import ROUNDING
 
 
@@ -27,14 +27,14 @@ class Service(NamedTuple):
 
 
 class Option(NamedTuple):
-    """A choice for a stage: how it serves then, and until the decision is in force."""
+    """A choice for a stage: how it serves under it, and until it is in force."""
 
     new: Service
     old: Service
 
 
 @compiled
-def write_arrivals(state: StageState) -> None:
+def write_arrivals(state: StageLoad) -> None:
     """Write when each forecast arrival comes, and when it is due."""
     # They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
     # ``x + noise * sqrt(x) = n``. Budgets rise evenly, for the first arrivals meet the queue.
@@ -47,24 +47,24 @@ def write_arrivals(state: StageState) -> None:
 
 
 class Cores(NamedTuple):
-    """What all options share of a variant on some cores."""
+    """What all options of a variant on some cores share."""
 
-    service_s: FloatArray  # (batch_max,) seconds of a batch then; below, until it is in force
-    before_s: FloatArray
-    settled: int  # Size at which batches settle then, and until the decision is in force
-    settled_before: int
+    service_s: FloatArray  # (batch_max,) seconds of a batch
+    before_s: FloatArray  # The same until the decision is in force
+    settled: int  # Size at which batches settle
+    settled_before: int  # The same until the decision is in force
 
 
 @compiled
 def latency_s(tables: StageTables, variant: int, batch: float, cores: float) -> float:
-    """Return what a batch takes by the fit."""
+    """Return the latency of a batch by the fit."""
     fit = tables.coefficients_s[variant]
     seconds: float = fit[0] * batch / cores + fit[1] / cores + fit[2] * batch + fit[3]
     return seconds
 
 
 @compiled
-def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) -> int:
+def settled_size(tables: StageTables, state: StageLoad, service_s: FloatArray) -> int:
     """Return the smallest batch that holds what arrives during it, at most the largest."""
     replicas = state.free_s.size
     for size in range(1, service_s.size):
@@ -76,7 +76,7 @@ def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) 
 
 
 @compiled
-def begin_cores(tables: StageTables, state: StageState, variant: int, cores: int) -> Cores:
+def begin_cores(tables: StageTables, state: StageLoad, variant: int, cores: int) -> Cores:
     """Get ready for options on so many cores: a resize acts on running batches at once."""
     for replica in range(state.free_s.size):
         left_s, size, faster = state.running[replica, 0], state.running[replica, 1], 1.0
@@ -90,7 +90,7 @@ def begin_cores(tables: StageTables, state: StageState, variant: int, cores: int
 
 
 @compiled
-def option_of(state: StageState, on: Cores, batch: int) -> Option:
+def option_of(state: StageLoad, on: Cores, batch: int) -> Option:
     """Return an option."""
     own_s = on.service_s[min(on.settled, batch) - 1]
     own_before_s = on.before_s[min(on.settled_before, batch) - 1]
@@ -102,7 +102,7 @@ def option_of(state: StageState, on: Cores, batch: int) -> Option:
 
 @compiled
 def done_s(service: Service, before: int, queued: int) -> float:
-    """Return when a batch of the queue is done that has so many before it."""
+    """Return when the batch of the queue is done that has ``before`` others before it."""
     # Batches go to the replicas round robin, and each takes the same time.
     replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
     own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]
@@ -112,7 +112,7 @@ def done_s(service: Service, before: int, queued: int) -> float:
 
 @compiled
 def _behind_queue_s(service: Service, queued: int, number: int) -> float:
-    """Return when a batch of arrivals starts that has so many of them before it."""
+    """Return when the batch of arrivals starts that has ``number`` others before it."""
     replicas = service.free_s.size
     turn, rounds = number % replicas, number // replicas
     # The last batch of the queue on the same replica; negative where it has none.
@@ -123,10 +123,10 @@ def _behind_queue_s(service: Service, queued: int, number: int) -> float:
 
 
 @compiled
-def _resized_s(tables: StageTables, state: StageState, old_s: float, new_s: float) -> float:
+def _resized_s(tables: StageTables, state: StageLoad, old_s: float, new_s: float) -> float:
     """Return when work is done that is resized at the end of the delay."""
-    # It would be done at ``old_s`` as it is, and at ``new_s`` if the decision were in force now.
-    # What share of it is left after the delay goes on at the new speed.
+    # At the old speed it would be done at ``old_s``, at the new one at ``new_s``. The share that is
+    # left after the delay goes on at the new speed.
     since_s = max(tables.delay_s, state.ready_s)
     if old_s <= since_s:
         return old_s
@@ -135,7 +135,7 @@ def _resized_s(tables: StageTables, state: StageState, old_s: float, new_s: floa
 
 
 @compiled
-def _queued_done_s(tables: StageTables, state: StageState, option: Option, before: int) -> float:
+def _queued_done_s(tables: StageTables, state: StageLoad, option: Option, before: int) -> float:
     """Return when a batch of the queue is done, resized after the delay."""
     queued = state.due_s.size
     end_s = done_s(option.new, before, queued)
@@ -145,8 +145,8 @@ def _queued_done_s(tables: StageTables, state: StageState, option: Option, befor
 
 
 @compiled
-def _arrivals_start_s(tables: StageTables, state: StageState, option: Option, number: int) -> float:
-    """Return when the queue and so many batches of arrivals are done, resized after the delay."""
+def _arrivals_start_s(tables: StageTables, state: StageLoad, option: Option, number: int) -> float:
+    """Return when the queue and ``number`` batches of arrivals are done, with the resize."""
     queued = state.due_s.size
     start_s = _behind_queue_s(option.new, queued, number)
     if tables.delay_s > 0.0:
@@ -156,7 +156,7 @@ def _arrivals_start_s(tables: StageTables, state: StageState, option: Option, nu
 
 @compiled
 def _arrival_done_s(
-    tables: StageTables, state: StageState, option: Option, start_s: float, arrival_s: float
+    tables: StageTables, state: StageLoad, option: Option, start_s: float, arrival_s: float
 ) -> float:
     """Return when an arrival is done: behind all before it, or after the batch it finds running."""
     own_s = option.new.settled_s
@@ -166,7 +166,7 @@ def _arrival_done_s(
 
 
 @compiled
-def _count_short(tables: StageTables, state: StageState, option: Option) -> int:
+def _count_short(tables: StageTables, state: StageLoad, option: Option) -> int:
     """Return how many tasks more arrive in an interval than are served."""
     batch = option.new.batch
     served_rps = state.free_s.size * batch / option.new.service_s[batch - 1]
@@ -177,12 +177,12 @@ def _count_short(tables: StageTables, state: StageState, option: Option) -> int:
 
 @compiled
 def count_late(
-    tables: StageTables, state: StageState, option: Option, hopeless: int, ticks: int, limit: int
+    tables: StageTables, state: StageLoad, option: Option, hopeless: int, ticks: int, limit: int
 ) -> int:
-    """Count the late tasks if the later stages take so many ticks; above a limit, not all."""
+    """Count the late tasks if the later stages take so many ticks; stop above ``limit``."""
     later_s = (ticks - ROUNDING) * tables.tick_s if ticks else 0.0
     late = _count_short(tables, state, option)
-    # The arrivals first: behind the queue they are the first to tell that it is too long.
+    # Arrivals first: being behind the queue, they are the likeliest to be late.
     number = stop = 0
     while late <= limit and stop < state.arrivals_s.shape[0]:
         start_s = _arrivals_start_s(tables, state, option, number)
@@ -196,7 +196,7 @@ def count_late(
     while late <= limit and stop < state.due_s.size:
         first, stop = max(stop, hopeless), min(stop + option.new.batch, state.due_s.size)
         end_s = _queued_done_s(tables, state, option, number) + later_s
-        # Ascending deadlines: if the last of a batch is late, all of it are.
+        # Deadlines ascend: if the last of a batch is late, all of it is.
         if end_s > state.due_s[stop - 1]:
             late += stop - first
         else:
@@ -207,7 +207,7 @@ def count_late(
 
 
 @compiled
-def _left_s(tables: StageTables, state: StageState, option: Option, task: int) -> float:
+def _left_s(tables: StageTables, state: StageLoad, option: Option, task: int) -> float:
     """Return how much time a task of the queue, or behind it an arrival, has left when done."""
     order, batch = task - state.due_s.size, option.new.batch
     if order < 0:
@@ -229,7 +229,7 @@ def _ticks_left(tables: StageTables, left_s: float) -> int:
 
 
 @compiled
-def room_of(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
+def room_of(tables: StageTables, state: StageLoad, option: Option, hopeless: int) -> int:
     """Return the longest latency of the later stages with which nothing here is late, in ticks."""
     if _count_short(tables, state, option) > 0:
         return NEVER
@@ -241,7 +241,7 @@ def room_of(tables: StageTables, state: StageState, option: Option, hopeless: in
 
 @compiled
 def write_late(
-    tables: StageTables, state: StageState, option: Option, hopeless: int, late: IntArray
+    tables: StageTables, state: StageLoad, option: Option, hopeless: int, late: IntArray
 ) -> None:
     """Count the late tasks for each latency of the later stages: (horizon + 1,), overwritten."""
     late[:] = 0

@@ -34,15 +34,15 @@ def control_of(agent: str, spec: SystemSpec) -> Control:
 class PolicyController(BaseController):
     """Follows a policy that was trained for the system at hand, under a :class:`.guard.Guard`."""
 
-    grows_ready = True  # as the program that the guard may ask does
+    grows_ready = True  # as has the program that the guard may ask
     plans_for = "all"
 
     def __init__(self, agent: str, policy: str = "newest", guard: bool = True) -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
-        That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
-        and on this scenario; or else the shipped one for the system, or else for any model. Or it
-        is ``shipped``, or a file's or run's path. Without ``guard`` it is followed everywhere.
+        ``newest`` is the newest in ``runs/`` that fits the system and was trained to the end on
+        this scenario, else the shipped one for the system, else the shipped one for any model. Or
+        ``shipped``, or the path of a file or run. Without ``guard`` it is followed everywhere.
         """
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard
@@ -74,13 +74,13 @@ class PolicyController(BaseController):
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
     def decide_many(self, view: Any) -> IntArray:
-        """Return the policy's most probable allocations; where it is guarded, it plays alone."""
+        """Return the policy's most probable allocations; with an alarm, an episode is ``alone``."""
         self._state.see(view.observations, batch_times_of(view.last))
         shown = self._state.seen
         if self._guard is not None:
             shown, alarmed = self._guard.alarmed(shown, view)
             self.alone |= alarmed
-        # A stack of single rows, for a matrix of many comes out a little different.
+        # A stack of single rows: the product with a matrix of many rows differs a little.
         return self._state.choose(self.policy.logits(shown[:, None])[:, 0])
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:

@@ -1,7 +1,7 @@
-"""What a load asks of a system of one model: by these inputs one policy decides for any of them.
+"""What a load asks of a system of one model: inputs by which one policy decides for any of them.
 
-Rates and delays become the cores that each replica needs for them, by the latencies of the profile
-and the service that was seen, in one kernel for training and for following.
+Rates and delays become the cores that each replica needs for them, by the profile's latencies and
+the measured service, in one kernel for training and for following.
 """
 
 import math
@@ -14,15 +14,16 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
 
+from .fleet import BATCH_SHARE
+
 FloatMatrix = NDArray[np.float32]
 
 CORES = 16  # Largest number of cores of a replica that the inputs tell apart
 _POINTS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
 """Batch size and cores of the latencies that are shown."""
 _GAINS = (2, 4, 8, 16)  # Cores whose throughput is shown, relative to that of one
-_BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
 _DELAY_SHARE = 0.7  # Share of what a delay leaves of the SLO in which a request is to be served
-_MOST, _MOST_DELAYED = 1.375, 1.25  # Cores needed, over the most, where all are too few
+_MOST, _MOST_DELAYED = 1.375, 1.25  # Cores needed, over the maximum, where all are too few
 _PEAK_ROOM = 1.15  # A fleet has to serve so many times the highest rate
 _SAVES = 0.97  # A fleet is worth a step if it needs at most this share of the present one's cores
 _WIDTH, _WIDER = 0.6, 0.06  # Width of the mark of one core, and what each further one adds
@@ -58,13 +59,14 @@ _CAPACITY, _SLO, _TOTAL, _REPLICAS, _MOST_REPLICAS = range(_ALONE + CORES, _ALON
 def table_of(spec: SystemSpec, most_replicas: int) -> FloatArray:
     """Return what :func:`add_needs` has to know of a system with one model, as one row.
 
-    In order: :data:`STATIC`, what 1, 2, ... cores serve, how long they take for one, five numbers.
+    In order: :data:`STATIC`, rates that 1, 2, ... cores serve, their seconds for a single request,
+    and five numbers, from ``_CAPACITY`` on.
     """
     stage, slo_s = spec.first, spec.slo_s
     cores = np.minimum(np.arange(CORES), stage.cores_max - 1)
     table_s = stage.latency.table_s(stage.batch_max, stage.cores_max)[:, cores]
     sizes = np.arange(1, len(table_s) + 1)[:, None]
-    quick = (table_s <= _BATCH_SHARE * slo_s) | (sizes == 1)
+    quick = (table_s <= BATCH_SHARE * slo_s) | (sizes == 1)
     serves_rps = np.maximum.accumulate(np.where(quick, sizes / table_s, 0.0).max(axis=0))
     batches = [min(batch, len(table_s)) - 1 for batch, _ in _POINTS]
     at_points_s = table_s[batches, [each - 1 for _, each in _POINTS]]
@@ -92,12 +94,12 @@ def add_needs(
     ready: IntArray,
     fewest: IntArray,
 ) -> None:
-    """Write the needs of (n,) chosen episodes behind what else (n, inputs) policies see of them.
+    """Write the needs of (n,) chosen episodes into ``seen`` (n, inputs), after the other inputs.
 
     ``places`` are those of the five rates, three delays, first due bin, ready replicas, service
-    ratio, first of the needs and the peak; ``tables`` (n, ...) of :func:`table_of`; ``replicas``
-    (n, 1) those asked for. Into (n, 1) each go those that are ``ready`` and the ``fewest`` that
-    serve the peak, and some more, when they grow to all cores of the machine.
+    ratio, first of the needs and the peak; ``tables`` (n, ...) are of :func:`table_of`;
+    ``replicas`` (n, 1) are those asked for. Written to (n, 1) each: the ``ready`` ones, and the
+    ``fewest`` that serve the peak with a margin on all cores of the machine.
     """
     for i in range(len(seen)):
         if chosen[i]:
@@ -161,7 +163,7 @@ def _add_fleets(
     asked: int,
     total: float,
 ) -> int:
-    """Write what fleets of one replica fewer, as many and one more hold for the lasting rates."""
+    """Write what fleets of one replica fewer, as many, and one more hold for the lasting rates."""
     for j in range(3):
         held = max(1, asked + j - 1)
         for k in range(3):
@@ -213,7 +215,7 @@ def _cores_within(alone_s: FloatArray, left_s: float) -> float:
 
 @compiled
 def _mark(out: FloatMatrix, cores: float) -> None:
-    """Write a number of cores as a hill at its place; what lies beyond the ends stands there."""
+    """Write a number of cores as a bump at its place, within the ends."""
     place = min(max(cores, 1.0), float(CORES))
     for k in range(CORES):
         out[k] = math.exp(-0.5 * ((place - k - 1) / (_WIDTH + _WIDER * k)) ** 2)

@@ -49,14 +49,14 @@ class PolicyInfo:
     seconds: float = 0.0  # How long that took
     batches: tuple[int, ...] = ()  # Batch sizes that it chooses among (:mod:`.stepwise`)
     every: int = 0  # Intervals after which it may change the number of replicas; never if 0
-    score: float | None = None  # By :func:`.phased.score_of`, less is better; None if not said
+    score: float | None = None  # By :func:`.phased.score_of`, lower is better; None if unknown
     median_of: int = 1  # Trainings, by seed, of which this was the median by that score
     replicas: int = 8  # Most replicas of a stage that it asks for; 8 in files that do not say so
     format: int = FORMAT
 
     @property
     def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """Agent, inputs and choices: of the same, one can begin where another ended."""
+        """Agent, inputs and choices: if they are the same, one can begin where another ended."""
         return self.agent, self.inputs, self.actions
 
     @property
@@ -74,7 +74,7 @@ class Policy:
 
     info: PolicyInfo
     layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]  # (weight, bias): (out, in), (out,)
-    places: IntArray | None = None  # (inputs,) where each stands in what is observed; None: all
+    places: IntArray | None = None  # (inputs,) place of each in an observation; None: all of it
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input in validation; None if a file lacks them."""
 

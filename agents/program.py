@@ -1,11 +1,10 @@
 """Sponge's integer program: what is minimised, what stays the same, what a decision looks at.
 
 Minimise the cost of variant, cores and batch size of each stage so that no request misses its
-deadline. Two formulations say which do: the published one, of one stage, gives every request the
-worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
-some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
-already makes the next ones late until it is gone. It is solved by dynamic programming
-or, on request, with PuLP (:mod:`.stages`).
+deadline. The published formulation, of one stage, gives every request the worst budget; ours
+follows each request's own deadline (:mod:`.lateness`). If every choice makes some late, it makes
+the fewest late, and of such choices takes the one that works the backlog off fastest. It is solved
+by dynamic programming or, on request, with PuLP (:mod:`.stages`).
 """
 
 import math
@@ -22,17 +21,17 @@ from sponge_env.latency import LatencyModel, quantile
 from .rates import ROUNDING, Forecast
 
 TICKS = 128  # Ticks of an SLO. Latencies are rounded up to them, and budgets down.
-_TASKS_SHARE = 0.9  # Share of the requests whose tasks are planned for, the others have more
+_TASKS_SHARE = 0.9  # Share of the requests whose tasks are planned for; the others have more
 _MAX_TASKS = 256
 _MARGIN_PROBABILITY = 0.9  # Of a latency below prediction plus margin, by the fit's residuals
 
 
 class StageTables(NamedTuple):
-    """What stays the same of a stage for an episode."""
+    """What stays the same for a stage during an episode."""
 
     service_s: FloatArray  # (variants, cores_max, batch_max) seconds of a batch, with the margin
     coefficients_s: FloatArray  # (variants, 4) gamma, epsilon, delta and eta of each latency model
-    loss: FloatArray  # (variants,) cores that lost accuracy is worth, beside the best variant
+    loss: FloatArray  # (variants,) cores that the accuracy lost to the best variant is worth
     group: int  # Tasks of a request to plan for
     before_s: float  # Shortest service of the stages before it
     left_s: float  # Shortest service here and in the stages after: with less a task is hopeless
@@ -41,15 +40,15 @@ class StageTables(NamedTuple):
     delay_s: float  # Time until a decision is in force
 
 
-class StageState(NamedTuple):
-    """What one decision looks at; times count from now."""
+class StageLoad(NamedTuple):
+    """A stage as one decision sees it; times count from now."""
 
     due_s: FloatArray  # (queued,) when each waiting task is due, ascending
-    arrivals_s: FloatArray  # (arrivals, 2) when more will come, and when they are due, overwritten
+    arrivals_s: FloatArray  # (arrivals, 2) when more come, and when these are due; overwritten
     ready_s: float  # Seconds until there is a replica
     running: FloatArray  # (replicas, 2) seconds until each is free, ascending, and its batch's size
-    free_s: FloatArray  # (replicas,) the same seconds under an option's cores, overwritten
-    variant: int  # Variant and cores in force
+    free_s: FloatArray  # (replicas,) the same seconds under an option's cores; overwritten
+    variant: int  # In force, as are the cores
     cores: int
     before_s: FloatArray  # (variants, batch_max) mean seconds of a batch until the decision holds
     replicas: int  # Those that hold cores
@@ -59,10 +58,10 @@ class StageState(NamedTuple):
     budget_high_s: float
 
 
-def idle_state(tables: StageTables) -> StageState:
+def idle_state(tables: StageTables) -> StageLoad:
     """Return the state of a stage with one replica and no load."""
     times = np.empty(0), np.empty((0, 2)), 0.0, np.zeros((1, 2)), np.zeros(1)
-    return StageState(*times, 0, 1, tables.service_s[:, 0].copy(), 1, 0.0, 0.0, 0.0, 0.0)
+    return StageLoad(*times, 0, 1, tables.service_s[:, 0].copy(), 1, 0.0, 0.0, 0.0, 0.0)
 
 
 class SystemModel:
@@ -78,7 +77,7 @@ class SystemModel:
             [stage.latencies[variant] for variant in variants]
             for stage, variants in zip(spec.stages, self.variants, strict=True)
         ]
-        # The relative allowance on all latencies, which most stay within.
+        # Relative allowance within which most latencies stay.
         self._margins = [
             [max(0.0, quantile(fit.residual_quantiles, _MARGIN_PROBABILITY)) for fit in fits]
             for fits in self._fits
@@ -114,13 +113,13 @@ class SystemModel:
         return table_s
 
     def _row(self, k: int, stage: StageView) -> int:
-        """Return where the tables have the variant in force; the first row where they do not."""
+        """Return the row of the variant in force in the tables; the first if they lack it."""
         variants, variant = self.variants[k], stage.allocation.variant
         return variants.index(variant) if variant in variants else 0
 
     def states(
         self, view: SystemView, forecast: Forecast, replicas: Sequence[int]
-    ) -> list[StageState]:
+    ) -> list[StageLoad]:
         """Lay a decision out, for so many replicas of each stage."""
         spec, states = self._spec, []
         rate_rps, noise, low_s, high_s = forecast
@@ -129,7 +128,7 @@ class SystemModel:
         for k, stage in enumerate(view.stages):
             row, cores = self._row(k, stage), stage.cores_in_force
             running = self._running(k, row, stage, replicas[k], view.now_s)
-            state = StageState(
+            state = StageLoad(
                 stage.queued_deadlines_s - view.now_s, np.empty((arrivals, 2)),
                 0.0 if stage.replicas_ready else float(running[0, 0]), running,
                 np.empty(len(running)), row, cores, self._before_s(k, stage), replicas[k],
@@ -142,9 +141,9 @@ class SystemModel:
     def _running(
         self, k: int, row: int, stage: StageView, replicas: int, now_s: float
     ) -> FloatArray:
-        """Return when each replica is free, and what it runs; see :attr:`StageState.running`."""
-        # A running batch has the margin, too. If there are more than replicas, those that end last
-        # are taken to stay. Where no replica is ready, those that start serve as soon as they are.
+        """Return when each replica is free, and what it runs; see :attr:`StageLoad.running`."""
+        # A running batch has the margin, too. Of more batches than replicas, those that end last
+        # are taken to stay. If no replica is ready, those that start serve once they are.
         ready, cores, batches = min(stage.replicas_ready, replicas), stage.cores_in_force, []
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
@@ -163,7 +162,7 @@ class SystemModel:
         service_s, cores = self.tables[k].service_s, stage.cores_in_force
         if not stage.pending:
             return np.ascontiguousarray(service_s[:, cores - 1])
-        # A mean of speeds: what is asked for already comes into force one after the other.
+        # A mean of speeds: pending resizes take effect one after the other.
         speed, from_s, delay_s = np.zeros(service_s[:, 0].shape), 0.0, self._spec.resize_delay_s
         for starts_s, next_cores in (*stage.pending, (delay_s, 0)):
             until_s = min(starts_s, delay_s)

@@ -1,8 +1,8 @@
-"""Forecasts of the arrival rate, and how far the load strays from them.
+"""Forecasts of the arrival rate, and their errors.
 
-Sponge's program expects the mean of the last intervals, plus what they scatter; a fleet looks some
-cold starts ahead, when the rate may have returned to its mean. The look-ahead program follows the
-network, too (:mod:`.lookahead.flow`).
+Sponge's program expects the mean of the last intervals plus their scatter; a fleet looks several
+cold starts ahead, when the rate may have returned to its mean. The look-ahead program also follows
+the network (:mod:`.lookahead.flow`).
 """
 
 import math
@@ -22,13 +22,13 @@ _RATE_WINDOWS = 10
 at 20 requests per second over a 4G trace, with constant, Poisson and bursty arrivals."""
 _RECENT_WINDOWS = 2  # Past intervals whose mean rate is the least to expect, for a step up
 SIGMAS, STAGE_SIGMAS = 1.0, 3.0
-"""Standard deviations of the arrivals to be ready for, in their rate and during one batch, of one
-stage and of those of a pipeline: what one of them holds up is missing in the next."""
+"""Standard deviations to be ready for, in the arrivals' rate and during one batch: with one stage,
+and with several, where a delay in one is missing time in the next."""
 _BUDGET_QUANTILE = 0.05  # Quantile of the last interval's budgets that is the lowest expected
-_DELAY_WINDOWS = 5  # Past intervals whose largest mean communication delay may come again
+_DELAY_WINDOWS = 5  # Past intervals whose largest mean communication delay is expected again
 _INTERVALS_FOR_DISPERSION = 5  # With fewer intervals, arrivals count as a Poisson process
 SMOOTHED = 5  # Intervals over which a fleet's rates are averaged: queues absorb shorter swings
-_LASTING_PRIOR = 30  # Intervals of experience that the belief in a lasting rate counts for
+_LASTING_PRIOR = 30  # Intervals of experience that the assumption of a lasting rate counts for
 _WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]
 SAMPLES = 64  # Rates that stand for the distribution of the coming ones
 _ERROR_PRIOR = 10  # Intervals without a forecast error that the first ones count against
@@ -61,8 +61,8 @@ def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS
 
 def _dispersion(counts: list[float], mean: float) -> float:
     """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson."""
-    # The smaller of two estimates of the variance. That around the mean takes a slow swing for
-    # scatter; that of successive differences counts twice what the network held back meanwhile.
+    # The smaller of two estimates of the variance: that around the mean takes a slow swing for
+    # scatter; that of successive differences counts twice what the network held back.
     if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
         return 1.0
     around_mean, successive, before = 0.0, 0.0, counts[0]
@@ -109,10 +109,9 @@ def pairwise_sum(values: FloatArray) -> float:
 
 def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     """Return equally likely rates some intervals ahead, from all the past ones."""
-    # Rates revert to their mean as fast as they have done so far: with ``phi`` the autocorrelation
-    # at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of the errors it would
-    # have had before. Young fleets take the rate to last. Of the (intervals,) past rates, smoothed
-    # and the newest last, there is one at least.
+    # Rates revert to their mean as fast as they have so far: with ``phi`` the autocorrelation at
+    # that lag, the forecast is ``mean + phi * (last - mean)`` plus one of its past errors. With few
+    # intervals the rate is taken to last. ``smooth`` (intervals,) has at least one, newest last.
     mean = np.add.reduce(smooth) / smooth.size  # np.mean takes thrice as long
     swing = smooth - mean
     pairs = len(swing) - lag
@@ -121,7 +120,7 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     before, after = swing[:-lag], swing[lag:]
     power = float(before.dot(before))
     seen = min(max(float(before.dot(after)) / power, 0.0), 1.0) if power > 0 else 0.0
-    # A belief that rates last, until so much experience says otherwise.
+    # Rates are taken to last until enough experience says otherwise.
     phi = (pairs * seen + _LASTING_PRIOR) / (pairs + _LASTING_PRIOR)
     every = -max(1, pairs // SAMPLES)
     errors = after[::every] - phi * before[::every]
@@ -130,10 +129,10 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
 
 
 class ForecastError:
-    """Watches forecasts and what arrived in the interval that they decided about.
+    """Compares forecasts with what arrived in the interval that they were for.
 
-    A decision is in force from one delay after the forecast on, for an interval. What its
-    arrivals scatter by themselves does not count.
+    A decision is in force for an interval, one delay after the forecast. The scatter of the
+    arrivals themselves does not count.
     """
 
     def __init__(self, interval_s: float, delay_s: float) -> None:

@@ -1,10 +1,10 @@
 """Fixed fleets, played in the shadow of the one that serves: what each would have missed.
 
-What arrives does not depend on what is decided. So at any time a controller can know which
-constant would have been the best of the last minutes, and hold that one where it has missed more
-itself, or where resizes are too slow to follow the load (the follow-the-leader rule of learning
-with expert advice, among all constants: Cesa-Bianchi and Lugosi, "Prediction, Learning, and
-Games", 2006, without its switches, for each costs a cold start).
+Arrivals do not depend on decisions. So a controller always knows which constant would have been
+the best in the last minutes, and can hold that one if it has missed more itself, or if resizes are
+too slow to follow the load: the follow-the-leader rule of learning with expert advice, among all
+constants (Cesa-Bianchi and Lugosi, "Prediction, Learning, and Games", 2006), with few switches,
+since each costs a cold start.
 """
 
 import math
@@ -20,16 +20,18 @@ from sponge_env.core.overload import CHEAP
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 from sponge_env.packing import places
 
-_MEMORY_S = 300.0  # What was missed so long ago counts, for a peak comes again
-_ALLOWED = 0.0005  # Share of requests that a constant may have missed, and the own decisions
-_CAUTION = 1.03  # Batches are taken to last so much longer: the next peak may be higher
-_SLOW = 0.25  # Delay of a resize, relative to an interval, with which a constant is held
+from .fleet import BATCH_SHARE
+
+_MEMORY_S = 300.0  # How long misses count, since peaks come again
+_ALLOWED = 0.0005  # Share of requests that a constant, or the controller itself, may have missed
+_CAUTION = 1.03  # Batches are taken to last so many times as long: the next peak may be higher
+_SLOW = 0.25  # Delay of a resize, in intervals, from which a constant is always held
 _KNOWN, _JUDGED = 10, 30  # Intervals until there is a best constant, and until decisions are judged
 _HELD_S, _LONGEST_S = 600.0, 3600.0  # How long a constant is held; twice as long each time, to this
 _RECENT = 10  # Intervals without misses after which a fleet serves the present load
-_BATCH_SHARE, _MOST_THROUGHPUT = 0.4, 0.97
-"""A fleet is played with the smallest batch of almost the largest throughput, of those that take
-this share of the SLO at most, and with the largest."""
+_MOST_THROUGHPUT = 0.97
+"""A fleet is played with the largest batch, and with the smallest one that has this share of the
+largest throughput of those that take at most :data:`~.fleet.BATCH_SHARE` of the SLO."""
 _QUEUE = 1 << 13  # Requests that can wait in each fleet
 
 
@@ -134,7 +136,7 @@ class ShadowFleets:
         """Play the interval that has passed; a batch takes (cores, batches) seconds."""
         spec, budgets_s = self._spec, view.budgets_s
         from_s, places = view.now_s - spec.interval_s, self._rng.random(budgets_s.size)
-        # When they came within the interval a view does not say.
+        # A view does not say when they came within the interval.
         places.sort()
         came_s, possible = from_s + spec.interval_s * places, budgets_s >= self._fastest_s
         due_s = (came_s + budgets_s)[possible]
@@ -147,9 +149,9 @@ class ShadowFleets:
         self._intervals += 1
 
     def to_hold(self, now_s: float, overloaded: bool) -> StageAllocation | None:
-        """Return the constant to hold from now on; None while the own decisions may go on.
+        """Return the constant to hold from now on; None while the controller may decide itself.
 
-        They do in an overload in which the constant fails, too.
+        It also may in an overload in which the constant fails, too.
         """
         own, offered = self._sums[-2:].tolist()
         allowed, always = _ALLOWED * offered, self.holds_always
@@ -201,7 +203,7 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
     for n, cores in product(_numbers(limits.replicas_max), _numbers(limits.cores_max)):
         if n <= places(spec.nodes, cores):
             row_s = service_s[cores - 1]
-            quick = row_s <= max(_BATCH_SHARE * spec.slo_s, row_s[0])
+            quick = row_s <= max(BATCH_SHARE * spec.slo_s, row_s[0])
             throughput = np.where(quick, batches / row_s, 0.0)
             batch = int(np.argmax(throughput >= _MOST_THROUGHPUT * throughput.max())) + 1
             for size in sorted({batch, limits.batch_max}):

@@ -1,8 +1,8 @@
 """Sponge's controller: an integer program picks cores and batch size every interval.
 
 The published program (Razavi et al., EuroMLSys 2024) is here; the one that holds each request to
-its own deadline is in :mod:`.stages`, and what it expects to arrive in :mod:`.rates`. At the end
-stands Sponge without one of its means, to see what each contributes.
+its own deadline is in :mod:`.stages`, and its forecast in :mod:`.rates`. At the end are variants of
+Sponge without one of its means, to see what each contributes.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class SpongeIPConfig(VariantPlanning, FleetOptions):
     formulation: Literal["per-request", "paper"] = "per-request"
     """``per-request`` holds each one to its own deadline; ``paper`` is the published program."""
     on_infeasible: Literal["least-violations", "hold"] = "least-violations"
-    """Where no pair meets every budget: take one of those that miss the fewest, or keep the
-    allocation in force, as published. Both count as infeasible."""
+    """If no pair meets every budget: take one that misses the fewest, or keep the allocation in
+    force, as published. Both count as infeasible."""
     solver: Literal["exact", "pulp"] = "exact"
     """Of the per-request form: compiled dynamic programming, or PuLP's CBC with equal answers."""
     slo_fraction: float = option(1.0, above=0, at_most=1)
@@ -48,15 +48,15 @@ class SpongeIPConfig(VariantPlanning, FleetOptions):
 class SpongeIP(BaseController):
     """Sponge's reference controller, in the published and in the per-request form.
 
-    It asks for one replica always, but in a pipeline, where :class:`~.fleet.FleetPlanner` says how
-    many each stage holds. Before the first interval has passed the load is unknown:
-    the per-request form then takes everything, the published one keeps what is in force.
+    It always asks for one replica, except in a pipeline, where :class:`~.fleet.FleetPlanner` says
+    how many each stage holds. Before the first interval has passed the load is unknown: the
+    per-request form then takes everything, the published one keeps what is in force.
     """
 
     config: SpongeIPConfig
 
     def plans(self, spec: SystemSpec) -> bool:
-        """Return whether the program is one for all stages: its own form, for a chain."""
+        """Return whether one program decides for all stages: the per-request form, of a chain."""
         whole = self.config.budget == "end-to-end" or len(spec.stages) == 1
         return whole and self.config.formulation == "per-request" and spec.is_chain
 

@@ -1,15 +1,14 @@
 """Sponge's integer program for a chain of stages: one option for each stage.
 
-An option is a variant, cores and a batch size; how many replicas there are takes a cold start to
-change, and is decided before (:mod:`.fleet`). IPA (Ghafouri et al., 2023) asks that the latencies
-of the stages add up to no more than the SLO. Here each request is held to its own budget: wherever
-it waits, it needs the time until it leaves its stage, behind those that are due before it, and what
-the stages after it take. So an option says of every latency of the later stages how many requests
-it makes late, and :mod:`sponge_env.control.chain` finds the cheapest. Where every plan makes
-some late, it makes the fewest late, and of such plans works the backlog off fastest.
+An option is a variant, cores and a batch size; the number of replicas takes a cold start to change,
+and is decided before (:mod:`.fleet`). IPA (Ghafouri et al., 2023) asks that the latencies of the
+stages add up to no more than the SLO. Here each request is held to its own budget: it needs the
+time until it leaves its stage, behind those that are due before it, and that of the later stages.
+So each option has, for every latency of the later stages, the number of requests that it makes
+late, and :mod:`sponge_env.control.chain` finds the cheapest options.
 
-What a stage takes of later requests: the longer one of the waits for a replica and for the backlog,
-and the batches for all tasks of a request, each as large as what arrives during it.
+A stage's latency for requests that come later is the longer one of the waits for a replica and for
+the backlog, plus the batches of all tasks of a request, each as large as what arrives during it.
 """
 
 import itertools
@@ -25,16 +24,16 @@ from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, Syste
 
 from . import lateness
 from .lateness import Service
-from .program import TICKS, StageState, StageTables, SystemModel, idle_state
+from .program import TICKS, StageLoad, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
 
-_BUSIEST = 0.95  # Utilisation from which on waiting times are taken to grow no more
-_SECOND = 2**30  # Cost of a second of work, where the backlog is to be worked off fast
-_MAX_WORK_S = 2.0**8  # ... and the longest that is told apart, so that a late request costs more
+_BUSIEST = 0.95  # Utilisation above which waiting times are taken to grow no more
+_SECOND = 2**30  # Cost of a second of work when late requests count
+_MAX_WORK_S = 2.0**8  # Longer work costs no more, so that one late request always outweighs it
 
 
 class Steady(NamedTuple):
-    """What a request meets that comes later and finds no backlog."""
+    """How a stage serves requests that come later, without a backlog."""
 
     size: int  # Size at which batches settle
     wait_s: float
@@ -44,7 +43,7 @@ class Steady(NamedTuple):
 @entry_point
 def lay_out(
     tables: StageTables,
-    state: StageState,
+    state: StageLoad,
     choices: Choices,
     k: int,
     late: IntArray,
@@ -54,10 +53,10 @@ def lay_out(
 ) -> int:
     """Write the options of stage ``k``, in the order of variants, cores and batches.
 
-    Without rows in ``late`` they are to be chosen by cost, else by the late requests, which are
-    written there. If they are to ``compete``, they relax ``costs``, after those of the later
-    stages; then the room or late requests of what cannot win are not written, and after the first
-    stage all are ``chosen``, whose cost is returned.
+    They are priced by cores if ``late`` has no rows, else by late requests, which are written
+    there. If they ``compete``, they relax ``costs``, after the options of later stages, and nothing
+    is written for those that cannot win; with the first stage, the cheapest options of all stages
+    are ``chosen`` and their cost is returned.
     """
     variants, cores_max, batch_max = tables.service_s.shape
     lateness.write_arrivals(state)
@@ -69,7 +68,7 @@ def lay_out(
     if compete and table.after[-1] >= INFEASIBLE:
         return INFEASIBLE
     for each in range(rows):
-        # The cheapest first, for the others to lose: the most cores where late requests count.
+        # The likely winner first: fewest cores, or the most if late requests count.
         row = rows - 1 - each if late.shape[0] else each
         variant, cores = row // cores_max, row % cores_max + 1
         on, held = lateness.begin_cores(tables, state, variant, cores), cores * state.replicas
@@ -78,7 +77,7 @@ def lay_out(
             batch = batch_max - other if late.shape[0] else other + 1
             at = choices.first[k] + row * batch_max + batch - 1
             option = lateness.option_of(state, on, batch)
-            if k:  # the first has no stage before it that would need its latency
+            if k:  # no stage before the first would need its latency
                 if min(batch, on.settled) != steady.size:
                     steady = _steady(tables, state, service_s, min(batch, on.settled))
                 choices.ticks[at] = _later_ticks(tables, state, option.new, steady)
@@ -106,7 +105,7 @@ def lay_out(
 
 
 @compiled
-def _steady(tables: StageTables, state: StageState, service_s: FloatArray, size: int) -> Steady:
+def _steady(tables: StageTables, state: StageLoad, service_s: FloatArray, size: int) -> Steady:
     replicas, own_s = state.free_s.size, service_s[size - 1]
     rounds = math.ceil(tables.group / (size * replicas))
     # Random arrivals wait by Pollaczek and Khinchine's formula; by the noise, longer than average.
@@ -116,8 +115,8 @@ def _steady(tables: StageTables, state: StageState, service_s: FloatArray, size:
 
 
 @compiled
-def _later_ticks(tables: StageTables, state: StageState, service: Service, steady: Steady) -> int:
-    """Return what this stage takes, after its backlog, of requests that are not here yet."""
+def _later_ticks(tables: StageTables, state: StageLoad, service: Service, steady: Steady) -> int:
+    """Return the latency of this stage, with its backlog, for requests that are not here yet."""
     queued, wait_s = state.due_s.size, steady.wait_s
     if queued:
         last = (queued - 1) // service.batch
@@ -158,10 +157,10 @@ class StageProgram:
         fitted = self._spec.fit_stages(chosen, "cores")
         return Allocation(stages=fitted, feasible=feasible and fitted == tuple(chosen))
 
-    def solve(self, states: Sequence[StageState], count_late: bool) -> bool:
-        """Choose options by dynamic programming; return False if each choice makes some late.
+    def solve(self, states: Sequence[StageLoad], count_late: bool) -> bool:
+        """Choose options; return False if every choice makes some late.
 
-        Where late requests count, they are the fewest instead.
+        With ``count_late``, choose those that make the fewest late.
         """
         late = self.chain.late_rows(count_late)
         if not self._pulp:
@@ -177,9 +176,7 @@ class StageProgram:
             self.chain.chosen[:] = options
         return bool(options)
 
-    def lay_out_stage(
-        self, k: int, state: StageState, late: IntArray, compete: bool = False
-    ) -> int:
+    def lay_out_stage(self, k: int, state: StageLoad, late: IntArray, compete: bool = False) -> int:
         """Write the options of a stage, see :func:`lay_out`."""
         into = self.chain.any_cores, self.chain.chosen
         return lay_out(self.model.tables[k], state, self.chain.choices, k, late, *into, compete)
@@ -188,14 +185,14 @@ class StageProgram:
 def solve_chain(chain: Chain, count_late: bool) -> tuple[int, ...]:
     """Solve the program of a chain of stages as :meth:`Chain.cheapest` does; return the options.
 
-    A chosen option bounds the ticks of the stages after it. Where late requests count, their
-    number is minimised first, and bounded then. There are no options where nothing may be late and
-    each choice makes some late; a RuntimeError if the optimum was not found.
+    A chosen option bounds the ticks of the stages after it. With ``count_late``, the number of late
+    requests is minimised first; costs are then minimised without exceeding it. Without, return ()
+    if every choice makes some late. A RuntimeError if the optimum was not found.
     """
     import pulp  # takes a while, and only this solver needs it
 
-    # PuLP 3.3 warns that its class for the bundled CBC will go; the binary is the same. The gap is
-    # 0, for the weight of the batch size is below the usual tolerances.
+    # COIN_CMD, since PuLP 3.3 deprecates its class for the bundled CBC. No gap: the weight of the
+    # batch size is below the usual tolerances.
     solver = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0)
     choices, stages = chain.choices, list(itertools.pairwise(chain.choices.first.tolist()))
     model = pulp.LpProblem("stages", pulp.LpMinimize)
@@ -222,7 +219,7 @@ def solve_chain(chain: Chain, count_late: bool) -> tuple[int, ...]:
                     both = model.add_variable(f"late{option}_{ticks}", lowBound=0)
                     model += both >= chosen[option] + reached - 1
                     late.append(more * both)
-    # The costs of a single stage by their ranks, for a solver's tolerance is relative to them.
+    # A single stage's costs become ranks, since a solver's tolerance is relative to the costs.
     cost = choices.cost.argsort(kind="stable").argsort() if len(stages) == 1 else choices.cost
     goals = [pulp.lpSum(late)] if late else []
     for goal in (*goals, pulp.lpDot(cost.tolist(), chosen)):

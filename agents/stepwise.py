@@ -1,6 +1,6 @@
 """How a stepwise policy decides: replicas one up or down now and then, the rest at once.
 
-It follows thousands of episodes while a policy is trained and one while it is followed.
+The same code runs thousands of episodes in training and one when a policy is followed.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .needs import CORES, add_needs, table_of
 MAX_REPLICAS = 16  # Replicas of a stage beyond which no stepwise policy goes
 PER_REPLICA = MAX_REPLICAS + 1
 SITUATIONS = 2 * PER_REPLICA**2
-"""What may be chosen depends on whether no replica may be given up (0 or 1), how many are asked for
+"""The choices allowed depend on whether all replicas must be kept (0 or 1), how many are asked for
 and how many are ready: situation ``(kept * PER_REPLICA + asked) * PER_REPLICA + ready``."""
 MOVES = 3  # Choices of the replicas' part of an action: one down, as they are, one up
 _NUMBERS = len(StageAllocation._fields)
@@ -31,16 +31,16 @@ _batch_times = attrgetter(*BATCH_TIMES)
 
 
 class Form(NamedTuple):
-    """What a policy may choose among, besides the limits of a system."""
+    """What a policy may choose among, within the limits of a system."""
 
-    every: int  # Intervals after which the number of replicas may change; there is one if it is 0
+    every: int  # Intervals after which the number of replicas may change; if 0, there is one
     sizes: tuple[int, ...]  # Batch sizes
     replicas: int = MAX_REPLICAS  # Most replicas of a stage
     holds_peak: bool = True
-    """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
-    gives the ready replicas what those that start leave."""
+    """Whether, with one model, it keeps all replicas that the peak needs, see :mod:`.needs`, and
+    gives the ready ones the cores that starting ones leave."""
     any_model: bool = False
-    """Whether for any system of one model, with up to CORES of :mod:`.needs`."""
+    """Whether it is for any system of one model, with up to CORES of :mod:`.needs`."""
 
     @property
     def most_replicas(self) -> int:
@@ -53,12 +53,12 @@ class StageChoices(NamedTuple):
 
     sizes: IntArray  # (sizes,) batch sizes; beyond what a stage allows, its largest
     counts: IntArray
-    """(stages, 4) choices of cores, batch sizes, steps of the replicas, and variants: 0 of these
-    where there is nothing to choose, and so no part of an action."""
+    """(stages, 4) numbers of choices: cores, batch sizes, steps of the replicas, and variants, 0 if
+    there is only one, which then is no part of an action."""
     limits: IntArray  # (stages, 4) largest cores, batch, replicas and variant
     room: NDArray[np.bool_]
     """(stages, situations, cores) which numbers of cores, from 1 on, ready replicas have room for
-    beside one for each that starts. One core always is: the machine then has fewer replicas."""
+    beside one for each that starts. One core is always allowed; fewer replicas may then fit."""
     moves: NDArray[np.bool_]  # (stages, situations, 3) allowed steps, one down, none or one up
 
     @classmethod
@@ -101,7 +101,7 @@ class StageChoices(NamedTuple):
 
 
 class PolicyState:
-    """Where episodes are: what a policy remembers of each, and its replicas."""
+    """The state of episodes: what a policy remembers of each, and its replicas."""
 
     def __init__(self, specs: Sequence[SystemSpec], form: Form) -> None:
         """Begin an episode of each system; they share their limits, and stages if several."""
@@ -174,19 +174,19 @@ class PolicyState:
         return numbers
 
     def take(self, choices: IntArray) -> IntArray:
-        """Go on with (n, stages, 4) choices of each part, the steps from 0, down, to 2, up.
+        """Apply (n, stages, 4) choices of each part, steps being 0 (down), 1 or 2 (up).
 
         Returned are (n, stages, 4) allocations that fit on the machine.
         """
         cores, batches, steps, variants = np.moveaxis(choices, -1, 0)
         sizes = np.minimum(self.choices.sizes[batches], self.choices.limits[:, 1])
-        self.replicas = self.replicas + steps - 1  # who saw the last ones may keep them
+        self.replicas = self.replicas + steps - 1  # a new array: callers may keep the last one
         self._rows[:] = np.stack([cores + 1, sizes, self.replicas, variants], axis=-1)
         self.intervals += 1
         return self._fitting()
 
     def follow(self, allocation: Allocation) -> None:
-        """Go on from another's decision in place of the last one."""
+        """Go on from another controller's decision in place of the last one."""
         replicas = [stage.replicas for stage in allocation.stages]
         self.replicas[:] = np.clip(replicas, 1, self.choices.limits[:, 2])
 

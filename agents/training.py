@@ -1,6 +1,6 @@
-"""The command that trains a learned controller, as far as it needs no learner.
+"""The command line that trains a learned controller, without the learner.
 
-Its body is :mod:`.learn.command`, which takes a while to import.
+The body is :mod:`.learn.command`, which takes a while to import.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from sponge_env.utils.installation import imported
 from . import LEARNERS
 
 CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
-FOLLOWED = "--scenario", "--profile", *CONDITIONS  # Options that its evaluation has, too
+FOLLOWED = "--scenario", "--profile", *CONDITIONS  # Options that the policy's evaluation has, too
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS  # Options for what a suite defines already
 MACHINES = (16, 8, 16, 32, 16, 4)  # Cores of those on which random systems run, in turn
 STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 40_000_000, 1152
@@ -23,7 +23,7 @@ STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 40_000_000, 1152
 
 
 def machines(count: int) -> list[int]:
-    """Return the cores of the machines of so many random systems."""
+    """Return the cores of the machine of each of so many random systems."""
     return [MACHINES[k % len(MACHINES)] for k in range(count)]
 
 

@@ -36,7 +36,7 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"  # The results of ``python -m 
 def tuned_options(agent: str, scenario: Scenario) -> dict[str, Any]:
     """Return a controller's tuned options for the profile of a scenario, or for its stages.
 
-    Where it was not tuned the controller has its defaults, with a warning.
+    If it was not tuned for that, warn and return none, so that it has its defaults.
     """
     found, key = _tuned().get(agent, {}), scenario.cell[1]
     if key not in found:

@@ -1,10 +1,10 @@
 """FA2: horizontal scaling with one-core replicas and a common batch size.
 
-After FA2 (Razavi et al., RTAS 2022) as the authors of Sponge (EuroMLSys 2024) implemented
-it again for their comparison, with one change. Where its formula finds no fleet that fits,
-theirs keeps what is in force, be it a single replica under a load for ten; this one asks for
-all replicas there are. ``when_infeasible="keep"`` is the published form. A chain of stages has one
-budget, as in :mod:`.ipa`, whose latency of a stage it takes.
+After FA2 (Razavi et al., RTAS 2022) as the authors of Sponge (EuroMLSys 2024) implemented it for
+their comparison, with one change. If no fleet fits its formula, theirs keeps what is in force, even
+a single replica under a load for ten; this one asks for all replicas. ``when_infeasible="keep"`` is
+the published form. A chain of stages has one budget, as in :mod:`.ipa`, whose latency of a stage it
+takes.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ class FA2Config(Planning):
     slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO within which an interval's last batch must end, as published."""
     rate_windows: int = option(1, at_least=1)
-    """Past intervals whose highest rate is planned for; 1 as published. With more, a short
-    lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
+    """Past intervals whose highest rate is planned for; 1 as published. With more, a short lull
+    does not give up replicas, or cancel starting ones, that are needed again at once."""
     when_infeasible: Literal["largest", "keep"] = "largest"
-    """What to ask for where no fleet fits: the largest one, or as published what is in force."""
+    """What to ask for if no fleet fits: the largest one, or, as published, what is in force."""
 
 
 class FA2(BaseController):
@@ -46,7 +46,7 @@ class FA2(BaseController):
         return spec.is_chain and not spec.has_variants
 
     def begin(self, spec: SystemSpec) -> None:
-        """Get the program for several stages ready where there are some."""
+        """Prepare the program for several stages, if there are several."""
         own = {"rate_windows": self.config.rate_windows, "slo_fraction": self.config.slo_fraction}
         self._chain = IPA(mode="scale", cores=1, **own) if len(spec.stages) > 1 else None
         if self._chain is not None:
@@ -70,7 +70,7 @@ class FA2(BaseController):
 def smallest_fleet(
     spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
 ) -> Allocation | None:
-    """Search the fewest replicas n, then the smallest batch b, that fit.
+    """Find the fewest replicas n, then the smallest batch b, that fit.
 
     With ``l`` the latency of ``b`` requests on one core, floored to whole milliseconds, and
     the budget ``q = SLO - cl``, a pair fits if ``l <= q``, ``n * floor(q / l) * b >= lambda``
@@ -97,7 +97,7 @@ def smallest_fleet(
 def largest_fleet(spec: SystemSpec, slo_fraction: float) -> Allocation:
     """Return all replicas with the batch size of the highest throughput within reason.
 
-    Within reason is a batch that a request can wait for and still be served by the next one:
+    A batch is within reason if a request can wait for it and still be served by the next one:
     ``2 * l < slo_fraction * SLO``. If none is, the batch size is 1.
     """
     latency_ms = _latency_ms(spec)

@@ -1,9 +1,9 @@
 """IPA: replicas, variants and batch sizes of a chain of stages, by one latency budget.
 
 After Ghafouri et al., "IPA: Inference Pipeline Adaptation to Achieve High Accuracy and
-Cost-Efficiency" (2023): the choice of variant, batch and replicas of each stage that is best in
-accuracy and cost, of those that keep up with the load and whose latencies, with the time to fill a
-batch, add up to no more than the SLO. FA2 (Razavi et al., RTAS 2022) has one core and no variants.
+Cost-Efficiency" (2023): of the choices of variant, batch and replicas for each stage that keep up
+with the load and whose latencies, with the time to fill a batch, add up to at most the SLO, the
+best in accuracy and cost. FA2 (Razavi et al., RTAS 2022) has one core and no variants.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class IPAConfig(VariantPlanning):
 
     mode: Literal["switch", "scale", "both"] = "both"  # What changes: variants, replicas, or both
     cores: int | None = option(None, at_least=1)
-    """Cores of each replica, never more than the stage's limit. If left out 2, and where replicas
-    do not change those that there are at first."""
+    """Cores of each replica, never more than the stage's limit; if left out 2, or the initial
+    cores if replicas do not change."""
     headroom: float = option(0.3, at_least=0)
     rate_windows: int = option(20, at_least=1)  # Past intervals whose highest rate is planned for
     slo_fraction: float = option(0.8, above=0, at_most=1)  # Share of the SLO that is planned with
@@ -41,16 +41,16 @@ class IPAConfig(VariantPlanning):
 class IPA(BaseController):
     """Chooses variant, batch size and replicas of each stage, by one budget for all of them.
 
-    It knows nothing of queues, of replicas that still start, or of single deadlines. Where nothing
-    fits it asks for all replicas. The defaults, by training seeds, look at many rates, for replicas
-    take seconds to start.
+    It knows nothing of queues, of starting replicas, or of single deadlines. If nothing fits, it
+    asks for all replicas. The defaults, chosen on training seeds, look at many past rates, since
+    replicas take seconds to start.
     """
 
     config: IPAConfig
     plans_for = "chains"
 
     def begin(self, spec: SystemSpec) -> None:
-        """List what each stage may do."""
+        """List the options of each stage."""
         config = self.config
         at_first = zip(spec.stages, spec.initial.stages, strict=True)
         self._stages = [_Stage(config, *each) for each in at_first]
@@ -77,7 +77,7 @@ class IPA(BaseController):
 
 
 class _Stage:
-    """All that a stage may do: (options,) arrays over variants, replicas and batch sizes."""
+    """The options of a stage: (options,) arrays over variants, replicas and batch sizes."""
 
     def __init__(self, config: IPAConfig, stage: StageSpec, held: StageAllocation) -> None:
         fixed, every = config.mode == "switch", range(1, stage.replicas_max + 1)
@@ -97,7 +97,7 @@ class _Stage:
         self.largest = int(self._served_rps.argmax())
 
     def latency_s(self, rate_rps: float) -> FloatArray:
-        """Return what each option takes at a rate; infinite where it cannot keep up."""
+        """Return the latency of each option at a rate; infinite if it cannot keep up."""
         whole_s = self._service_s + (self.batch - 1) / rate_rps
         return np.where(self._served_rps >= rate_rps, whole_s, np.inf)
 

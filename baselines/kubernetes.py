@@ -4,11 +4,11 @@ After its public documentation and source (``autoscaling/v2``): every sync perio
 
     desired = ceil(ready * utilisation / target)
 
-unless utilisation and target differ by no more than the tolerance. Replicas that are not
-ready yet have no say when scaling in and count as unused when scaling out, and a change of
-direction that this would cause is no change. Then the number settles on the highest
-recommendation of the scale-in window, and may not grow faster than the policies allow. Metrics
-never go missing here, and the scale-out window is 0 by default, so those rules are left out.
+unless utilisation and target differ by no more than the tolerance. Replicas that are not ready yet
+are ignored when scaling in and count as unused when scaling out; if that would reverse the
+direction, nothing changes. The number is at least the highest recommendation of the scale-in
+window, and grows no faster than the policies allow. Metrics never go missing here, and the
+scale-out window is 0 by default, so those rules are left out.
 """
 
 from collections import deque
@@ -33,8 +33,8 @@ class HPAConfig(BatchConfig):
     """Options of :class:`HPA`; the defaults are those of Kubernetes."""
 
     target: float = option(0.8, above=0, at_most=1)  # Utilisation of the ready replicas to hold
-    period_s: float = option(15.0, above=0)  # Between two looks at the mean utilisation
-    down_window_s: float = option(300.0, at_least=0)  # Time whose highest wish bounds scaling in
+    period_s: float = option(15.0, above=0)  # Time between two checks of the mean utilisation
+    down_window_s: float = option(300.0, at_least=0)  # Its highest recommendation bounds scaling in
     min_replicas: int = option(1, at_least=1)  # Fewest replicas that are held
     policy_s: float = option(15.0, above=0)  # Time to double, or to grow by four if that is more
 
@@ -66,12 +66,12 @@ class HPA(ArrayController):
         return 1, batch_size(self.config, spec, cores=1), replicas
 
     def _desired(self, view: SystemView) -> Any:
-        """Close a sync period."""
+        """End a sync period; return the replicas that it recommends."""
         used_core_s, ready_core_s = self._used_core_s, self._ready_core_s
         self._sync_s = view.now_s + self.config.period_s
         self._used_core_s = self._ready_core_s = 0.0
         ready, current = view.first.replicas_ready, view.allocation.replicas
-        # What draining replicas used is in the sum, but a ready one cannot use more than all.
+        # Draining replicas are in the sum; ready ones cannot use more than all of their cores.
         share = np.minimum(1.0, used_core_s / np.maximum(ready_core_s, _TINY))
         desired = desired_replicas(share / self.config.target, ready, view.first.starting, current)
         return np.where((ready > 0) & (ready_core_s > 0), desired, current)
@@ -79,10 +79,10 @@ class HPA(ArrayController):
 
 def desired_replicas(ratio: Any, ready: Any, starting: Any, current: Any) -> Any:
     """Return how many replicas, one number or (n,), would bring the utilisation to its target."""
-    # ``ratio`` is that of the ready ones, relative to the target; ``current`` the last decision.
+    # ``ratio`` is the ready ones' utilisation over the target; ``current`` the last decision.
     out = ratio > 1
     soon = np.where(out, ready + starting, ready)
-    # With nothing starting as it was, to the bit.
+    # If none starts, the ratio stays the same to the bit.
     ratio = np.where(soon > ready, ratio * ready / np.maximum(soon, 1), ratio)
     desired = np.ceil(ratio * soon).astype(np.int64)
     desired = np.where(out, np.maximum(desired, current), desired)
@@ -91,7 +91,7 @@ def desired_replicas(ratio: Any, ready: Any, starting: Any, current: Any) -> Any
 
 
 class Scaler:
-    """From recommendations to the number of replicas, by windows and policies."""
+    """Turns recommendations into numbers of replicas, by windows and policies."""
 
     def __init__(self, config: HPAConfig, replicas: int) -> None:
         self._config = config
@@ -99,7 +99,7 @@ class Scaler:
         self._changes: deque[tuple[float, Any]] = deque()
 
     def scale(self, now_s: float, current: Any, desired: Any, replicas_max: int) -> Any:
-        """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
+        """Return the replicas to ask for, given the current and the desired number."""
         # They grow as far as the policies allow, and shrink to the window's highest recommendation.
         recommended, changes = self._recommended, self._changes
         recommended.append((now_s, desired))

@@ -1,10 +1,10 @@
-"""The simplest rules, and the batch size of all: fixed allocations, a threshold, and the slack.
+"""The simplest rules (fixed allocations, a threshold, the slack), and a batch size for others.
 
 SlackFit (SuperServe: Khare et al., NSDI 2025) and GrandSLAm (Kannan et al., EuroSys 2019) spend the
-slack of the most urgent request on resources that stay the same.
+slack of the most urgent request and leave the resources as they are.
 
-None of those that scale cores or replicas has a batch size in its published form: here a batch may
-be as long as leaves time to wait for the batch before it and for the network.
+The published rules that scale cores or replicas have no batch size: here a batch may take a share
+of the SLO that leaves time to wait for the batch before it and for the network.
 """
 
 from dataclasses import dataclass
@@ -56,17 +56,17 @@ class StaticConfig(Options):
     batch: int | None = option(None, at_least=1)
     """Largest batch; the scenario's limit if left out, and never above it."""
     replicas: int | None = option(None, at_least=1)
-    """Replicas, as far as there can be; if left out one, of a pipeline's stages those at first."""
+    """Replicas, within the limit; if left out one, or in a pipeline the initial ones of a stage."""
 
 
 class Static(ArrayController):
-    """Asks for the same always; with the default batch all that waits joins the next."""
+    """Always asks for the same; with the default batch, all that waits joins the next one."""
 
     config: StaticConfig
 
     @property
     def description(self) -> str:
-        """What the limits of the stages leave of its options; empty where they leave all."""
+        """Which of its options exceed the limits; empty if none does."""
         held: dict[str, None] = {}  # in order, each once
         for stage in self.spec.stages:
             limits = stage.cores_max, stage.batch_max, stage.replicas_max
@@ -100,7 +100,7 @@ class QueueRuleConfig(BatchConfig):
 class QueueRule(ArrayController):
     """Scales one replica by how many requests wait at the moment of the decision.
 
-    Between the thresholds nothing changes, and giving back takes a while: it must not swing.
+    Between the thresholds nothing changes, and cores are given back slowly, so that it is stable.
     """
 
     config: QueueRuleConfig
@@ -113,11 +113,11 @@ class QueueRule(ArrayController):
         """Compare the queue with the thresholds."""
         config, cores = self.config, view.allocation.cores
         waiting = view.first.queued / cores
-        # The first moment of an episode is no sign of calm.
+        # The start of an episode is no sign of calm.
         calm = (waiting < _CALM_SHARE * config.up_queue) & (view.last is not None)
         self._calm = np.where(calm, self._calm + 1, 0)
         grown = np.maximum(cores + 1, np.ceil(cores * _UP_FACTOR))
-        # Release slowly: a core too few costs deadlines, one too many only itself.
+        # Release slowly: a core too few costs deadlines, a core too many only itself.
         releases = self._calm >= config.down_after
         self._calm = np.where(releases, 0, self._calm)
         wanted = np.where(waiting > config.up_queue, grown, cores - releases)
@@ -127,10 +127,10 @@ class QueueRule(ArrayController):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldConfig(Options):
-    """What a stage holds always."""
+    """What each stage always holds."""
 
     cores: int | None = option(None, at_least=1)
-    """Core units of each of the first replicas, as far as there are; all of them if left out."""
+    """Core units of each of the initial replicas, within the limit; the limit if left out."""
 
     def of(self, spec: SystemSpec) -> list[StageAllocation]:
         """Return what each stage holds, as far as it fits on the machine."""
@@ -142,7 +142,7 @@ class HeldConfig(Options):
 
 
 class _Held(BaseController):
-    """Holds the same always, whatever the stages."""
+    """Always holds the same, whatever the stages."""
 
     config: HeldConfig
     plans_for = "all"
@@ -152,7 +152,7 @@ class SlackFit(_Held):
     """Lets each batch have the most accurate model that its most urgent request has time for."""
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Return the same always."""
+        """Return the same allocation always."""
         held = self.config.of(spec)
         chosen = [BY_SLACK if len(stage.accuracies) > 1 else 0 for stage in spec.stages]
         stages = [each._replace(variant=v) for each, v in zip(held, chosen, strict=True)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-Options = dict[str, Any]
+Values = dict[str, Any]  # Of options, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,8 @@ class Range:
     low: float
     high: float
     log: bool = False  # Whether it is searched by its logarithm
-    least: float = -math.inf  # Ends beyond which a value means nothing, as is the next
-    most: float = math.inf
+    least: float = -math.inf  # The range is never widened below this
+    most: float = math.inf  # Nor above this
 
     @property
     def whole(self) -> bool:

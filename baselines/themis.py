@@ -1,16 +1,15 @@
 """Themis: vertical scaling while the load moves, horizontal scaling once it is stable.
 
 After "A Tale of Two Scales: Reconciling Horizontal and Vertical Scaling for Inference Serving
-Systems" (Razavi et al., 2024, arXiv 2407.14843). Taken from it: latency by Amdahl's law in
-batch and cores, here :class:`LatencyModel`; a queueing delay that is the
-wait until a batch is full; and two stages. A surge is first met by growing the replicas there
-are in place; a load that stays is then moved to as many one-core replicas as it needs, the
-cheapest form by Amdahl's law, and the cores come down when these are warm.
+Systems" (Razavi et al., 2024, arXiv 2407.14843). Taken from it: latency by Amdahl's law in batch
+and cores, here :class:`LatencyModel`; the wait until a batch is full as the queueing delay; and two
+steps. A surge is first met by growing the present replicas in place; a load that stays is then
+moved to as many one-core replicas as it needs, the cheapest form by Amdahl's law, and the cores
+come down when these are warm.
 
-Simplified: there is one model and not a pipeline of them, so a search replaces the dynamic
-programs that split a deadline among stages; the load expected is the highest of the last
-intervals and not an LSTM's forecast; and since all replicas of this system have the same
-cores, those that start cold hold as many as those that serve.
+Simplified: there is one model and no pipeline, so a search replaces the dynamic programs that split
+a deadline among stages; the load expected is the highest of the last intervals, not an LSTM's
+forecast; and all replicas have the same cores, since this system has no others.
 """
 
 from collections import deque
@@ -58,9 +57,9 @@ class Themis(BaseController):
         replicas = wanted if stable else held
         ready = max(1, min(view.first.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(min(held, replicas)))
-        if stable and not grown.feasible:  # growing is not enough, so cores are given back
+        if stable and not grown.feasible:  # growing is not enough: leave room for new replicas
             grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(replicas))
-        # New ones find room only beside the cores that the ready ones need until then.
+        # New replicas fit only beside the cores that the ready ones need until then.
         replicas = min(replicas, max(held, spec.most_replicas(grown.cores)))
         return Allocation(grown.cores, grown.batch, replicas, feasible=grown.feasible)
 
@@ -78,7 +77,7 @@ def grow(
 ) -> Allocation:
     """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
 
-    Where none suffice, all that each can have, at the highest throughput. Waiting is in the budget.
+    If none suffice, return the most that each can have, at the highest throughput.
     """
     latency_s = spec.first.latency.table_s(spec.first.batch_max, cores_max).T  # (cores, batch)
     fits = _fits(latency_s, np.array(replicas), rate_rps, budget_s)
@@ -92,7 +91,7 @@ def grow(
 def _fits(
     latency_s: FloatArray, replicas: NDArray[np.int_], rate_rps: float, budget_s: float
 ) -> NDArray[np.bool_]:
-    """Return with which batch sizes, in the last axis, replicas keep up and are in time."""
+    """Return with which batch sizes (the last axis) replicas keep up and are in time."""
     # They keep up if ``replicas * b / l(b, c) >= rate``, and are in time if a batch fills and is
     # served within the budget: ``(b - 1) * replicas / rate + l(b, c) <= budget``.
     batches = np.arange(1, latency_s.shape[-1] + 1)

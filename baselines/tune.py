@@ -2,9 +2,9 @@
 
     python -m baselines.tune [--suite standard-v1] [--agents hpa fa2 ...] [--out FILE]
 
-Every controller is tuned once for a profile, over all of its cells, as an operator would: not
-again for each load. Optuna proposes options within the ranges of :mod:`.searches`, and the best
-have the least geometric mean of the cells' :func:`cost_cores`. ``tuned.json`` keeps them:
+Every controller is tuned once for a profile, over all of its cells, as an operator would, and not
+for each load. Optuna proposes options within the ranges of :mod:`.searches`; the best have the
+lowest geometric mean of the cells' :func:`cost_cores`. ``tuned.json`` keeps them:
 
     {"agents": {AGENT: {PROFILE: {"options", "cost_cores", "configurations", "episodes"}}}}
 """
@@ -40,14 +40,14 @@ from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import require_extra
 
 from . import TUNED_FILE, load_tuned
-from .searches import SEARCHES, Options, Range, Space
+from .searches import SEARCHES, Range, Space, Values
 
 CONFIGURATIONS = 200  # Combinations of options that are tried for each controller and profile
-ROUNDS = 4  # Times that as many are tried where the best lies at the end of its range
+ROUNDS = 4  # How often that many are tried at most, if the best lies at the end of its range
 
 
 def cost_cores(cores: float, missed: float) -> float:
-    """Return the cores of a cell, as many times as it misses more than the objective allows.
+    """Return the cores of a cell, multiplied by how far it exceeds the objective, if it does.
 
     ``missed`` is the share of avoidable violations.
     """
@@ -56,7 +56,7 @@ def cost_cores(cores: float, missed: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A controller and the cells that it is tuned for: all of a profile, or of some stages."""
+    """A controller and the cells that it is tuned for: all of a profile, or of the same stages."""
 
     agent: str
     profile: str
@@ -67,14 +67,14 @@ class Task:
         """Return what stands for the content of all files that it names."""
         return "".join(map(scenario_fingerprint, self.scenarios))
 
-    def costs(self, options: Options) -> Iterator[float]:
+    def costs(self, options: Values) -> Iterator[float]:
         """Yield the logarithm of each cell's :func:`cost_cores`, with the next training seed."""
-        # The order is the same for all options, and such that few cells stand for all.
+        # The order is the same for all options, and random, so that the first few stand for all.
         cells = random.Random(0).sample(self.scenarios, len(self.scenarios))
         for cell, seed in zip(cells, cycle(TRAINING_SEEDS), strict=False):
             yield math.log(self._play(cell, seed, options))
 
-    def _play(self, cell: Scenario, seed: int, options: Options) -> float:
+    def _play(self, cell: Scenario, seed: int, options: Values) -> float:
         profile = scenario_profile(cell)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(cell, controller, profile)
@@ -88,9 +88,9 @@ class Task:
 
 def tune_task(task: Task) -> dict[str, Any]:
     """Search the best options of a task."""
-    # The defaults come first. Where the best value lies at the end of its range, that is widened,
-    # and as many combinations are tried again, :data:`ROUNDS` times at most in all.
-    best: tuple[float, Options] = math.exp(fmean(task.costs({}))), {}
+    # The defaults come first. If the best value lies at the end of its range, the range is widened
+    # and as many combinations are tried again, at most :data:`ROUNDS` times in all.
+    best: tuple[float, Values] = math.exp(fmean(task.costs({}))), {}
     space, tried, widest = SEARCHES[task.agent], 1, None
     while space != widest and tried <= ROUNDS * task.configurations:
         best, widest = _search(task, space, best), space
@@ -107,12 +107,12 @@ def tune_task(task: Task) -> dict[str, Any]:
     }
 
 
-def _search(task: Task, space: Space, best: tuple[float, Options]) -> tuple[float, Options]:
+def _search(task: Task, space: Space, best: tuple[float, Values]) -> tuple[float, Values]:
     optuna = import_optuna()
 
     def objective(trial: Any) -> float:
         nonlocal best
-        options: Options = {}
+        options: Values = {}
         for name, own in space.items():
             if not isinstance(own, Range):
                 options[name] = trial.suggest_categorical(name, own)

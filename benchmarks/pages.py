@@ -15,21 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Docstring, Extension, Object
 
 from sponge_env import __main__, cli
 from sponge_env.utils.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()[^)\s#:]+(?=[)#])")
+COMMENT = re.compile(r"  # (?!noqa|type:)(.+)$")
 SHOWN = {".py", ".service", ".sh", ".toml", ".yaml"}  # Endings of files that become pages
 
 
 class Roles(Extension):
-    """Shows what a docstring names, without the role that says what kind of thing it is."""
+    """Shows a field's comment as its docstring, and the names in docstrings without their roles."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Change its docstring."""
+        if not obj.docstring and obj.is_attribute and (comment := COMMENT.search(obj.source)):
+            obj.docstring = Docstring(comment[1], parent=obj)
         if obj.docstring:
             role = r":\w+:`(?:~(?:\w*\.)*|\.+)?([^`]+)`"
             obj.docstring.value = re.sub(role, r"`\1`", obj.docstring.value)

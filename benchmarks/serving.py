@@ -35,7 +35,7 @@ from sponge_env.results.tables import aligned
 from sponge_env.serve.load import client as http
 
 Array = NDArray[Any]
-Call = Callable[[int], Array]  # Has the model answer one of the rows
+Ask = Callable[[int], Array]  # Has the model answer one of the rows
 TIMEOUT_S = 60.0
 LONG_MS = 60_000  # SLO of requests that are not to be refused, whatever there is to do
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
@@ -47,7 +47,7 @@ BURSTS, BURST_S = 6, 6.0  # Measurements of the throughput
 
 
 @contextmanager
-def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Iterator[Call]:
+def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Iterator[Ask]:
     """Use one connection that is kept, with requests made beforehand, by default without an SLO."""
     (tensor,) = server.metadata["inputs"]
     parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
@@ -62,7 +62,7 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
 
         def call(at: int) -> Array:
             connection.sendall(requests[at % len(requests)])
-            answers: Sequence[http.Answer] = ()
+            answers: Sequence[http.HttpAnswer] = ()
             while not answers:
                 data = connection.recv(1 << 20)
                 if not data:
@@ -78,7 +78,7 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
 
 
 @contextmanager
-def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]) -> Iterator[Call]:
+def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]) -> Iterator[Ask]:
     """Use ``tritonclient``, with a tensor made for each request, as its users do."""
     library = import_module(f"tritonclient.{protocol}")
     port = server.grpc_port if protocol == "grpc" else server.port
@@ -96,7 +96,7 @@ def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]
         yield call
 
 
-def check(calls: Mapping[str, Call], count: int) -> None:
+def check(calls: Mapping[str, Ask], count: int) -> None:
     """Raise unless all give the same answers, which also warms them up."""
     for at in range(count):
         expected = calls[BARE](at)
@@ -105,7 +105,7 @@ def check(calls: Mapping[str, Call], count: int) -> None:
                 raise SystemExit(f"{name} and {BARE} give different answers")
 
 
-def print_latencies(calls: Mapping[str, Call]) -> None:
+def print_latencies(calls: Mapping[str, Ask]) -> None:
     """Measure all in turn; print latency quantiles and the overhead over the bare model."""
     # The first request of a turn warms up and does not count.
     times_s: dict[str, list[float]] = {name: [] for name in calls}
@@ -190,7 +190,7 @@ def measure(name: str, python: Path | None) -> None:
         servers = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
             servers.append(stack.enter_context(triton(python, TritonModel(name))))
-        calls: dict[str, Call] = {BARE: bare}
+        calls: dict[str, Ask] = {BARE: bare}
         for server in servers:
             for kind, client in (
                 ("lean client", lean_client(server, rows)),

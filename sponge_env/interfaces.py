@@ -69,10 +69,8 @@ class Batch:
     id: int
     requests: tuple[int, ...]
     """Ids of its requests, as the workload numbers them; in a later stage one for each task."""
-    stage: int = 0
-    """Place of the stage that it belongs to."""
-    variant: int = 0
-    """Model that runs it."""
+    stage: int = 0  # Place of the stage that it belongs to
+    variant: int = 0  # Model that runs it
 
     @property
     def size(self) -> int:
@@ -85,14 +83,11 @@ class Completion:
     """How one batch ended on a worker."""
 
     batch: Batch
-    replica: int
-    """Identity of the replica that ran it."""
+    replica: int  # Identity of the replica that ran it
     started_s: float
     finished_s: float
-    ok: bool = True
-    """False when the replica died under the batch; its requests were not answered."""
-    cpu_s: float = 0.0
-    """CPU time of the batch, in physical core-seconds (0 where it is unknown)."""
+    ok: bool = True  # False when the replica died under the batch; its requests were not answered
+    cpu_s: float = 0.0  # CPU time of the batch, in physical core-seconds (0 where it is unknown)
     tasks: tuple[int, ...] = ()
     """How many tasks of the next stage each answer leads to; empty where that is drawn."""
 
@@ -219,30 +214,21 @@ class StageSpec:
     """What a controller may know about one stage before it starts."""
 
     name: str
-    cores_max: int
-    """Largest ``StageAllocation.cores``."""
-    batch_max: int
-    """Largest ``StageAllocation.batch``."""
-    replicas_max: int
-    """Largest ``StageAllocation.replicas``."""
-    latencies: tuple[LatencyModel, ...]
-    """Saturated latency of a batch, l(b, c), for each variant."""
-    cold_start_s: float
-    """Expected time from asking for a replica until it serves."""
+    cores_max: int  # Largest ``StageAllocation.cores``
+    batch_max: int  # Largest ``StageAllocation.batch``
+    replicas_max: int  # Largest ``StageAllocation.replicas``
+    latencies: tuple[LatencyModel, ...]  # Saturated latency of a batch, l(b, c), for each variant
+    cold_start_s: float  # Expected time from asking for a replica until it serves
     measured: tuple[LatencyModel, ...] = ()
     """The latencies as they were measured, the fits in between; only the fits if left out."""
-    accuracies: tuple[float, ...] = (1.0,)
-    """Of each variant, ascending."""
-    core_unit: float = 1.0
-    """Physical cores in one core unit."""
+    accuracies: tuple[float, ...] = (1.0,)  # Of each variant, ascending
+    core_unit: float = 1.0  # Physical cores in one core unit
     cpu_cores: float = math.inf
     """Core units of the CPU that replicas under a quota share; what runs at once has no more."""
-    after: tuple[int, ...] = ()
-    """Places of the stages whose answers lead here; none in the first."""
+    after: tuple[int, ...] = ()  # Places of the stages whose answers lead here; none in the first
     tasks: tuple[float, ...] = (0.0, 1.0)
     """Probabilities that an answer leads to 0, 1, 2, ... tasks in each stage that follows."""
-    mean_tasks: float = 1.0
-    """Tasks of a request in this stage, on average."""
+    mean_tasks: float = 1.0  # Tasks of a request in this stage, on average
 
     def service_s(self, variant: int) -> FloatArray:
         """Return the (cores_max, batch_max) seconds of a batch, as measured if that is known."""
@@ -272,19 +258,15 @@ class StageSpec:
 class SystemSpec:
     """What a controller may know about the system before it starts: limits and its stages."""
 
-    slo_s: float
-    """End-to-end latency objective of the scenario's requests."""
-    interval_s: float
-    """Time between two decisions."""
-    stages: tuple[StageSpec, ...]
-    """All stages, in their order; one in most systems."""
+    slo_s: float  # End-to-end latency objective of the scenario's requests
+    interval_s: float  # Time between two decisions
+    stages: tuple[StageSpec, ...]  # All stages, in their order; one in most systems
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
     nodes: tuple[int, ...] = (1 << 30,)
     """Core units of each node of the machine, for all replicas, those that start or drain included.
     No replica lies on two nodes; most machines are one."""
-    resize_delay_s: float = 0.0
-    """Time from a decision until its cores and replicas are in force."""
+    resize_delay_s: float = 0.0  # Time from a decision until its cores and replicas are in force
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning, such as model and limits."""
     scenario: str = ""
@@ -380,25 +362,19 @@ class SystemSpec:
 class StageView:
     """One stage as a controller sees it. What queues there are requests, or tasks of such."""
 
-    queued_deadlines_s: FloatArray
-    """(queued,) absolute deadlines of what waits, ascending."""
-    running: tuple[RunningBatch, ...]
-    """Batches in flight, at most one per replica."""
-    allocation: StageAllocation
-    """The last one asked for."""
-    replicas_ready: int
-    """Replicas that can run a batch now."""
+    queued_deadlines_s: FloatArray  # (queued,) absolute deadlines of what waits, ascending
+    running: tuple[RunningBatch, ...]  # Batches in flight, at most one per replica
+    allocation: StageAllocation  # The last one asked for
+    replicas_ready: int  # Replicas that can run a batch now
     arrivals: FloatArray
     """(<= 30,) requests or tasks that came in each past interval, newest last, also those that were
     refused because the queue was full."""
-    cores_in_force: int
-    """Core units that each replica has now."""
+    cores_in_force: int  # Core units that each replica has now
     starting_s: tuple[float, ...] = ()
     """Expected seconds until each cold-starting replica is ready, ascending."""
     pending: tuple[tuple[float, int], ...] = ()
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
-    last: StageMetrics | None = None
-    """Metrics of the last interval; None before the first."""
+    last: StageMetrics | None = None  # Metrics of the last interval; None before the first
 
     @property
     def queued(self) -> int:
@@ -416,21 +392,16 @@ class SystemView:
     """The state a controller decides on, in physical quantities."""
 
     now_s: float
-    stages: tuple[StageView, ...]
-    """All stages, in their order; one in most systems."""
-    allocation: Allocation
-    """The last one asked for, in force after ``spec.resize_delay_s``."""
-    delays_s: FloatArray
-    """(arrived,) communication delays of the last interval's arrivals."""
-    budgets_s: FloatArray
-    """(arrived,) budgets the last interval's arrivals had when they arrived."""
+    stages: tuple[StageView, ...]  # All stages, in their order; one in most systems
+    allocation: Allocation  # The last one asked for, in force after ``spec.resize_delay_s``
+    delays_s: FloatArray  # (arrived,) communication delays of the last interval's arrivals
+    budgets_s: FloatArray  # (arrived,) budgets the last interval's arrivals had when they arrived
     mean_delays_s: FloatArray
     """(<= 30,) mean communication delay of the arrivals of each past interval, newest last. One
     without arrivals repeats the value of the interval before; NaN until there were some."""
     bandwidths_bytes_per_s: FloatArray
     """(<= 30,) bandwidth that these arrivals saw (bytes over transfer time), in the same way."""
-    last: IntervalMetrics | None = None
-    """Metrics of the last interval; None before the first."""
+    last: IntervalMetrics | None = None  # Metrics of the last interval; None before the first
     enters: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(arrived,) places of the stages that they entered, of a set of models."""
 
@@ -449,26 +420,17 @@ class SystemView:
 class WorkerStatus:
     """Replicas now and counters since the start; all counters only grow."""
 
-    ready: int
-    """Replicas that serve, busy or idle (draining ones not included)."""
+    ready: int  # Replicas that serve, busy or idle (draining ones not included)
     starting_s: tuple[float, ...]
     """Expected seconds until each cold-starting replica is ready, ascending."""
-    held_cores: float
-    """Core units held now, cold-starting and draining replicas included."""
-    effective_cores: float
-    """Core units the limiter grants each replica now."""
-    core_seconds: float
-    """Core units held, integrated over time."""
-    used_core_seconds: float
-    """Core units in use, integrated over time."""
-    cpu_s: float
-    """CPU time of all batches in physical core-seconds (0 where unknown)."""
-    throttled_s: float
-    """Time that replicas spent stopped by their CPU limit, summed over replicas."""
-    restarts: int
-    """Replicas restarted after a crash."""
-    actuation_s: float
-    """Wall time of the last resize call (0 on the simulated worker)."""
+    held_cores: float  # Core units held now, cold-starting and draining replicas included
+    effective_cores: float  # Core units the limiter grants each replica now
+    core_seconds: float  # Core units held, integrated over time
+    used_core_seconds: float  # Core units in use, integrated over time
+    cpu_s: float  # CPU time of all batches in physical core-seconds (0 where unknown)
+    throttled_s: float  # Time that replicas spent stopped by their CPU limit, summed over replicas
+    restarts: int  # Replicas restarted after a crash
+    actuation_s: float  # Wall time of the last resize call (0 on the simulated worker)
 
 
 class Worker(Protocol):

@@ -109,8 +109,8 @@ class FakeEngine:
             raise ConfigError(f"unknown agent {agent!r}; choose from static-1, static-2")
         self.agent = agent
 
-    def switch(self, name, on):
-        (self.unloaded.discard if on else self.unloaded.add)(name)
+    def set_loaded(self, name, loaded):
+        (self.unloaded.discard if loaded else self.unloaded.add)(name)
 
     def is_loaded(self, name):
         return name not in self.unloaded

@@ -8,7 +8,7 @@ import numpy as np
 
 from sponge_env.errors import WorkerError
 from sponge_env.live.fleet import Phase
-from sponge_env.live.replica import Answer, Death, Ready
+from sponge_env.live.replica import Answered, Death, Ready
 
 
 def crash(worker, stage=0):
@@ -62,7 +62,7 @@ class FakeReplica:
         self._cpu_s += CPU_S
         now_s = time.monotonic()
         # whoever polls in another thread may start the next batch at once
-        answer, self.batch_id = Answer(self.batch_id, now_s, now_s, CPU_S), None
+        answer, self.batch_id = Answered(self.batch_id, now_s, now_s, CPU_S), None
         self._tell(answer)
 
     def die(self, reason="it was killed"):

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass
-class Answer:
+class RawAnswer:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -45,7 +45,7 @@ class Wire:
         while len(self._left) < size:
             self._more()
         body, self._left = self._left[:size], self._left[size:]
-        return Answer(int(first.split()[1]), headers, body)
+        return RawAnswer(int(first.split()[1]), headers, body)
 
     def closed(self):
         """Wait until the server closes."""

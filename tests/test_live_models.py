@@ -19,7 +19,7 @@ from sponge_env import Allocation, Scenario, StageAllocation, make_system
 from sponge_env.env.factory import check_live
 from sponge_env.errors import ConfigError
 from sponge_env.live.local import STDERR_BYTES, LocalLauncher
-from sponge_env.live.replica import Answer, Death, LiveConfig, Ready
+from sponge_env.live.replica import Answered, Death, LiveConfig, Ready
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.images import draw
 from sponge_env.models.registry import resolve_model
@@ -57,7 +57,7 @@ def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts():
         assert isinstance(next_event(replica), Ready)
         for batch_id in range(4):  # each says 200 KB
             replica.start(batch_id, [np.zeros(2)])
-            assert isinstance(next_event(replica), Answer)
+            assert isinstance(next_event(replica), Answered)
             assert os.fstat(replica._stderr.fileno()).st_size <= STDERR_BYTES + 200_000
         replica.start(4, [np.ones(2)])
         assert next_event(replica) == Death("the last word")

@@ -29,7 +29,7 @@ from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
 from sponge_env.live.replica import LiveConfig, Ready
-from sponge_env.live.wire import HEAD, Frame, Layout
+from sponge_env.live.wire import HEAD, Frame, TensorLayout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import load_scenario
@@ -146,7 +146,8 @@ def test_a_layout_reads_what_it_sends(model):
     block = np.zeros((), job.tensors_dtype)
     block.reshape(1).view(np.uint8)[:] = np.random.default_rng(0).integers(1, 99, block.nbytes)
     block["counts"] = [2, 0, 3, 9]
-    tensors, layout = wire.Tensors(*(block[name] for name in wire.Tensors._fields)), Layout(job)
+    tensors = wire.Tensors(*(block[name] for name in wire.Tensors._fields))
+    layout = TensorLayout(job)
     inputs = b"".join(layout.inputs(list(tensors.inputs[:3])))
     assert (inputs, len(inputs)) == (tensors.inputs[:3].tobytes(), 3 * layout.input_bytes)
     for failed in (None, {1: "why"}):
@@ -301,7 +302,7 @@ def test_a_node_that_is_heard_again_is_news_for_the_poll_whoever_reads_it_first(
     with there, closing(RemoteReplica(0, job, "there", 1.0, 1.0)) as replica:
         replica.attach(here)
         assert replica.poll() is None
-        wait_until(lambda: (replica.look(time.monotonic()), replica.silent)[1])
+        wait_until(lambda: (replica.check_beat(time.monotonic()), replica.silent)[1])
         there.sendall(HEAD.pack(*Frame(wire.STATUS, cores=0.5)))
         assert (replica.granted_cores(), replica.silent) == (0.5, True)
         assert select.select([replica], [], [], 0)[0]

@@ -18,7 +18,7 @@ from sponge_env.live import remote
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.remote import RemoteLauncher
-from sponge_env.live.replica import Answer, Death, Ready
+from sponge_env.live.replica import Answered, Death, Ready
 
 BATCH = 8
 
@@ -144,7 +144,7 @@ def test_answers_are_to_the_tensors_in_their_order(rig):
     answers = []
     for order in ((0, 1, 2), (2, 0, 1)):
         replica.start(1, [tensors[task] for task in order])
-        assert isinstance(next_event(replica), Answer)
+        assert isinstance(next_event(replica), Answered)
         answers.append(replica.answers(3))
     for place, task in enumerate((2, 0, 1)):
         assert np.allclose(answers[1][place], answers[0][task], atol=1e-3)

@@ -146,7 +146,7 @@ def replies_of(client, status):
 def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
     client, wanted = client_of(MODELS), asked(MODELS, 4, 1, 1)
     client.submit_at(0.5, 5.0, count=40)
-    client.at(0.55, client.system.switch, [1], False)
+    client.at(0.55, client.system.set_loaded, [1], False)
     client.submit_at(0.6, 5.0, count=4)
     client.step(wanted)
     assert len(replies_of(client, Status.STOPPED)) > 10
@@ -154,7 +154,7 @@ def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
     assert not replies_of(client, Status.REFUSED)
     assert client.step(wanted).stages["b"]["cores"] == 1.0
     assert client.system.allocation.stages == (StageAllocation(4, 1), StageAllocation(1, 1))
-    client.system.switch([1], True)
+    client.system.set_loaded([1], True)
     client.submit_at(2.5, 5.0, count=2)
     client.step(wanted)
     assert client.statuses[-2:] == [Status.ANSWERED] * 2
@@ -165,7 +165,7 @@ def test_calls_of_a_model_that_is_loaded_again_at_once_were_stopped_not_taken_ba
     client = client_of(MODELS)
     client.submit_at(0.5, 5.0, count=40)
     for on in (False, True):
-        client.at(0.55, client.system.switch, [1], on)
+        client.at(0.55, client.system.set_loaded, [1], on)
     client.step(asked(MODELS, 4, 1, 1))
     assert len(replies_of(client, Status.STOPPED)) > 10
     assert not replies_of(client, Status.CANCELLED)

@@ -174,7 +174,8 @@ def test_what_models_measure_adds_up_and_tables_show_it(capsys, refused):
 
 
 def test_one_machine_for_both_misses_less_than_a_half_for_each():
-    scenario, own = replace(TWO, duration_s=100.0), {"replicas": 2, "batch": 4}
+    warm = tuple(replace(s, initial=replace(s.initial, replicas=2)) for s in TWO.stages)
+    scenario, own = replace(TWO, duration_s=100.0, stages=warm), {"replicas": 2, "batch": 4}
     all_cores, half_of_them = (
         make_controller("static", known_controllers(), own | {"cores": cores}) for cores in (8, 4)
     )
@@ -191,4 +192,4 @@ def test_one_machine_for_both_misses_less_than_a_half_for_each():
             summary = played(system, half_of_them).summary
             halves += summary.violations, summary.mean_cores
     assert both[0] < 0.6 * halves[0]
-    assert both[1] == pytest.approx(halves[1], rel=0.01)
+    assert both[1] <= halves[1] == 5 * 16  # the halves are held from the start

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scenarios import decisions
 
 from agents.learn import spec_of
-from agents.program import TICKS, StageState, tasks_of_requests
+from agents.program import TICKS, StageLoad, tasks_of_requests
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram, solve_chain
 from sponge_env import StageAllocation, SystemSpec, load_scenario
@@ -34,7 +34,7 @@ def random_state(random, program):
     low_s = random.uniform(0.3, 1.0)
     ready, cores = int(random.integers(1, 4)), int(random.integers(1, 5))
     running = [(left_s, random.integers(0, 5)) for left_s in random.uniform(0.0, 0.05, ready)]
-    return StageState(
+    return StageLoad(
         due_s=due_s, arrivals_s=np.empty((random.integers(0, 10), 2)), ready_s=0.0,
         running=np.array(sorted(running)), free_s=np.empty(ready), variant=0, cores=cores,
         before_s=np.ascontiguousarray(program.model.tables[0].service_s[:, cores - 1]),

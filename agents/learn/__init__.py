@@ -1,6 +1,6 @@
 """Training of learned controllers: what is trained, on what, and with which settings.
 
-:func:`.phased.train` carries a plan out. Following a policy is in :mod:`..learned`.
+:func:`.phased.train` executes a plan. Following a policy is in :mod:`..learned`.
 """
 
 import math
@@ -40,7 +40,7 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)  # Batch sizes that policies choose among
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnConfig(Options):
-    """Hyper-parameters of a training, see :mod:`.phased`."""
+    """Hyper-parameters of a training run, see :mod:`.phased`."""
 
     learning_rate: float = option(5e-4, above=0)  # At first; falls linearly to a tenth
     rollout_steps: int = option(32, at_least=1)  # Steps of each environment between two updates
@@ -60,7 +60,7 @@ class LearnConfig(Options):
     imitation_epochs: int = option(30, at_least=1)  # Passes over all demonstrations, after each
 
     def __post_init__(self) -> None:
-        # Explicit, for a class with slots is made anew and super() would miss it.
+        # Named explicitly: a class with slots is made anew, and super() would miss it.
         Options.__post_init__(self)
         if not self.hidden or min(self.hidden) < 1:
             raise ConfigError(f"hidden must be numbers of at least 1, not {self.hidden!r}")
@@ -122,7 +122,7 @@ class TrainingPlan:
 
     @property
     def form(self) -> Form:
-        """What the policy chooses among; of one model, sizes beyond its limit count as that."""
+        """What the policy chooses among; with one model, larger sizes count as its limit."""
         spec, every = self.spec, int(self.control.scales_out)
         largest = math.inf if spec.is_one_model else max(s.batch_max for s in spec.stages)
         sizes = tuple(size for size in BATCHES if size <= largest)
@@ -139,7 +139,7 @@ class TrainingPlan:
 
     @property
     def fingerprint(self) -> str:
-        """What has to be equal in a system that the policy is to fit."""
+        """What must be equal in every system that the policy fits."""
         return ANY_MODEL if self.systems else self.control.fingerprint(self.spec)
 
     @property

@@ -47,7 +47,7 @@ def scenarios_of(arguments: Namespace) -> list[Scenario]:
 
 
 def _cells_of(arguments: Namespace) -> list[Scenario]:
-    """Return a suite's cells of one profile, or like one scenario, started cold."""
+    """Return a suite's cells of one profile, or with the stages of one scenario, started cold."""
     found = cells(replace(load_suite(arguments.suite), starts=("cold",)))
     like, profile, held_out = arguments.like, arguments.profile, arguments.held_out
     if like and profile:
@@ -74,7 +74,7 @@ def _cells_of(arguments: Namespace) -> list[Scenario]:
 
 
 def plan_of(arguments: Namespace, scenarios: Sequence[Scenario], command: str = "") -> TrainingPlan:
-    """Return the plan that a command line asks for, but for its folder."""
+    """Return the plan that a command line asks for, without its folder."""
     names = "envs", "seed", "agent", "randomised", "systems"
     given = {name: getattr(arguments, name) for name in names}
     plan = TrainingPlan(tuple(scenarios), STEPS, folder=Path(), command=command, **given)
@@ -176,7 +176,7 @@ def train_each(arguments: Namespace, argv: Sequence[str]) -> int:
 
 def _trained(argv: Sequence[str]) -> dict[str, bytes]:
     """Train in a folder that is removed; return its files."""
-    EXECUTOR.set(Inline())  # a process of many has none of its own
+    EXECUTOR.set(Inline())  # one of many processes starts none of its own
     arguments, silent = parse(argv), io.StringIO()
     with TemporaryDirectory(prefix="sponge-") as folder:
         arguments.run_dir = Path(folder) / "run"
@@ -186,7 +186,7 @@ def _trained(argv: Sequence[str]) -> dict[str, bytes]:
 
 
 def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupted: bool) -> str:
-    """Say where the policy is that did best when it was evaluated, and what to do with it."""
+    """Say where the policy is that did best in validation, and how to go on with it."""
     policy = folder / POLICY_FILE
     if not policy.exists():
         return "interrupted; nothing is kept: the program is measured before there is a policy\n"

@@ -1,4 +1,4 @@
-"""Episodes that a policy learns in, each its scenario a little changed, and those that judge it.
+"""Episodes in which a policy learns, each of a slightly changed scenario, and those that judge it.
 
 The latter are always the same; neither training nor the evaluation of controllers plays them.
 """
@@ -28,16 +28,16 @@ from ..policy import Policy, reading
 from ..stepwise import Form, PolicyState
 from . import spec_of
 
-QUEUE, QUEUED_S = 1 << 13, 10.0  # Least room for requests, and SLOs of arrivals; beyond, it is lost
+QUEUE, QUEUED_S = 1 << 13, 10.0  # Least room for requests, and the same in SLOs of arrivals
 DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
-OTHERS = 5  # One in so many versions is of another system, if the training is randomised
+OTHERS = 5  # If the training is randomised, one in so many versions is of another system
 LENGTHS = (0.33, 0.7)  # Least and largest share of a scenario's duration that an episode lasts
 
 
 class AccuracyCost:
-    """What an answer less accurate than the best costs, in core-seconds.
+    """The cost, in core-seconds, of answers that are less accurate than the best.
 
-    A percent of accuracy is worth :data:`~sponge_env.interfaces.ACCURACY_PRICE` cores, as to the
+    A percent of accuracy is worth :data:`~sponge_env.interfaces.ACCURACY_PRICE` cores, as in the
     programs, for the time until the next request at the mean rate. A request without tasks in a
     stage loses nothing there, and so counts as better than the best.
     """
@@ -69,7 +69,7 @@ class Outcomes(NamedTuple):
 
 
 class Episodes:
-    """``count`` endless sequences of episodes: one that ends begins another of its scenario."""
+    """``count`` endless sequences of episodes: when one ends, another of its scenario begins."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Episodes:
     ) -> None:
         """Begin all of them, each of a drawn version of its scenario.
 
-        Some are of other systems if ``randomised``. All run on the same of a plan's machines.
+        Some are of other systems if ``randomised``. All run on one ``machine`` of the plan.
         """
         self._random, self._draws, self.machine = stream(seed, "episodes"), draws, machine
         pool = [
@@ -91,12 +91,12 @@ class Episodes:
             for scenario in scenarios
             for k in range(draws)
         ]
-        self.scenario = np.arange(count) % len(scenarios)  # (n,) which scenario each is of
+        self.scenario = np.arange(count) % len(scenarios)  # (n,) scenario of each
         rates, slos_s = rates_rps(scenarios), np.array([each.slo_s for each in scenarios])
         self.offered = (rates * [each.interval_s for each in scenarios])[self.scenario]
         """(n,) requests of an interval, on average."""
         self.least = np.array([*map(least_core_s, scenarios)])[self.scenario] * self.offered
-        """(n,) core-seconds that these need at least."""
+        """(n,) fewest core-seconds that these need."""
         self._assigned = self.scenario * draws
         fields = len(layout_of(spec_of(pool[0])).fields)
         self._simulator = BatchSimulator(
@@ -180,7 +180,7 @@ class Evaluation:
 
 @one_blas_thread()
 def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> Evaluation:
-    """Play a policy on so many episodes of each scenario, always the same."""
+    """Play a policy on so many episodes of each scenario, which are always the same."""
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     seeds = SEED_LIMIT + np.arange(episodes)
     for limits in {each.limits for each in scenarios}:

@@ -1,8 +1,8 @@
-"""Training in phases: what is learned in which order, evaluated, kept and resumed.
+"""Training in phases: imitate a program, practise, evaluate, keep the best, resume.
 
-A policy that may change cores, batch size and replicas from the start stays with one replica: while
-it does not know yet that two replicas need fewer cores each, a second one only costs cores. So it
-first does as a program does (:mod:`.programs`), and then practises and finds what is better.
+A policy that chooses cores, batch size and replicas from the start stays with one replica: until it
+has learned that two replicas need fewer cores each, a second one only costs cores. So it first
+imitates a program (:mod:`.programs`), and then improves by practice.
 """
 
 import math
@@ -34,13 +34,13 @@ from .programs import Demonstrations, demonstrations, joined, play_program, prog
 
 RENEWED = 1_200_000  # Steps after which random systems are drawn anew
 AVERAGED = 0.2  # Share of the steps, the last ones, over which the policy's weights are averaged
-CRITIC_FIRST = 0.02  # Share of the steps in which only the critic learns, at first noise
-IMITATION_RATE = 2e-3  # Learning rate of the imitation at first; falls linearly to nothing
-TOLERANCE = 1e-4  # Share of the requests by which violations may exceed the program's as no more
+CRITIC_FIRST = 0.02  # Share of the steps, the first ones, in which only the critic learns
+IMITATION_RATE = 2e-3  # Learning rate of the imitation at first; falls linearly to 0
+TOLERANCE = 1e-4  # Violations above the limit, as a share of the requests, that do not count
 
 
 def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_: None) -> Path:
-    """Train a policy; return the file of the best, which holds it also after an interrupt."""
+    """Train a policy; return the file of the best one, which is kept after an interrupt, too."""
     Training(plan, config, progress).run()
     path = plan.folder / POLICY_FILE
     best = load_policy(path)
@@ -49,7 +49,7 @@ def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_:
 
 
 class Training:
-    """A run, and where it is."""
+    """A training run and its state."""
 
     def __init__(self, plan: TrainingPlan, config: LearnConfig, progress: Report) -> None:
         # The networks are too small for more threads to help, and the simulator uses them.
@@ -82,7 +82,7 @@ class Training:
                     self._deployed.widen(self.plan.start.input_range)
             self._practise()
         except KeyboardInterrupt:
-            self._look()
+            self._evaluate()
             raise
         finally:
             self._writer.close()
@@ -103,7 +103,7 @@ class Training:
         config, model, looked_at = self.config, self._model, self._steps
         optimizer = torch.optim.Adam(model.parameters(), eps=1e-5, fused=True)
         mean = AveragedModel(model)
-        self._look()
+        self._evaluate()
         for batch in self._rollouts():
             left = 1 - self._steps / self._planned
             for group in optimizer.param_groups:
@@ -121,10 +121,10 @@ class Training:
             interval = max(1, self._planned // config.evaluations)
             if self._steps - looked_at >= interval or self._steps >= self._planned:
                 looked_at = self._steps
-                self._look()
+                self._evaluate()
 
     def _rollouts(self) -> Iterator[Transitions]:
-        """Let the policy act until all steps are done; they are counted elsewhere."""
+        """Let the policy act until all steps are done; the caller counts them."""
         while self._steps < self._planned:
             until = self._steps + RENEWED if self.plan.systems else self._planned
             with self._episodes() as groups:
@@ -136,8 +136,8 @@ class Training:
 
     @contextmanager
     def _episodes(self) -> Iterator[list[Episodes]]:
-        """Begin episodes on each machine that there is."""
-        # A run that is resumed draws other episodes than those it has learned from.
+        """Begin episodes on each machine of the plan."""
+        # A resumed run draws other episodes than those it has learned from.
         plan, seed = self.plan, self.plan.seed + self._steps
         drawn = random_systems(stream(seed, "systems"), machines(plan.systems))
         with drawn as systems, ExitStack() as stack:
@@ -150,12 +150,12 @@ class Training:
                 groups.append(stack.enter_context(closing(episodes)))
             yield groups
 
-    def _look(self) -> None:
+    def _evaluate(self) -> None:
         """Evaluate the policy, and keep it if it is the best so far."""
         policy, scenarios, add = self._export(), self.plan.scenarios, self._writer.add_scalar
         result = evaluated(policy, scenarios, self.config.evaluation_episodes)
         score = score_of(result, self._rule)
-        # Of random systems many are hopeless, so that the score says less than the training's end.
+        # Many random systems are hopeless, so the last policy is kept there, whatever its score.
         if score < self._best or self.plan.systems:
             self._best = score
             self._keep(policy, result)
@@ -205,9 +205,9 @@ def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> N
 
 
 def score_of(result: Evaluation, rule: Evaluation) -> float:
-    """Return one number, better when smaller: cores relative to the program's, on average."""
-    # Violations beyond the program's, or beyond few where it has more, count like cores: as many as
-    # the tolerance are a tenth, and each further one counts less, for some systems are hopeless.
+    """Return the mean of cores relative to the program's, plus a penalty; lower is better."""
+    # The limit of violations is the program's, or MET if that is lower, plus TOLERANCE. TOLERANCE
+    # above it costs like a tenth of the cores; more grows slower, since some systems are hopeless.
     allowed = np.minimum(rule.violation_rate, MET) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + np.log1p(0.1 * over)))

@@ -1,6 +1,6 @@
 """PPO for stepwise policies (Schulman et al., 2017): networks, rewards, advantages, updates.
 
-It is not Stable-Baselines3's: the cores that an action may choose depend on the replicas that it
+Unlike in Stable-Baselines3's, the cores that an action may choose depend on the replicas that it
 chooses, and advantages are compared within a scenario.
 """
 
@@ -21,11 +21,11 @@ from ..stepwise import PER_REPLICA, SITUATIONS, StageChoices
 from . import LearnConfig
 from .episodes import Episodes, Outcomes
 
-MAX_LOGIT = 4.0  # Largest absolute logit of a number of cores, so that none is given up
-SATURATION = 5.0  # Deviations at which an input begins to saturate: what is rare may be large
+MAX_LOGIT = 4.0  # Largest absolute logit of a number of cores, so that none is ruled out
+SATURATION = 5.0  # Deviations at which an input begins to saturate: rare values may be large
 CLIP = 0.2  # Largest relative change of an action's probability that an update rewards
-VIOLATION_PRICE = 2000.0  # Cost of missing all requests of a mean interval, if many counted in full
-SATURATES = 50.0  # Cost beyond which it grows as its logarithm, so that one lost queue is not all
+VIOLATION_PRICE = 2000.0  # Cost of missing all requests of a mean interval, before saturation
+SATURATES = 50.0  # Cost beyond which it grows as its logarithm, so that no lost queue dominates
 MIN_TYPICAL = 0.05  # Smallest typical advantage
 _MOST_LOG = 11.0  # Largest logarithm that the critic is believed
 _NEVER = -1e9  # Logit of what may not be chosen
@@ -37,7 +37,7 @@ class ActorCritic(nn.Module):
     """Both networks, and the mean and deviation of each input."""
 
     def __init__(self, hidden: Sequence[int], machines: Sequence[StageChoices], inputs: int):
-        """Draw weights for systems that differ in their machines only.
+        """Draw weights for systems that differ only in their machines.
 
         Situations on the second machine count from :data:`~..stepwise.SITUATIONS` on, and so on.
         """
@@ -50,7 +50,7 @@ class ActorCritic(nn.Module):
         self.critic = _network(inputs, hidden, 1)
 
     def begin_with(self, layers: Sequence[tuple[FloatMatrix, FloatMatrix]]) -> None:
-        """Take the actor of a policy, the layers being those of :meth:`layers`."""
+        """Take over the actor of a policy, whose layers are as :meth:`layers` returns them."""
         (scale, shift), (first, bias), *others = layers
         self.scale = torch.from_numpy(np.diag(scale).copy())
         self.mean = torch.from_numpy(-shift / np.diag(scale))
@@ -89,7 +89,7 @@ class ActorCritic(nn.Module):
             cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
             steps = steps.masked_fill(~self._moves[k, situations[:, k]], _NEVER)
             batches, steps, variants = (x.log_softmax(dim=1) for x in (batches, steps, variants))
-            # The step first: how many cores fit depends on the replicas that result from it.
+            # The step first: the cores that fit depend on the replicas that result from it.
             step, batch = _taken(steps, step), _taken(batches, batch)
             room = self._room[k, situations[:, k] + (step - 1) * PER_REPLICA, : cores.shape[1]]
             bounded = MAX_LOGIT * torch.tanh(cores / MAX_LOGIT)
@@ -143,10 +143,10 @@ class Transitions(NamedTuple):
 
 
 def rewards(outcomes: Outcomes, least: FloatArray, offered: FloatArray) -> Floats:
-    """Return (n,) rewards.
+    """Return (n,) rewards, scaled so that large and small systems weigh alike.
 
-    ``least`` (n,) are the core-seconds of an interval that count as 1: the fewest that the mean
-    load needs; ``offered`` (n,) the requests of that. So large and small systems weigh alike.
+    ``least`` (n,) are the fewest core-seconds that the mean load of an interval needs, and
+    ``offered`` (n,) the requests of that load.
     """
     missed = VIOLATION_PRICE * outcomes.violations / offered
     cost = SATURATES * np.log1p(missed / SATURATES)
@@ -166,7 +166,7 @@ def collect(model: ActorCritic, episodes: Episodes, config: LearnConfig) -> Tran
         outcomes = episodes.step(choices.numpy())
         earned.append(rewards(outcomes, episodes.least, episodes.offered))
         over.append(outcomes.over)
-        # An episode that is over would have gone on: its last state counts as any other.
+        # Episodes are truncated, not terminated: the value of the last state counts.
         final.append(model.values(model.inputs(state.seen)) if over[-1].any() else None)
         episodes.renew()
         states.append(model.inputs(state.seen))
@@ -194,8 +194,8 @@ def _advantages(
 
 def _compared(advantages: Floats, scenario: NDArray[np.int64]) -> Floats:
     """Return (steps, n) advantages relative to the typical one of their scenario."""
-    # That is half of the range of the middle two thirds: a standard deviation would follow the rare
-    # violations, whose advantages would then no longer be large.
+    # The typical one is half the range of the middle two thirds: a standard deviation would follow
+    # the rare violations, whose advantages would then no longer be large.
     compared = np.empty_like(advantages)
     for each in np.unique(scenario):
         own = advantages[:, scenario == each]
@@ -213,7 +213,7 @@ def update(
     entropy: float,
     critic_only: bool = False,
 ) -> dict[str, float]:
-    """Learn from a batch with a weight of the entropy; return what is worth a curve."""
+    """Learn from a batch, with a weight of the entropy; return numbers to plot."""
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(batch.inputs)), config.minibatch):
             inputs, choices, held, before, advantage, returns = (x[rows] for x in batch)
@@ -228,7 +228,7 @@ def update(
                 loss = loss - gain - entropy * entropies.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            # Each by itself: a rare violation moves the critic far and would stop the actor.
+            # Clipped separately: a rare violation moves the critic far and would stop the actor.
             for network in (model.actor, model.critic):
                 nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             optimizer.step()

@@ -1,10 +1,9 @@
-"""The program that a policy learns from: what it reaches, and what it shows.
+"""The program that a policy imitates: its results, and its demonstrations.
 
-What a policy learns before it tries anything by itself is to do as a program does. First the
-program plays training episodes, in which random cores replace its own now and then for some
-seconds, so that the policy also sees the way back (DART: Laskey et al., CoRL 2017). From then on
-the policy plays, and the program says what it would have done (DAgger: Ross et al., AISTATS 2011):
-a policy that only saw where the program leads does not know what to do where its own errors lead.
+First the program plays training episodes, in which random cores replace its own now and then for
+some seconds, so that the policy also sees the way back (DART: Laskey et al., CoRL 2017). From then
+on the policy plays, and the program says what it would have done (DAgger: Ross et al., AISTATS
+2011): otherwise a policy would not know what to do in the states that its own errors lead to.
 """
 
 import contextlib
@@ -43,18 +42,18 @@ DISTURBED = 0.04  # Share of the intervals in which random cores begin to replac
 MAX_DISTURBED = 5  # Largest number of intervals for which they do so
 Task = tuple[str, int, Scenario]  # A program, and the seed and scenario of an episode
 EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
-"""What plays programs, if not a process on each CPU."""
+"""Plays programs in place of a process on each CPU."""
 
 
 def program_for(scales_out: bool) -> str:
-    """Return the program that policies learn from; it chooses replicas, too, or it does not."""
+    """Return the program that policies learn from, with or without a choice of replicas."""
     return "sponge-joint" if scales_out else "sponge-mpc"
 
 
 def play_program(program: str, scenarios: tuple[Scenario, ...], episodes: int) -> FloatArray:
     """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`."""
-    # They are from the user's cache if no line of code has changed: playing takes minutes, and
-    # trainings that differ in their seeds compare with the same.
+    # They come from the user's cache if no line of code has changed: playing takes minutes, and
+    # trainings with other seeds compare with the same sums.
     names = [scenario_fingerprint(scenario) for scenario in scenarios]
     question = {"program": program, "scenarios": names, "episodes": [SEED_LIMIT, episodes]}
     key, shape = fingerprint(question | {"code": code_fingerprint()}), (episodes, len(scenarios))
@@ -74,8 +73,8 @@ def play_program(program: str, scenarios: tuple[Scenario, ...], episodes: int) -
 def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     """Return the results of work with programs in episodes, in the order of the tasks.
 
-    They are shared out to as many processes as there are CPUs, or as :data:`EXECUTOR` says, so that
-    a script which calls this needs ``if __name__ == "__main__":``.
+    They run in a process on each CPU, or in :data:`EXECUTOR`; a script that calls this needs ``if
+    __name__ == "__main__":``.
     """
     results: dict[Task, Any] = {}
     executor = EXECUTOR.get() or Processes(min(CPUS, len(tasks)))
@@ -90,7 +89,7 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
 
 
 def _play_episode(task: Task) -> tuple[float, float, float, float]:
-    """Return cores, avoidable violations, requests and intervals, these in seconds."""
+    """Return core-seconds, avoidable violations, requests, and the duration in seconds."""
     program, seed, scenario = task
     controller = make_controller(program, known_controllers())
     run = Run.of(program, scenario, "sim", seed)
@@ -101,7 +100,7 @@ def _play_episode(task: Task) -> tuple[float, float, float, float]:
 
 
 class Demonstrations(NamedTuple):
-    """(n, ...) what was seen, and what the program did then, as a stepwise policy could."""
+    """(n, ...) what was seen, and what the program did, as choices of a stepwise policy."""
 
     seen: FloatMatrix
     choices: IntArray  # (n, stages, 4)
@@ -128,7 +127,7 @@ def demonstrations(
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
-    """Return all of some demonstrations."""
+    """Return several demonstrations as one."""
     return Demonstrations(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
@@ -155,14 +154,14 @@ def _demonstrate(
 
 
 def _as_choices(decided: Allocation, state: PolicyState) -> IntArray:
-    """Return (stages, 4) choices like a decision, as far as all fits and the replicas may step."""
+    """Return the (stages, 4) choices nearest to a decision that fit, with the steps allowed."""
     cores, batch, replicas, variants = np.array(decided.stages).T
     own = state.choices
     steps = np.sign(np.clip(replicas, 1, own.limits[:, 2]) - state.replicas[0])
     may_shrink = own.moves[np.arange(len(steps)), state.situations[0], 0]
     steps = np.maximum(steps, -may_shrink.astype(np.int64))
     cores = np.minimum(cores, own.most_cores(state.situations[0] + steps * PER_REPLICA))
-    # A larger batch than the program's only starts if so many wait.
+    # A size above the program's makes larger batches only if so many wait.
     places = np.minimum(np.searchsorted(own.sizes, batch), len(own.sizes) - 1)
     variants = np.where(own.counts[:, 3] > 0, np.maximum(variants, 0), 0)
     return np.stack([cores - 1, places, steps + 1, variants], axis=-1)

@@ -1,7 +1,7 @@
-"""``sponge-mpc`` and ``sponge-joint``: their program plays the next seconds and takes the cheapest.
+"""``sponge-mpc`` and ``sponge-joint``: simulate the next seconds and take the cheapest allocation.
 
-Read on in :mod:`.planner`, which lays a decision out, in :mod:`.kernel`, which prices allocations
-along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, where the queues are played.
+Read on in :mod:`.planner`, which sets a decision up, in :mod:`.kernel`, which prices allocations
+along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, which plays the queues.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class SpongeMPC(BaseController):
 
     It plays the queues of all stages under a candidate allocation along weighted sample paths of
     arrivals and bandwidth, lets each path go on with the cores that suit it then (vertical scaling
-    acts at once, so the next decision can come to the rescue), and minimises
+    acts at once, so the next decision can correct this one), and minimises
 
         cores + late_price * late requests + price of the backlog left at the end
         + accuracy_price * percent of accuracy lost.
 
-    The price of the backlog, which is what serving one more request costs at the forecast rate,
-    keeps the cores at the level that the load needs in the long run. It holds one replica, in a
-    pipeline those that each stage begins with, and everything before the load is known.
+    The price of the backlog is the cost of serving one more request at the forecast rate; it keeps
+    the cores at the level that the load needs in the long run. It holds one replica, or in a
+    pipeline the initial ones, and all cores until the load is known.
     """
 
     config: MPCConfig
@@ -47,7 +47,7 @@ class SpongeMPC(BaseController):
         return self._program.choose(view, self._replicas)
 
     def observe(self, view: SystemView) -> None:
-        """Take in an interval after which another decides, as :meth:`decide` does for its own."""
+        """Take in an interval after which another controller decides."""
         if view.first.arrivals.size:
             self._observe(view)
 
@@ -64,14 +64,11 @@ class SpongeJoint(SpongeMPC):
     """Sponge with replicas: cores cover the load until cheaper replicas are warm.
 
     As Themis argues ("A Tale of Two Scales", Razavi et al., arXiv 2407.14843, 2024), replicas on
-    few cores are the cheapest way to serve a load and cores the fastest way to follow one. Two
-    parts share each decision: :class:`FleetPlanner` says how many replicas to keep, which takes a
-    cold start to change, and the look-ahead program with which cores and batch size they serve the
-    next seconds best. Before the first interval has passed the load is unknown, and the replicas
-    that there are share all cores.
-
-    Where there is one model, a third part, :class:`ShadowFleets`, says when the best constant of
-    the last minutes would have missed less, and is to be held.
+    few cores are the cheapest way to serve a load and cores the fastest way to follow one. So
+    :class:`FleetPlanner` decides how many replicas to keep, which takes a cold start to change, and
+    the look-ahead program with which cores and batch size they serve the next seconds. Until the
+    load is known, the initial replicas share all cores. With one model, :class:`ShadowFleets` says
+    when the best constant of the last minutes would have missed less, and is to be held.
     """
 
     config: SpongeJointConfig
@@ -101,8 +98,8 @@ class SpongeJoint(SpongeMPC):
     def _holding(
         self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
     ) -> Allocation:
-        """Return at least the constant, once all fleets on the way to it serve the load."""
-        # Until then all cores go to the replicas that there are.
+        """Return at least the constant, if all fleets on the way to it serve the load."""
+        # If not, all cores go to the present replicas.
         spec, first = self.spec, view.first
         ready = max(1, min(first.replicas_ready, first.allocation.replicas))
         asked_for = constant.replicas in (ready, first.allocation.replicas)

@@ -21,10 +21,10 @@ from ..rates import ForecastError
 
 _INTERVALS = 30  # Intervals that are remembered
 _SCATTER_INTERVALS = 60  # Intervals over which the scatter is averaged
-_STALL_ARRIVALS = 4.0  # Arrivals expected in an interval that has none if the network stalls
-_STALL_SLOS = 5.0  # A network that stalls for longer counts as one over which nothing is sent
-_SIGMAS = 3.0  # Deviations of a Poisson process by which a rate must differ to be another one
-_LEAST_SPREAD = 0.05  # Relative uncertainty of a rate however long it was watched
+_STALL_ARRIVALS = 4.0  # Expected arrivals from which on an interval with none is a stalled network
+_STALL_SLOS = 5.0  # After a longer stall, nothing is taken to have been sent
+_SIGMAS = 3.0  # Poisson deviations by which a rate must differ to count as another one
+_LEAST_SPREAD = 0.05  # Relative uncertainty of a rate, however long it was watched
 _FIRST_SWING = 0.4
 _LEAST_SWING = 0.2
 """Standard deviation of the log of the bandwidth, before it is known and at least."""
@@ -34,7 +34,7 @@ _LEAST_RATE_RPS = 0.01
 
 
 class FlowForecast(NamedTuple):
-    """What is believed about the near future."""
+    """What is expected of the near future."""
 
     rate_rps: float  # Requests sent per second
     spread: float  # Standard deviation of the log of that rate
@@ -42,7 +42,7 @@ class FlowForecast(NamedTuple):
     transfer_s: float  # Time on the way at the bandwidth of now
     typical_s: float  # Time on the way at the bandwidth to which it returns
     swing: float  # Standard deviation of the log of the bandwidth
-    surge: float  # How many times as high the rate may become before a decision is in force
+    surge: float  # Factor by which the rate may rise before a decision is in force
 
 
 class Flow:
@@ -62,7 +62,7 @@ class Flow:
         self.kinds = np.array([[1.0, spec.slo_s]])  # (arrivals, 2) newest relative sizes and SLOs
 
     def observe(self, view: SystemView) -> FlowForecast:
-        """Take in the interval that has passed, at least one has; return what to expect now."""
+        """Take in the last interval, of which there must be one; return what to expect now."""
         arrivals = view.first.arrivals
         if not self._counts:
             for count, delay_s in zip(arrivals[:-1], view.mean_delays_s[:-1], strict=True):
@@ -99,7 +99,7 @@ class Flow:
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
         self._error.add(count, self._rate_rps)
         if len(self._counts) > 1:
-            # Differences of neighbouring intervals: a slow change of the rate is no scatter.
+            # Differences of neighbouring intervals, since a slow change of the rate is no scatter.
             counts, spans_s = self._counts, self._spans_s
             after, before = (counts[at] - self._rate_rps * spans_s[at] for at in (-1, -2))
             expected = self._rate_rps * (spans_s[-1] + spans_s[-2])
@@ -116,7 +116,7 @@ class Flow:
         last_s = math.exp(self._log_delays[-1]) if self._log_delays else _LEAST_DELAY_S
         if self._rate_rps * self._interval_s < _STALL_ARRIVALS:
             return last_s
-        # Nothing came where some should have: what is on the way got older by an interval.
+        # Nothing came although some should have: what is on the way is older by an interval.
         stalled_s = last_s + self._interval_s
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
 
@@ -166,7 +166,7 @@ def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tupl
 def _fit_rate(
     counts: FloatArray, spans_s: FloatArray, interval_s: float, memory: FloatArray
 ) -> tuple[float, float]:
-    """Do so with memory for groups of intervals, and for sums over the newest ones."""
+    """Do so, with ``memory`` for groups of intervals and for sums over the newest ones."""
     groups, totals = memory
     joined = _group(counts, spans_s, interval_s, groups)
     if joined == 0:

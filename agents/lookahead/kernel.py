@@ -19,8 +19,8 @@ from .tandem import COMING, LEFT, Queues, SamplePath
 
 VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3  # Places in allocations, ``limits`` and ``tried``
 _MOVES = 10  # Ways to change a stage's allocation; see :func:`_move`
-_MOST_TRIED = 512  # Allocations that are tried at most
-_STRIDE = 1 / 16  # Share of the cores by which the look-ahead changes them, one at least
+_MOST_TRIED = 512  # Most allocations that are tried
+_STRIDE = 1 / 16  # Share of the cores by which the look-ahead changes them, at least one
 
 
 class Rules(NamedTuple):
@@ -28,50 +28,50 @@ class Rules(NamedTuple):
 
     service_s: FloatArray  # (stages, variants, cores, batches) seconds; at ``c - 1`` and ``b - 1``
     limits: IntArray  # (stages, 3) variants, most cores and batch to ask for; more may be in force
-    loss: FloatArray  # (stages, variants) cores that the accuracy is worth which is lost
+    loss: FloatArray  # (stages, variants) cores that the lost accuracy is worth
     tasks: IntArray  # (stages, draws), see :attr:`.tandem.SamplePath.tasks`
     replicas: IntArray  # (stages,) replicas; each that starts holds one core
     ready: IntArray  # (stages,) those that are ready, which find room whatever else does
     total_cores: int
     interval_s: float
     delay_s: float  # Time until a decision is in force
-    look_ahead: int  # Intervals that are played after the one for which is decided
-    guard_s: float  # An answer so close before its deadline counts as late in part
+    look_ahead: int  # Intervals that are played after the one decided for
+    guard_s: float  # Answers less than this before the deadline count as late in part
     late_price: float
 
 
 class Scratch(NamedTuple):
     """Arrays to play in, allocated once."""
 
-    start: Queues  # Queues at the decision; below, later and at the end
-    middle: Queues
-    end: Queues
+    start: Queues  # Queues at the decision
+    middle: Queues  # The same after the next interval
+    end: Queues  # The same after the look-ahead
     speed: FloatArray  # (intervals,) speed of transfers, the next interval and the look-ahead
     arrivals_s: FloatArray  # (paths, stages, places, 2), see :attr:`.tandem.SamplePath.arrivals_s`
     ids: IntArray  # (stages, places), see :attr:`.tandem.SamplePath.ids`
     counts: IntArray  # (paths,) number of arrivals in the first stage
     tried: IntArray
-    """(tried, stages, 4) allocations whose cost is known, or is asked for, and up from which
-    largest batch it is the same; 0 if that is not known."""
-    now: IntArray  # (stages, 3) the one that is played while an earlier one is in force
-    then: IntArray  # (stages, 3) the one that is played after the next interval
+    """(tried, stages, 4) allocations whose cost is known or wanted; and the largest batch from
+    which on the cost stays the same, 0 if unknown."""
+    now: IntArray  # (stages, 3) the allocation played while an earlier one is in force
+    then: IntArray  # (stages, 3) the allocation played after the next interval
     most: IntArray  # (stages,), see :attr:`.tandem.SamplePath.most`
 
 
-class Decision(NamedTuple):
-    """What is decided, and with what."""
+class Problem(NamedTuple):
+    """What to decide about, and the memory to do it in."""
 
     rules: Rules
     draws: PathDraws
     scratch: Scratch  # Its ``start`` is read, the rest is overwritten
-    backlog_price: FloatArray  # (stages, variants) core-seconds that a task costs which is left
+    backlog_price: FloatArray  # (stages, variants) core-seconds that a task left at the end costs
     cores_in_force: IntArray  # (stages,)
-    pending: FloatArray  # (resizes, 3) when earlier decisions are in force, ascending, stage, cores
-    requests: int  # Number of requests that are there
+    pending: FloatArray  # (resizes, 3) when each takes effect, ascending, its stage, its cores
+    requests: int  # Number of requests in the system
 
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
-    """Allocate what queues of that length and so many arrivals on each path need."""
+    """Allocate memory for ``queued`` tasks a stage and ``places`` arrivals on each path."""
     stages, replicas = rules.replicas.size, int(rules.replicas.max())
     size = stages, queued + places, replicas, stages * queued + places
     start, middle, end = (tandem.make_queues(*size) for _ in range(3))
@@ -86,12 +86,12 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
 
 @entry_point
 def plan(
-    decision: Decision, forecast: FlowForecast, kinds: FloatArray, best: IntArray
+    problem: Problem, forecast: FlowForecast, kinds: FloatArray, best: IntArray
 ) -> tuple[float, float]:
     """Find the cheapest allocation; return its late requests in the next interval, and its cost."""
     # The search walks downhill from ``best``, which is overwritten, one stage after the other. All
-    # costs are of the same sample paths, so they fall and rise smoothly and the walk is short.
-    rules, draws, scratch = decision.rules, decision.draws, decision.scratch
+    # costs use the same sample paths, so they vary smoothly and the walk is short.
+    rules, draws, scratch = problem.rules, problem.draws, problem.scratch
     stages, known = best.shape[0], 0
     until_s = rules.delay_s + rules.interval_s
     for path in range(draws.weight.size):
@@ -99,17 +99,17 @@ def plan(
         scratch.counts[path] = sample_path(
             forecast, draws, path, kinds, rules.interval_s, until_s, scratch.speed, arrivals_s
         )
-    # What is compiled into its caller is called from one place: it would be compiled for each.
+    # ``_cost`` is called from one place only: it would be compiled anew for each call.
     _set(scratch.tried[0], best)
     cost, late, move, left, trying = math.inf, 0.0, 0, 0, True
     while trying:
-        tried_cost, tried_late = _cost(decision, scratch.tried[known], cost)
+        tried_cost, tried_late = _cost(problem, scratch.tried[known], cost)
         if tried_cost < cost:
             _set(best, scratch.tried[known])
             cost, late = tried_cost, tried_late
             for k in range(stages):
                 scratch.tried[known, k, REACHED] = scratch.most[k]
-            # It begins the round of moves anew; a round without a better one is the end.
+            # Start the stage's round of moves again; the search ends with a round without success.
             move, left = (move - 1) // _MOVES * _MOVES if known else 0, _MOVES * stages
         trying = False
         while left > 0 and known + 1 < _MOST_TRIED and not trying:
@@ -149,7 +149,7 @@ def _move(rules: Rules, k: int, move: int, stage: IntArray) -> None:
         enough = _switch(rules, k, 1 - 2 * (move % 2), stage)
         cores = enough if move < 8 else cores
     elif move == 3:
-        # Far at once: a queue that is served in full batches changes little in between.
+        # A large step: a queue that is served in full batches changes little in between.
         batch = batch // 2 if batch == batch_max else batch_max
     elif move == 4:
         batch -= max(1, batch // 4)
@@ -161,7 +161,7 @@ def _move(rules: Rules, k: int, move: int, stage: IntArray) -> None:
 
 @compiled
 def _make_room(rules: Rules, tried: IntArray, changed: int) -> None:
-    """Let the other stages give up cores, the largest first, for those of the one that changed."""
+    """Take cores from the other stages, the largest first, for the one that changed."""
     over = -rules.total_cores
     for k in range(tried.shape[0]):
         over += rules.ready[k] * tried[k, CORES]
@@ -208,7 +208,7 @@ def _is_known(tried: IntArray, known: int) -> bool:
 
 @compiled
 def _fits(rules: Rules, tried: IntArray, changed: int) -> bool:
-    """Return whether a stage has a number of cores that there is, and room beside the others."""
+    """Return whether a stage's cores are within its limits and fit beside the others."""
     total = 0
     for k in range(tried.shape[0]):
         total += rules.ready[k] * tried[k, CORES]
@@ -216,12 +216,12 @@ def _fits(rules: Rules, tried: IntArray, changed: int) -> bool:
 
 
 @compiled
-def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, float]:
-    """Return what an allocation costs: its cores, the accuracy that it loses, and each path.
+def _cost(problem: Problem, tried: IntArray, limit: float) -> tuple[float, float]:
+    """Return what an allocation costs (cores, lost accuracy, and each path), and late requests.
 
-    And the late requests to expect next. The worst paths come first, up to a cost of ``limit``.
+    The worst paths come first; the cost is infinite once it must exceed ``limit``.
     """
-    rules, draws, scratch = decision.rules, decision.draws, decision.scratch
+    rules, draws, scratch = problem.rules, problem.draws, problem.scratch
     whole_s, cost, expected, least = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0, 0.0
     for k in range(tried.shape[0]):
         cost += _held(rules, k, tried[k, CORES]) * rules.interval_s
@@ -229,7 +229,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         least += _held(rules, k, 1) * (whole_s - rules.interval_s)
         scratch.most[k] = 0
     _set(scratch.then, tried)
-    left = least - 1e-9 * least  # what the paths that are left cost at least, but for rounding
+    left = least - 1e-9 * least  # the least that the remaining paths cost, but for rounding
     for path in range(draws.weight.size):
         if cost + left >= limit:
             return math.inf, expected
@@ -237,29 +237,29 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         scratch.middle.marks[0, COMING] = scratch.counts[path]
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
-        late, weight = _next_interval(decision, path, tried), draws.weight[path]
+        late, weight = _next_interval(problem, path, tried), draws.weight[path]
         left -= weight * least
         if cost + weight * (rules.late_price * late + least) + left >= limit:
             return math.inf, expected
         expected += weight * late
-        cost += weight * (rules.late_price * late + _look_ahead(decision, path, tried))
+        cost += weight * (rules.late_price * late + _look_ahead(problem, path, tried))
     return cost, expected
 
 
 @inlined
 def _held(rules: Rules, k: int, cores: int) -> float:
-    """Return the cores of a stage's replicas, one of each that starts."""
+    """Return the cores of a stage's replicas; one that starts has one core."""
     return float(rules.ready[k] * cores + rules.replicas[k] - rules.ready[k])
 
 
 @compiled
 def _serve(
-    decision: Decision, queues: Queues, path: int, chosen: IntArray, from_s: float, until_s: float
+    problem: Problem, queues: Queues, path: int, chosen: IntArray, from_s: float, until_s: float
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
-    rules, scratch, late = decision.rules, decision.scratch, 0.0
+    rules, scratch, late = problem.rules, problem.scratch, 0.0
     arrivals_s, ids, most = scratch.arrivals_s[path], scratch.ids, scratch.most
-    future = SamplePath(arrivals_s, ids, decision.requests, rules.tasks, rules.guard_s, most)
+    future = SamplePath(arrivals_s, ids, problem.requests, rules.tasks, rules.guard_s, most)
     for k in range(chosen.shape[0]):
         service_s = rules.service_s[k, chosen[k, VARIANT], chosen[k, CORES] - 1]
         late += tandem.advance(queues, k, future, service_s, chosen[k, BATCH], from_s, until_s)
@@ -267,27 +267,27 @@ def _serve(
 
 
 @compiled
-def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
+def _next_interval(problem: Problem, path: int, tried: IntArray) -> float:
     """Serve until an interval after the decision is in force; return the late requests."""
-    # Until it is, the cores in force serve, and those of resizes that were asked for before.
-    rules, now, pending = decision.rules, decision.scratch.now, decision.pending
+    # Until then, the cores in force serve, and those of pending resizes.
+    rules, now, pending = problem.rules, problem.scratch.now, problem.pending
     resizes, from_s, late = pending.shape[0], 0.0, 0.0
     _set(now, tried)
     for k in range(tried.shape[0]):
-        now[k, CORES] = decision.cores_in_force[k]
+        now[k, CORES] = problem.cores_in_force[k]
     for phase in range(resizes + 2):
         until_s = rules.delay_s + (phase > resizes) * rules.interval_s
         if phase < resizes:
             until_s = min(pending[phase, 0], until_s)
         if until_s > from_s:
-            late += _serve(decision, decision.scratch.middle, path, now, from_s, until_s)
+            late += _serve(problem, problem.scratch.middle, path, now, from_s, until_s)
         first, last = 0, tried.shape[0] * (phase <= resizes)
         if phase < resizes:
             first = int(pending[phase, 1])
             last = first + 1
         for k in range(first, last):
             cores = int(pending[phase, 2]) if phase < resizes else tried[k, CORES]
-            _resize(rules, decision.scratch.middle, k, until_s, now[k], cores)
+            _resize(rules, problem.scratch.middle, k, until_s, now[k], cores)
             now[k, CORES] = cores
         from_s = until_s
     return late
@@ -300,12 +300,12 @@ def _resize(rules: Rules, queues: Queues, k: int, at_s: float, stage: IntArray, 
 
 
 @compiled
-def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
+def _look_ahead(problem: Problem, path: int, tried: IntArray) -> float:
     """Return what a path costs after the next interval, with the cores that suit it best."""
-    # The search for them starts at those that suited the path before, and leaves its own there. Of
-    # each stage it tries fewer cores, then more: the rest is about convex in them, and where one
-    # side is downhill, the other is not.
-    rules, then, best, first = decision.rules, decision.scratch.then, math.inf, 0
+    # The search starts at the cores that suited the path before, and leaves its result there. For
+    # each stage it tries fewer cores, then more: the cost is about convex in them, so if one side
+    # is downhill, the other is not.
+    rules, then, best, first = problem.rules, problem.scratch.then, math.inf, 0
     for move in range(1 + 2 * then.shape[0] * (rules.look_ahead > 0)):
         k, sign = max(move - 1, 0) // 2, 1 - 2 * (move % 2)
         if move % 2:
@@ -317,7 +317,7 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
                 then[k, CORES] = before + sign * max(1, int(before * _STRIDE))
             rest = math.inf
             if move == 0 or _fits(rules, then, k):
-                rest = _rest(decision, path, tried, best)
+                rest = _rest(problem, path, tried, best)
             going = rest < best and move > 0
             if rest < best:
                 best = rest
@@ -327,12 +327,11 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
 
 
 @compiled
-def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float:
+def _rest(problem: Problem, path: int, tried: IntArray, limit: float) -> float:
     """Return what a path costs after the next interval if it goes on with the cores of ``then``."""
-    # Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
-    # the end is served, too, or a plan could leave its late requests behind the horizon. Nothing
-    # more is played once the cost has reached ``limit``.
-    rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
+    # What is left at the end is served, too, or a plan could hide its late requests behind the
+    # horizon. Nothing more is played once the cost has reached ``limit``.
+    rules, queues, then = problem.rules, problem.scratch.end, problem.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s
     late, cores_s, backlog = 0.0, 0.0, 0.0
@@ -340,16 +339,16 @@ def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float
         cores_s += _held(rules, k, then[k, CORES]) * (horizon_s - begin_s)
     if cores_s >= limit:
         return cores_s
-    tandem.copy_queues(decision.scratch.middle, queues)
+    tandem.copy_queues(problem.scratch.middle, queues)
     for k in range(then.shape[0]):
         _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
     for beyond in range(2):
         if cores_s + rules.late_price * late + backlog >= limit:
             break
         from_s, until_s = (horizon_s, math.inf) if beyond else (begin_s, horizon_s)
-        late += _serve(decision, queues, path, then, from_s, until_s)
+        late += _serve(problem, queues, path, then, from_s, until_s)
         for k in range(then.shape[0] * (not beyond)):
             service_s = rules.service_s[k, then[k, VARIANT], then[k, CORES] - 1]
             left = tandem.unfinished(queues, k, horizon_s, service_s)
-            backlog += decision.backlog_price[k, then[k, VARIANT]] * left
+            backlog += problem.backlog_price[k, then[k, VARIANT]] * left
     return cores_s + rules.late_price * late + backlog

@@ -16,16 +16,16 @@ from .tandem import insert_arrival
 _MEMORY_PER_S = 0.75  # Correlation of a 4G bandwidth from one second to the next
 _RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
 _BANDWIDTH_SHARES = (0.7, 0.3)
-"""Probabilities of strata, fine where it hurts: arrivals, fewest first, and highest bandwidth."""
+"""Probabilities of strata, fine at the bad end: fewest arrivals first, highest bandwidth first."""
 _LEAST_SHARE = 0.012  # Less probable combinations are left out
 _DRAWS = 1024  # Random numbers of each path; used again where more are needed
 
 
 class PathDraws(NamedTuple):
-    """What tells the paths apart, the same at every decision.
+    """The random numbers of each path, the same at every decision.
 
-    So two decisions differ only if the states do. The paths with most requests come first, for
-    they are the first to tell that an allocation is too small.
+    So two decisions differ only if the states do. The paths with most requests come first: they
+    show first that an allocation is too small.
     """
 
     weight: FloatArray  # (paths,) probabilities
@@ -70,12 +70,11 @@ def sample_path(
     speed: FloatArray,
     arrivals_s: FloatArray,
 ) -> int:
-    """Play the clients and the network of one path; return how many arrivals there is room for.
+    """Play the clients and the network of one path; return the number of arrivals written.
 
-    The path has a rate of its own until ``until_s``, when the next decision is in force.
-    (kinds, 2) are the relative size and SLO of equally probable kinds of requests. Overwritten are
-    (intervals,) the speed of transfers in each interval to come, and (places, 2) when requests
-    arrive after now and are due, by arrival.
+    The path has its own rate until ``until_s``, when the next decision is in force. ``kinds``
+    (kinds, 2) are relative size and SLO of equally probable requests. Written are ``speed``
+    (intervals,) of transfers, and ``arrivals_s`` (places, 2), when requests arrive and are due.
     """
     _draw_speed(forecast, draws.bandwidth[path], interval_s, speed)
     scatter = math.sqrt(forecast.scatter)
@@ -89,7 +88,7 @@ def sample_path(
     sent_s = draws.kinds[path, 0] / fast_rps - forecast.transfer_s * largest
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
         kind = int(draws.kinds[path, draw] * kinds.shape[0])
-        # Divisions are what takes long here.
+        # Divisions are the slow part here.
         work = kinds[kind, 0] + (sent_s / forecast.transfer_s if sent_s < 0.0 else 0.0)
         if work > 0.0 or sent_s >= 0.0:
             arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
@@ -120,8 +119,8 @@ def _rate_rps(
     forecast: FlowForecast, draws: PathDraws, path: int, scatter: float, until_s: float
 ) -> float:
     """Return the rate that sends the path's share of requests up to ``until_s``."""
-    # The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
-    # at least what it may surge to. Scaled gaps do not scatter the count once more.
+    # The rate is log-normal, by its uncertainty and its scatter; on the path with most requests it
+    # is at least the possible surge. Gaps are scaled so that they do not scatter the count again.
     variance = forecast.spread * forecast.spread
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
     log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance

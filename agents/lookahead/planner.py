@@ -1,4 +1,4 @@
-"""The look-ahead program and its options: lays a decision out for the kernel, reads its answer."""
+"""The look-ahead program and its options: sets a decision up for the kernel, reads its answer."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from sponge_env.interfaces import Allocation, StageAllocation, StageView, System
 from sponge_env.packing import most_cores
 
 from .flow import Flow, FlowForecast, fit_rate
-from .kernel import Decision, Rules, make_scratch, plan
+from .kernel import Problem, Rules, make_scratch, plan
 from .paths import draw_paths
 from .service_times import StageTimes, cost_curve, grouped_service_s, in_force, price_of
 from .tandem import TAIL
 
-_OVERDUE = 0.02  # Share of its time that a batch is taken to need when it should have ended
+_OVERDUE = 0.02  # Share of its time that a batch still needs when it should have ended
 _PLACES = 512  # Arrivals that each path can hold at first
 _PLAYED, _PLAYED_CORES = 600, 16
-"""Requests that are played on each path at most where there are so many cores to choose from,
-and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
-_DRAWS = 1021  # Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time
+"""Most requests that are played on each path with so many cores to choose from; in proportion fewer
+with more cores, so that a decision takes a few milliseconds."""
+_DRAWS = 1021  # Draws of a fan-out; a prime, so that paths of any length begin at different ones
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
-_SPARE = 0.25  # Share of their cores that ready replicas may give to starting ones in any case
+_SPARE = 0.25  # Share of their cores that ready replicas can always spare for starting ones
 _GUARD_MAX = 0.9
-_BACKLOG_PRICE = 1.2  # Cost of a request that is left at the end, over that of serving one more
-_LATE_IN_ONE_PLAN = 0.5  # Late requests to expect from which on a plan counts as infeasible
+_BACKLOG_PRICE = 1.2  # Cost of a request left at the end, over that of serving one more
+_MAX_LATE = 0.5  # Expected late requests above which a plan counts as infeasible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +39,18 @@ class MPCConfig(VariantPlanning):
     """
 
     look_ahead: int = option(1, at_least=0, at_most=5)
-    """Intervals after the next one that are played, each future with the cores that suit it."""
+    """Intervals that are played after the next one, each path with the cores that suit it."""
     late_price: float = option(15.0, at_least=0)  # What a late request costs
     guard: float = option(0.25, above=0, below=1)
-    """Share of the SLO before a deadline within which an answer counts as late in part, the more
-    the closer: predictions err. In a pipeline, times the root of its number of stages."""
+    """Share of the SLO before a deadline within which answers count as late in part, since
+    predictions err. In a pipeline it is multiplied by the square root of the number of stages."""
 
 
 class LookAhead:
     """Decides through one episode, for a chain of stages.
 
-    Where more requests wait or are expected than can be played in time, groups of them are played:
-    each is served as a whole, batches are multiples of a group, and rates are groups per second.
+    If more requests wait or are expected than can be played in time, groups of them are played
+    instead: a group is served as a whole, batches are multiples of it, rates groups per second.
     """
 
     def __init__(self, spec: SystemSpec, config: MPCConfig, times: StageTimes) -> None:
@@ -80,11 +80,11 @@ class LookAhead:
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
-        decision = Decision(rules, self._draws, self._scratch, free, ones, none, 0)
-        plan(decision, nothing, self._flow.kinds, first)
+        problem = Problem(rules, self._draws, self._scratch, free, ones, none, 0)
+        plan(problem, nothing, self._flow.kinds, first)
 
     def observe(self, view: SystemView) -> None:
-        """Learn from the interval that has passed, one has at least: service times and forecast."""
+        """Learn service times and the forecast from the last interval; there must be one."""
         for k, variant in self._times.observe(view):
             self._curves[k][variant] = cost_curve(self._times.table_s(k, variant))
         self._forecast = self._flow.observe(view)
@@ -94,8 +94,8 @@ class LookAhead:
     ) -> Allocation:
         """Choose for the next interval, after :meth:`observe`.
 
-        Each stage is to have so many replicas. Those that start find little room beside the cores
-        that the ready ones need now, unless these are to make room.
+        ``replicas`` are those that each stage is to have. Starting ones get little room beside the
+        cores that the ready ones need now, unless ``make_room``.
         """
         spec, forecast = self._spec, self._forecast
         # What is on the way or will be sent before the look-ahead ends.
@@ -132,10 +132,10 @@ class LookAhead:
         # In groups, the number of requests scatters less.
         rate_rps, scatter = forecast.rate_rps / group, forecast.scatter / group
         forecast = forecast._replace(rate_rps=rate_rps, scatter=scatter)
-        late, _ = plan(Decision(rules, self._draws, self._scratch, *now), forecast, kinds, best)
+        late, _ = plan(Problem(rules, self._draws, self._scratch, *now), forecast, kinds, best)
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
         expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
-        feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
+        feasible = not expired and bool(group * late < _MAX_LATE)
         chosen = zip(best.tolist(), replicas, self._batch_max, strict=True)
         stages = [
             StageAllocation(cores, min(group * batch, most), count, variant)
@@ -197,7 +197,7 @@ class LookAhead:
         tasks = [s.queued_deadlines_s.size + sum(b.size for b in s.running) for s in stages]
         replicas = max(rules.replicas.tolist())
         waiting = max(tasks) // group + replicas + 1
-        # What waits or runs goes on to the later stages.
+        # What waits or runs leads to tasks of the later stages.
         led, arriving = 0.0, [expected]
         for k in range(1, len(stages)):
             led = (led + tasks[k - 1]) * self._ratios[k]
@@ -214,8 +214,8 @@ class LookAhead:
         self, k: int, view: SystemView, stage: StageView, replicas: int, rate_rps: float, group: int
     ) -> None:
         """Write a stage's running batches and waiting tasks into the memory, in groups."""
-        # A group is due with the first of its tasks. When a running task is due a view does not
-        # say: they came before those that wait, or are the newest arrivals, at the rate.
+        # A group is due with the first of its tasks. A view does not say when running tasks are
+        # due: they are taken to have come, at the rate, before those that wait or arrived last.
         queues, now_s, spec = self._scratch.start, view.now_s, self._spec
         ahead, largest = 0, max(1, self._batch_max[k] // group)
         row_s = self._times.service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
@@ -241,8 +241,8 @@ class LookAhead:
         queues.marks[k] = ahead, tail, 0, 0, 0
 
     def _identify(self) -> int:
-        """Say whose the tasks are that are there; return the number of requests."""
-        # Those that are due at once are taken for tasks of one request, but for the first stage's.
+        """Say to which requests the present tasks belong; return the number of requests."""
+        # After the first stage, tasks with the same deadline are taken to be of one request.
         queues, tails = self._scratch.start, self._scratch.start.marks[:, TAIL].tolist()
         if len(tails) == 1:
             return 0
@@ -256,7 +256,7 @@ class LookAhead:
 
 
 def _room(spec: SystemSpec, ready: int, starting: int) -> int:
-    """Return how many of those that are to start have room that the ready ones hardly miss."""
+    """Return how many of the starting replicas get room that the ready ones hardly miss."""
     if len(spec.stages) > 1:
         return 0
     least = (1 - _SPARE) * (most_cores(spec.nodes, ready) * ready)
@@ -266,7 +266,7 @@ def _room(spec: SystemSpec, ready: int, starting: int) -> int:
 
 
 def drawn_tasks(shares: Sequence[float]) -> IntArray:
-    """Return draws of how many tasks an answer leads to, by the probabilities of 0, 1, 2, ..."""
+    """Draw how many tasks an answer leads to, by the probabilities of 0, 1, 2, ... tasks."""
     rng = np.random.default_rng(0)
     # One draw from each part of the distribution, so that they have its mean.
     places = (rng.permutation(_DRAWS) + 0.5) / _DRAWS
@@ -283,8 +283,8 @@ def replica_states(
 ) -> list[tuple[float, int]]:
     """Return when each replica is free, in seconds, and the size of its batch; soonest first.
 
-    One that is asked for now is ready after ``asked_s``. A batch on a replica beyond the ready ones
-    is on one that goes then; a view does not say on which, so those that end last count as staying.
+    A replica asked for now is ready after ``asked_s``. Of more batches than ready replicas, those
+    that end last are taken to be on the replicas that stay: a view does not say.
     """
     ready = min(stage.replicas_ready, replicas)
     batches = [(max(0.0, b.expected_end_s - now_s), b.size) for b in stage.running]

@@ -1,7 +1,7 @@
-"""What batches take and what serving costs by that.
+"""Service times of batches, and the cost of serving that follows from them.
 
-A fit of four numbers misses single cells of the table of service times, by up to 28 %. Tables have
-shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1``.
+A fit of four numbers is up to 28 % off in single cells of the table. Tables have shape (cores_max,
+batch_max), seconds of a batch: row ``c - 1``, column ``b - 1``.
 """
 
 import math
@@ -17,10 +17,10 @@ from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 from ..rates import pairwise_sum
 
 RATIO_RANGE = (0.5, 2.0)  # Multiples of the profile's times that are believed
-_CAUTION = 1.03  # First guess of batches' time over the profile's: single ones scatter
-_PRIOR_S = 2.0  # Service that a guess counts for
+_CAUTION = 1.03  # First guess of batches' time over the profile's, since single ones scatter
+_PRIOR_S = 2.0  # Seconds of service that a guess counts for
 _FORGET = 0.998  # Weight that experience of service times keeps per interval
-_NOTABLE = 0.005  # Relative change of service times that is worth to plan anew
+_NOTABLE = 0.005  # Relative change of service times that is worth new tables
 
 
 def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: int) -> FloatArray:
@@ -41,11 +41,11 @@ def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: in
 class ServiceTimes:
     """Learns how much longer the batches of one model take than its profile says.
 
-    That is one factor for each number of cores, which begins at the mean of all of them: whatever
-    the size, a batch tells of all others on these cores, for their ratios were measured.
+    It has one factor for each number of cores, which begins at the mean of all. A batch of any size
+    counts for all sizes on these cores, since their ratios were measured.
 
-    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches back
-    to back do not. So a batch counts at least as long as its cores take to grant what it used.
+    Under a CPU quota a lone batch runs at full speed on unused quota, and batches back to back do
+    not. So a batch counts at least as long as its cores take to grant what it used.
     """
 
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
@@ -53,10 +53,10 @@ class ServiceTimes:
         self._cpu_cores = spec.first.cpu_cores
         self._measured_s = np.ascontiguousarray(measured_s)
         self._known = np.zeros((3, len(measured_s)))
-        """Seconds that batches ran on so many cores, those they should have, and the factor."""
+        """By number of cores: seconds that batches ran, those they should have, and the factor."""
         self._loading, self._cores = False, 0
         self._known[2] = _CAUTION
-        # Nothing is learned from no batch, but compiled now.
+        # No batch teaches nothing; this only compiles the kernel now.
         _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0)
 
     def observe(self, view: SystemView) -> bool:
@@ -65,7 +65,7 @@ class ServiceTimes:
         loading, self._loading = self._loading or starting, starting
         resized, self._cores = self._cores not in (0, cores), cores
         if resized or last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
-            # Batches on other cores, or replicas that wait for each other's CPU, say nothing.
+            # Batches on other cores, or on replicas that share a CPU, say nothing.
             return False
         batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
@@ -100,7 +100,7 @@ def _learn(
     mean = pairwise_sum(ran) + _PRIOR_S * _CAUTION
     mean /= pairwise_sum(planned) + _PRIOR_S
     changed = False
-    for learns in range(2):  # looks first, for a kernel has no memory of its own
+    for learns in range(2):  # checks first, then writes: a kernel has no memory of its own
         for cores in range(factors.size):
             factor = (ran[cores] + _PRIOR_S * mean) / (planned[cores] + _PRIOR_S)
             changed |= abs(factor / factors[cores] - 1) > _NOTABLE
@@ -127,7 +127,7 @@ class StageTimes:
 
     def observe(self, view: SystemView) -> list[tuple[int, int]]:
         """Take in the interval that has passed; return the stages and variants that changed."""
-        # It tells something of those stages in which one variant served throughout.
+        # Only stages in which one variant served throughout can learn.
         changed = []
         for k, part in enumerate(stage_views(view, self._spec, self._shares)):
             variant = in_force(view.stages[k].allocation)
@@ -145,15 +145,15 @@ class StageTimes:
 
 
 def in_force(allocation: StageAllocation) -> int:
-    """Return the variant to plan with where one is asked for, or batches choose."""
+    """Return the variant to plan with: the one asked for, or the first where batches choose."""
     return max(allocation.variant, 0)
 
 
 def cost_curve(service_s: FloatArray) -> list[tuple[float, float]]:
     """Return cores against rate: where each straight piece ends, and its core-seconds per request.
 
-    It is the lower convex hull of what each number of cores can serve by (cores_max, batch_max)
-    seconds of a batch: going to and fro between two of them serves any rate between theirs.
+    It is the lower convex hull of the rates that each number of cores serves, by (cores_max,
+    batch_max) seconds of a batch: alternating between two numbers serves any rate between theirs.
     """
     batches, ends = np.arange(1, service_s.shape[1] + 1), [(0.0, 1.0)]
     slopes: list[float] = []

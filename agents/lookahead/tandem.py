@@ -1,13 +1,13 @@
-"""The queues that the look-ahead plays: stages one after the other, as far as it has to know.
+"""The queues that the look-ahead plays: stages one after the other, with no more than it needs.
 
-A decision plays thousands of requests in half a millisecond, so each stage's queue, in order of the
-deadlines and for some equal replicas, keeps deadlines and ends of batches and none of the core's
-records. Its moves are those of the core all the same:
+A decision plays thousands of requests in half a millisecond. So each stage's queue, in order of the
+deadlines and with equal replicas, keeps only deadlines and the ends of batches, and none of the
+core's records. Its moves are those of the core all the same:
 :func:`_admit` is :func:`~sponge_env.core.queue.push`, a batch is formed by :func:`advance` when
 :func:`~sponge_env.core.step.simulate` would form it, as large as
 :func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
 told what is), what it leads to joins the next queue at that instant as
-:func:`~sponge_env.core.pipeline.lead_on` has it, and :func:`resize` is what
+:func:`~sponge_env.core.pipeline.pass_on` has it, and :func:`resize` is what
 :func:`~sponge_env.core.service.resize_service` does to whole cores. ``tests/test_sponge_mpc.py``
 serves drawn requests both ways.
 
@@ -111,13 +111,13 @@ def advance(
     from_s: float,
     until_s: float,
 ) -> float:
-    """Serve a stage from one moment until another, at which nothing is started any more.
+    """Serve a stage from one moment until another, when nothing more is started.
 
-    Return the late requests of those answered, weighted by :func:`_lateness`.
+    Return the late requests among those answered, weighted by :func:`_lateness`.
     """
     late, now_s, most = 0.0, from_s, future.most[k]
     queue, arrivals_s = queue_of(queues, k), future.arrivals_s[k]
-    # Kept apart from the queue, for registers are faster than memory.
+    # Local copies: registers are faster than memory.
     head, tail, following = queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT]
     coming = queue.marks[COMING]
     for replica in range(queue.free_s.size):
@@ -174,7 +174,7 @@ def _first_free(free_s: FloatArray) -> int:
 
 @compiled
 def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
-    """End a batch: hand on what it leads to, and count the late among those that it answers."""
+    """End a batch: pass on the tasks that it leads to, and count the late answers."""
     # A request is as late as the last of its tasks.
     queue, guard_s, late = queue_of(queues, k), future.guard_s, 0.0
     first, size, end_s = queue.first[replica], queue.size[replica], queue.free_s[replica]
@@ -183,7 +183,7 @@ def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
     for place in range(first, first + size):
         over_s = end_s - queue.due_s[place]
         if is_last and over_s <= -guard_s:
-            break  # so are all the others, which are due later
+            break  # the others are due later, so they are in time as well
         if not is_last and _hand_on(queues, k, future, end_s, place) > 0:
             continue
         if over_s > -guard_s:
@@ -197,14 +197,14 @@ def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
 
 @compiled
 def _lateness(over_s: float, guard_s: float) -> float:
-    """Return 1 for a late answer, less if it was only just in time."""
-    # A later answer weighs a little more: a queue that is late should be worked off all the same.
+    """Return 1 for a late answer, and less for one only just in time."""
+    # A later answer weighs a little more: a late queue should be worked off all the same.
     return 1.0 + (_TARDINESS_PER_S * over_s if over_s > 0.0 else over_s / guard_s)
 
 
 @compiled
 def _hand_on(queues: Queues, k: int, future: SamplePath, end_s: float, place: int) -> int:
-    """Let a task's successors arrive in the next stage; return how many there are."""
+    """Let the tasks that follow one arrive in the next stage; return how many there are."""
     done, due_s, own = queues.marks[k, LEFT], queues.due_s[k, place], queues.ids[k, place]
     queues.marks[k, LEFT] = done + 1
     tasks: int = future.tasks[k, done % future.tasks.shape[1]]
@@ -220,7 +220,7 @@ def _hand_on(queues: Queues, k: int, future: SamplePath, end_s: float, place: in
 
 @compiled
 def insert_arrival(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> int:
-    """Put a request where it arrives in its turn, behind those of its time; return its place."""
+    """Insert a request in order of arrival, behind those of the same time; return its place."""
     place = count
     while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
         for column in range(2):
@@ -232,7 +232,7 @@ def insert_arrival(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: 
 
 @compiled
 def _admit(waiting_s: FloatArray, due_s: float, head: int, tail: int) -> int:
-    """Let a task wait, behind those that are due no later; return its place."""
+    """Insert a waiting task behind those that are due no later; return its place."""
     place = tail
     while place > head and waiting_s[place - 1] > due_s:
         waiting_s[place] = waiting_s[place - 1]
@@ -243,7 +243,7 @@ def _admit(waiting_s: FloatArray, due_s: float, head: int, tail: int) -> int:
 
 @compiled
 def _note(ids: IntArray, own: int, place: int, tail: int) -> None:
-    """Note whose task has come to wait in a place."""
+    """Note to which request the task at a place belongs."""
     for behind in range(tail, place, -1):
         ids[behind] = ids[behind - 1]
     ids[place] = own

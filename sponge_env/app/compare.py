@@ -28,7 +28,7 @@ from sponge_env.utils.console import Progress
 from sponge_env.utils.files import write_all
 from sponge_env.utils.installation import how_to_install, missing, require_extra
 
-Work = Mapping[Backend, Sequence[Unit]]
+Units = Mapping[Backend, Sequence[Unit]]
 Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
 FAILED = 1  # Exit code after an agent of a suite failed somewhere
@@ -88,7 +88,7 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
         return _report_suite(path, suite) if arguments.suite else 0
 
 
-def _notices(suite: Suite, work: Work, arguments: Namespace) -> list[str]:
+def _notices(suite: Suite, work: Units, arguments: Namespace) -> list[str]:
     played, notices = suites.cells(suite), list[str]()
     if not arguments.suite:
         for backend in work:
@@ -107,7 +107,7 @@ def _notices(suite: Suite, work: Work, arguments: Namespace) -> list[str]:
     return notices + beginnings(played) + announce(played)
 
 
-def _open(opened: ExitStack, path: Path, suite: Suite, work: Work, arguments: Namespace) -> Runs:
+def _open(opened: ExitStack, path: Path, suite: Suite, work: Units, arguments: Namespace) -> Runs:
     """Open the folder of the run, or one in it for each of several backends."""
     folders = _folders(path, list(work))
     runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}

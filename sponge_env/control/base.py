@@ -31,7 +31,7 @@ class Planning(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantPlanning(Planning):
-    """Options of one that chooses model variants, too."""
+    """Options of a program that also chooses model variants."""
 
     accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
     """Cores that a percent of accuracy is worth, where there are variants."""
@@ -41,16 +41,15 @@ class BaseController(ABC):
     """A controller with options, which decides by a rule and draws no random number.
 
     A subclass says which options it takes by the type of ``config``, and its rule by
-    :meth:`allocate`. Where there are several stages or variants and it does not plan for them, it
-    controls each stage by itself, with its share of the SLO (:mod:`.split`) and the
-    variant that is in force at first.
+    :meth:`allocate`. If there are several stages or variants and it does not plan for them, a copy
+    of it controls each stage, with a share of the SLO (:mod:`.split`) and the initial variant.
     """
 
     config: Any  # Options: an instance of the type with which a subclass annotates this attribute
     grows_ready = False
-    """Whether the ready replicas may have more cores while others start than all of them can."""
+    """Whether ready replicas may have more cores while others start than all could have at once."""
     plans_for: Literal["one model", "chains", "all"] = "one model"
-    """Systems for all of whose stages and variants :meth:`allocate` answers."""
+    """Systems for which :meth:`allocate` decides about all stages and variants."""
     part_of_pipeline = False  # Whether what it controls is one of several stages
     _spec: SystemSpec | None = None
     _parts: Sequence["BaseController"] = ()
@@ -67,7 +66,7 @@ class BaseController(ABC):
         return self._spec
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; a SpongeError says that it cannot plan for this system."""
+        """Start a new episode; raise a SpongeError if it cannot plan for this system."""
         self._parts = ()
         if not spec.is_one_model and not self.plans(spec):
             self._shares = shares(spec, self.split_by())
@@ -94,11 +93,11 @@ class BaseController(ABC):
         return spec.fitting(Allocation(stages=stages, feasible=feasible))
 
     def plans(self, spec: SystemSpec) -> bool:
-        """Return whether :meth:`allocate` answers for all stages and variants of a system."""
+        """Return whether :meth:`allocate` decides about all stages and variants of a system."""
         return self.plans_for == "all" or (self.plans_for == "chains" and spec.is_chain)
 
     def split_by(self) -> Rule:
-        """Return how the SLO is divided among the stages where it does not."""
+        """Return how the SLO is divided among the stages if it does not plan for all."""
         return "proportional"
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none
@@ -110,16 +109,16 @@ class BaseController(ABC):
 
 
 class ArrayController(BaseController):
-    """A controller whose rule is one on (n,) numbers of as many systems of one model, too."""
+    """A controller whose rule also works on the (n,) numbers of many systems of one model."""
 
     alone: NDArray[np.bool_]
-    """(n,) the systems in which it wants to see more, so that they are to be played alone."""
+    """(n,) the systems that must be played alone, since it needs more than these numbers there."""
 
     @abstractmethod
     def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
-        """Return cores, batch and perhaps replicas, a number each or (n,) of them.
+        """Return cores, batch and perhaps replicas, each one number or (n,).
 
-        The view is one of a single system or a :class:`sponge_env.simulation.batch.BatchView`.
+        The view is of a single system, or a :class:`sponge_env.simulation.batch.BatchView`.
         """
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:

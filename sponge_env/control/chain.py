@@ -1,12 +1,12 @@
 """The cheapest choice of one option for each stage of a chain, with one budget for all.
 
-Each option has a cost and a latency, and says of every latency of the later stages how many
-requests it makes late. The sum of the latencies ties the stages together. As it is counted in
-ticks, dynamic programming from the last stage back solves the program exactly, as IPA (Ghafouri et
-al., 2023) and FA2 (Razavi et al., RTAS 2022) do.
+Each option has a cost, a latency and, for every latency of the later stages, the number of requests
+that it makes late. The sum of the latencies ties the stages together. As it is counted in ticks,
+dynamic programming from the last stage back solves the program exactly, as IPA (Ghafouri et al.,
+2023) and FA2 (Razavi et al., RTAS 2022) do.
 
-A caller that works out its options one by one, from the last stage back, relaxes the tables with
-each at once, and need not work out what can no longer win (:func:`winning_margin`,
+A caller may compute its options one by one, from the last stage back, and relax the tables with
+each; it then need not compute options that can no longer win (:func:`winning_margin`,
 :func:`min_room`).
 """
 
@@ -20,7 +20,7 @@ from sponge_env.core.compiled import compiled, entry_point
 
 BIG_M = 2**40  # cost above that of any plan; late requests count as multiples of it
 CORE_COST = 2**20  # cost of a core where costs are cores and parts of them
-INFEASIBLE = 2**61  # least cost of what is not possible
+INFEASIBLE = 2**61  # least cost of what is impossible
 NEVER = -1  # room of an option that makes a request late whatever comes after
 
 
@@ -39,11 +39,11 @@ class Choices(NamedTuple):
 class CostTables(NamedTuple):
     """What dynamic programming fills in."""
 
-    # (stages + 1, levels, horizon + 1) least cost of the stages from one on that hold at most so
-    # many cores and take at most so many ticks; with one level any number of cores
+    # (stages + 1, levels, horizon + 1) least cost of a stage and all later ones with at most
+    # ``level`` cores and so many ticks; with one level, any number of cores
     costs: IntArray
     option_at: IntArray  # (stages, levels, horizon + 1) their first option
-    after: IntArray  # (horizon + 1,) what comes after an option, late requests included
+    after: IntArray  # (horizon + 1,) cost of what comes after an option, late requests included
     soonest: IntArray  # (levels,) fewest ticks of the stages after the current one
 
 
@@ -75,7 +75,7 @@ class Chain:
         self._by_cores: CostTables | None = None
 
     def within(self, budget_ticks: int) -> bool:
-        """Choose the options of least cost within a budget; return whether there are some."""
+        """Choose the options of least cost within a budget; return whether there are any."""
         # It overwrites ``choices.room``.
         first, room = self.choices.first, self.choices.room
         room[:] = self.horizon
@@ -92,15 +92,15 @@ class Chain:
     def cheapest(self, count_late: bool = False) -> int:
         """Write the options of least cost to ``chosen``, and return what they cost.
 
-        They hold no more than all cores. Either nothing may be late, and the cost is at least
-        :data:`BIG_M` where that is impossible; or the fewest are late by ``late``, and each costs
-        :data:`BIG_M`.
+        They hold no more than all cores. Without ``count_late`` nothing may be late, and the cost
+        is at least :data:`BIG_M` if that is impossible. With it, each late request by ``late``
+        costs :data:`BIG_M`, so that the fewest are late.
         """
         late = self.late_rows(count_late)
         relax_all(self.choices, late, self.any_cores)
         cost = read_back(self.choices, late, self.any_cores, self.chosen)
         if cost < INFEASIBLE and not self.fits():
-            # Cores become a dimension only where the machine is too small for the cheapest.
+            # Cores become a dimension only if the machine is too small for the cheapest.
             if self._by_cores is None:
                 self._by_cores = _tables(self.chosen.size, self.horizon, self.total_cores + 1)
             relax_all(self.choices, late, self._by_cores)
@@ -143,7 +143,7 @@ def relax_all(choices: Choices, late: IntArray, tables: CostTables) -> None:
 
 @compiled
 def begin_stage(tables: CostTables, k: int) -> None:
-    """Begin with a stage, after all options of the later ones."""
+    """Begin a stage, after all options of the later ones."""
     tables.costs[k] = INFEASIBLE
     for level in range(tables.soonest.size):
         tables.soonest[level] = _fewest_ticks(tables.costs[k + 1, level], INFEASIBLE - 1)
@@ -153,7 +153,7 @@ def begin_stage(tables: CostTables, k: int) -> None:
 def stage_table(
     choices: Choices, late: IntArray, tables: CostTables, k: int, level: int, left: int
 ) -> StageTable:
-    """Return the row for so many cores, of which an option leaves some to later stages."""
+    """Return the row for ``level`` cores, of which an option leaves ``left`` to later stages."""
     costs, option_at = tables.costs[k, level], tables.option_at[k, level]
     after, soonest = tables.costs[k + 1, left], tables.soonest[left]
     return StageTable(choices, late, k, costs, option_at, after, soonest, tables.after)
@@ -161,7 +161,7 @@ def stage_table(
 
 @compiled
 def _fewest_ticks(costs: IntArray, limit: int) -> int:
-    """Return the fewest ticks whose cost is at most that, or else the horizon."""
+    """Return the fewest ticks whose cost is at most ``limit``, else the horizon."""
     low, high = 0, costs.size - 1
     while low < high:
         middle = (low + high) // 2
@@ -186,10 +186,10 @@ def winning_margin(table: StageTable, option: int) -> int:
     costs, after = table.costs, table.after
     cost: int = table.choices.cost[option]
     horizon, (_, first) = costs.size - 1, _ticks(table, option)
-    # The highest cost against the cheapest later stages: most options lose here already.
+    # The highest cost and the cheapest later stages: most options already lose here.
     if costs[first] - after[horizon] < cost:
         return -1
-    # Slices, so that it becomes vector code.
+    # Slices, so that the loop becomes vector code.
     ahead, behind = costs[first:horizon], after[table.soonest :]
     limit: int = costs[horizon] - after[horizon]
     for ticks in range(ahead.size):
@@ -229,7 +229,7 @@ def relax(table: StageTable, option: int) -> None:
 @compiled
 def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
     """Add late requests to the cost of the later stages, which may take less time than allowed."""
-    # Returned are the ticks that they take if all are allowed.
+    # The ticks that they take if all are allowed are returned.
     best, best_at = INFEASIBLE, 0
     for ticks in range(after.size):
         cost = after[ticks] + BIG_M * late[ticks]

@@ -1,4 +1,4 @@
-"""A pipeline as stages of their own: each with a part of the SLO, for controllers of one stage.
+"""A pipeline split into stages, each with a share of the SLO, for controllers of one stage.
 
 The end-to-end budget is divided by fixed shares, in proportion to the stages' latencies (as in
 GrandSLAm, Kannan et al., EuroSys 2019) or equally. What waits in a stage is due there by its
@@ -18,13 +18,13 @@ from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 Rule = Literal["proportional", "equal"]
 """How an SLO is divided among the stages of the longest path through a pipeline."""
 
-_HANDED_ON_S = 1e-3  # Time that a task is taken to have been on the way from the stage before
+_HANDED_ON_S = 1e-3  # Time that a task is taken to need on the way from the stage before
 
 _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
 
 
 def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
-    """Return for each stage its share of the SLO, and the share of what comes after it."""
+    """Return for each stage its share of the SLO, and the share of the stages after it."""
     stages = spec.stages
     held = [each.variant for each in spec.initial.stages]
     # The latency of a single task on all cores, with the variant in force at first.
@@ -60,7 +60,7 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
 
 def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: float) -> SystemView:
     """Return what a stage's own controller sees, by its share of the SLO and that of the rest."""
-    # What joined a later stage is taken to have spent its share on the way exactly.
+    # Tasks that joined a later stage are taken to have spent exactly the earlier shares.
     stage, later_s = view.stages[k], spec.slo_s * rest
     seen: dict[str, Any] = {"budgets_s": view.budgets_s - later_s}
     if k:
@@ -69,7 +69,7 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
         seen["budgets_s"] = spec.slo_s * share - seen["delays_s"]
         seen["mean_delays_s"] = np.full_like(view.mean_delays_s, _HANDED_ON_S)
     if view.last is not None and stage.last is not None and len(view.stages) > 1:
-        # What the stage has done counts as on time.
+        # All tasks that the stage has done count as on time.
         measured = {name: getattr(stage.last, name) for name in _SHARED}
         measured |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
         seen["last"] = dataclasses.replace(view.last, **measured)
@@ -80,7 +80,7 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
 
 def model_view(view: SystemView, k: int, past_s: list[float]) -> SystemView:
     """Return what one of a set of models shows; ``past_s`` are the mean delays of its arrivals."""
-    # To these the last interval's is added. Of earlier intervals those of all models stand there.
+    # The last interval's is added to these; earlier intervals have the means of all models.
     own, part = view.enters == k, slice(k, k + 1)
     seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
     if view.last is not None:

@@ -40,13 +40,13 @@ def take_in(w: World, until_s: float) -> None:
 @compiled
 def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
     """Take in the request that has arrived in this stage; return False if it is dropped at once."""
-    # That is where there is no room, or where it is not ``welcome``.
+    # It is dropped if there is no room, or if it is not ``welcome``.
     env, metrics = w.env, w.metrics
     delay_s = env.arrival_s - env.sent_s
     env.delay_sum_s += delay_s
     env.delay_max_s = max(env.delay_max_s, delay_s)
     env.payload_sum_bytes += payload_bytes
-    # Told on arrival: what a controller does with a request does not make it hopeless.
+    # Judged on arrival: nothing that a controller does later makes a request hopeless.
     hopeless = due_s - env.arrival_s < w.model.hopeless_below_s
     metrics.offered += 1
     metrics.hopeless += hopeless
@@ -83,7 +83,7 @@ _is_on_time = inlined(is_on_time)
 
 @compiled
 def cancel(w: World, row: int, sent_s: float) -> None:
-    """Take a request back that has not ended; of one that runs nobody waits for the answer."""
+    """Cancel a request that has not ended; if it runs, its answer will be discarded."""
     if pipeline.staged(w):
         _close_cancelled(w, row, sent_s, pipeline.leave(w, row, sent_s))
         return
@@ -139,7 +139,7 @@ def _drop(w: World, row: int, sent_s: float, hopeless: bool, attempts: int, no_r
 def _enter_unanswered(
     w: World, row: int, sent_s: float, outcome: int, attempts: int, overflowed: bool, hopeless: bool
 ) -> None:
-    """Enter into the ledger how a request ended now that no batch has answered."""
+    """Enter a request into the ledger that ends now without an answer."""
     if w.env.ended < len(w.ledger):
         entry = _entry(w, row, sent_s, outcome, hopeless)
         entry.started_s, entry.finished_s, entry.overflowed = math.nan, w.env.now_s, overflowed
@@ -157,7 +157,7 @@ def _entry(w: World, row: int, sent_s: float, outcome: int, hopeless: bool) -> L
 
 @compiled
 def _shed(w: World, batch_max: int) -> int:
-    """Drop the first requests that a batch would answer late; return how many it should take."""
+    """Drop requests until the first one can be met; return the size of the batch that meets it."""
     stage, size = w.stage, 0
     while size == 0 and stage.head < stage.tail:
         size = size_in_time(w, deadline_s(w, stage.head), batch_max, stage.tail - stage.head)
@@ -189,7 +189,7 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         stage.head += count
         stage.running += count
         stage.taken += count
-        # The other half of each wait, the moment it began, was subtracted when it joined.
+        # The moment at which each wait began was subtracted when the request joined the queue.
         stage.waited_s += count * w.env.now_s
     return count
 
@@ -211,7 +211,7 @@ def _choose_variant(w: World, count: int) -> int:
 
 @compiled
 def answer(w: World, replica: ReplicaState, finished_s: float) -> None:
-    """Take in a batch that has ended: answer its requests, or lead their tasks on."""
+    """Close a batch that has ended: answer its requests, or pass their tasks on."""
     stage = w.stage
     accuracy = w.numbers[w.model.accuracy_at + replica.variant]
     for position in range(replica.first, replica.first + replica.batch_size):
@@ -231,11 +231,11 @@ def answer(w: World, replica: ReplicaState, finished_s: float) -> None:
 def _end_task(
     w: World, request: Waiting, replica: ReplicaState, accuracy: float, finished_s: float
 ) -> None:
-    """Lead a task on, and answer its request if it was the last."""
+    """Pass a finished task on, and answer its request if it was the last."""
     row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
     if not pipeline.end_task(w, row):
         return  # its request was given up meanwhile
-    if not pipeline.lead_on(w, request, accuracy, finished_s):
+    if not pipeline.pass_on(w, request, accuracy, finished_s):
         _drop(w, row, sent_s, hopeless, pipeline.leave(w, row, sent_s), True)
     elif pipeline.opened(w, row).left == 0:
         accuracy = pipeline.accuracy_of(w, row)
@@ -318,7 +318,7 @@ def _leave(w: World, replica: ReplicaState) -> None:
 
 @compiled
 def rewind(w: World) -> None:
-    """Begin anew in the ring if it is empty: an ever nearly empty queue needs few cache lines."""
+    """Start over in an empty ring, so that a short queue stays in few cache lines."""
     stage = w.stage
     if stage.running == 0 and stage.head == stage.tail:
         stage.head = stage.tail = stage.oldest = 0

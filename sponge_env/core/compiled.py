@@ -1,4 +1,4 @@
-"""The one door to numba, and records: rows of memory that compiled code sees as objects.
+"""The only use of numba, and records: rows of memory that compiled code sees as objects.
 
 Every kernel is an ordinary function with types, decorated with :func:`compiled`, :func:`called`,
 :func:`inlined` or :func:`entry_point`. Only entry points are kept on disk; what they call is
@@ -28,13 +28,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Record = TypeVar("Record")
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-"""Kernels never divide by zero, so that nothing need be raised; and they never allocate, so
-that numba need not count who holds an array. Counting, with every call an atomic addition
-for every array, takes twice as long as all the rest."""
+"""Kernels never divide by zero, so nothing need be raised; and they never allocate, so numba need
+not count references to arrays, which would take twice as long as all the rest."""
 
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
-"""Python never calls what is compiled into others; doors for it would take a quarter of the
-time that compiling takes."""
+"""Python never calls what is compiled into others; wrappers for that would take a quarter of the
+compile time."""
 
 _SCALARS = {int: np.int64, float: np.float64, bool: np.bool_}
 
@@ -54,8 +53,7 @@ class Records(Protocol[Record]):
 
 
 Position = Annotated[int, np.uint32]
-"""A place in an array. Being unsigned it never counts from the end, which compiled code
-would have to ask at every access."""
+"""A place in an array; unsigned, so that compiled code need not look for negative ones."""
 
 Words = Annotated[Records[np.uint64], np.uint64, 4]  # (4,) state of a random stream
 
@@ -76,15 +74,14 @@ def called(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function as a part of each caller's own text."""
-    # For what returns records, which no ordinary call can return, and for what is called from one
-    # place or takes a line or two: to compile those by themselves would add a third to the time
-    # that a first run takes.
+    """Compile a function as a part of each caller's own source."""
+    # For functions that return records, which no ordinary call can, and for those of a line or two
+    # or with one caller: compiling those by themselves would make a first run a third longer.
     return cast(Function, numba.njit(inline="always", **_INNER)(function))
 
 
 def entry_point(function: Function) -> Function:
-    """Compile a function that Python calls; it lets go of the interpreter lock.
+    """Compile a function that Python calls; it releases the interpreter lock.
 
     The machine code is kept on disk for the next process; where that is not possible, every
     process compiles anew.

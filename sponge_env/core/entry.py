@@ -1,13 +1,12 @@
-"""What Python calls.
+"""Entry points: the compiled functions that Python calls.
 
-The simulation takes a range of environments at a time, one range for each thread; the rest
-are the moves of a live system, whose clock and worker are elsewhere.
+Those of the simulation take a range of environments, one range for each thread. The others are
+the moves of a live system, whose clock and worker are elsewhere; they work on environment 0.
 
-Arguments of the same name are the same everywhere: ``arrays`` is all memory, ``metrics`` (n,) of
-``METRICS``, ``first`` the first environment and ``last`` the one after the last; ``seeds`` (n,)
-are those of the episodes that begin, or negative where none does; ``observations`` (n, obs_dim)
-and ``over`` (n,), whether the episode is over, are written. Functions without a range work on
-environment 0.
+Arguments mean the same everywhere: ``arrays`` is all memory, ``metrics`` (n,) of ``METRICS``,
+``first`` the first environment of a range and ``last`` the one after it. ``seeds`` (n,) are those
+of the episodes that begin, negative where none does. ``observations`` (n, obs_dim) and ``over``
+(n,), whether the episode is over, are outputs.
 """
 
 from typing import Any
@@ -34,7 +33,7 @@ STEP, DRAIN, RESET = range(3)  # The moves of :func:`run_range`
 
 @inlined
 def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
-    """Return the first stage of an environment."""
+    """Return an environment as its first stage sees it."""
     env = arrays.envs[i]
     stages, models, replicas = arrays.stages[i], arrays.models[env.scenario], arrays.replicas[i]
     pending, queues = arrays.pending[i], arrays.queue[i]
@@ -58,9 +57,9 @@ def run_range(
 ) -> None:
     """Start episodes (``RESET``), serve an interval of them (``STEP``) or end them (``DRAIN``).
 
-    A reset starts those that have a seed; a step leaves out those whose episode is over; to drain
-    is to serve what is left, after which metrics have lost their meaning. The allocations are
-    (n, stages) of ``ALLOCATION``. What the moves share is compiled once.
+    ``RESET`` starts those that have a seed, ``STEP`` skips those whose episode is over, and after
+    ``DRAIN`` the metrics mean nothing. ``allocations`` are (n, stages) of ``ALLOCATION``. It is one
+    function so that what the moves share is compiled once.
     """
     for i in range(first, last):
         w = _world(arrays, i, metrics)
@@ -82,9 +81,9 @@ def run_range(
 def fit(asked: NDArray[np.int64], most: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
     """Fit allocations onto a machine; return False if one lies outside the limits.
 
-    They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
-    variants begin at 0. It is the rule of :meth:`sponge_env.interfaces.SystemSpec.fit_stages`.
-    ``nodes`` are (2, nodes) cores of each node, and memory.
+    ``asked`` (n, stages, 4) has cores, batch, replicas and variant, ``most`` (stages, 4) their
+    limits; only variants begin at 0. ``nodes`` (2, nodes) has the cores of each node, and scratch
+    memory. It is the rule of :meth:`sponge_env.interfaces.SystemSpec.fit_stages`.
     """
     total_cores = nodes[0].sum()
     for i in range(len(asked)):
@@ -130,7 +129,7 @@ def begin_traffic_range(
 @entry_point
 def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any]) -> int:
     """Draw the next requests into (room,) of ``LISTED_REQUEST``; return how many there were."""
-    # Fewer than there is room for are the last.
+    # If they are fewer than there is room for, they are the last.
     w = _world(arrays, 0, metrics)
     for k in range(len(requests)):
         if w.env.sent_s == np.inf:
@@ -147,7 +146,7 @@ def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any])
 def arrive(
     arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any], payload_bytes: float
 ) -> None:
-    """Write the arrival of the requests of one size, which stand in the order of sending."""
+    """Write when the requests with one payload arrive; ``requests`` are in the order of sending."""
     w = _world(arrays, 0, metrics)
     start_over(w.env)
     latest_s = 0.0
@@ -182,11 +181,11 @@ def offer(
     welcome: bool,
     k: int,
 ) -> float:
-    """Offer a request of stage ``k`` that was not drawn, in a free row of ``requests``.
+    """Offer a request from outside to stage ``k``, in a free row of ``requests``.
 
-    ``times_s`` are those at which it was sent, arrived (which is now) and must be answered. One
-    that cannot be met, that is not ``welcome``, or for which there is no room, is dropped at once.
-    Returned is 0 if it waits now, else by how long it would be late, NaN if that is no matter.
+    ``times_s`` are those at which it was sent, arrived (which is now) and must be answered. It is
+    dropped at once if it cannot be in time, is not ``welcome``, or finds no room. Return 0 if it
+    waits now, else by how long it would be late, NaN if it was dropped for another reason.
     """
     w = at(_world(arrays, 0, metrics), k)
     request, env = w.requests[row], w.env
@@ -204,8 +203,8 @@ def offer(
 
 
 @entry_point
-def look_after(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> float:
-    """Drop what is given up by now; return when the next that waits will be."""
+def drop_expired(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> float:
+    """Drop the waiting requests that the policy gives up; return when it gives up the next."""
     w, next_s = _world(arrays, 0, metrics), np.inf
     w.env.now_s = now_s
     for k in range(len(w.stages)):
@@ -218,7 +217,7 @@ def look_after(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> float:
 
 @entry_point
 def cancel(arrays: Arrays, metrics: NDArray[Any], row: int, now_s: float) -> None:
-    """Take a request back that has not ended."""
+    """Cancel a request that has not ended."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
     batching.cancel(at(w, w.requests[row].enters), row, w.requests[row].sent_s)
@@ -266,7 +265,7 @@ def begin_live_interval(arrays: Arrays, metrics: NDArray[Any], allocations: NDAr
 
 @entry_point
 def end_live_interval(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
-    """Measure the interval; the meters were written."""
+    """Measure the interval; the caller has written the meters."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
     measure(w)

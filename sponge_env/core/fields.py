@@ -1,6 +1,6 @@
 """The observation's fields, each declared once: name, meaning and scale.
 
-:mod:`sponge_env.core.observe` computes them. A field more is a line here and one there.
+:mod:`sponge_env.core.observe` computes them. Another field is a line here and one there.
 
 Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by the SLO.
 Request counts are divided by what the system can serve within one SLO on all cores of one
@@ -106,7 +106,7 @@ STAGE_FIELDS: tuple[Field, ...] = (
     Field("given_up", "requests given up here in it", _INTERVAL),
     *_USE,
     *_STARTING,
-)  # What they see of each stage, after that; its requests are tasks, of a request one or several
+)  # What they see of each stage, after that; its requests are tasks
 
 FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
 JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
@@ -117,7 +117,7 @@ OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
 
 def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
     """Return the names of what controllers of variants and stages see, in order."""
-    # Those of a stage begin with its name and a point.
+    # Those of a stage begin with its name and a dot.
     own = (f"{stage}.{field.name}" for stage in stages for field in STAGE_FIELDS)
     return (*(field.name for field in REQUEST_FIELDS), *own)
 

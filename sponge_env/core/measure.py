@@ -5,9 +5,9 @@ from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at, staged
-from sponge_env.core.records import PAST, RECENT, Stage, World
+from sponge_env.core.records import PAST, RECENT, StageState, World
 
-ROUNDING_S = 1e-9  # A shorter transfer is none: delay and base delay differ by rounding only
+ROUNDING_S = 1e-9  # Delay and base delay that differ by less do so by rounding: no transfer
 
 
 @inlined
@@ -105,7 +105,7 @@ def _measure_stages(w: World) -> None:
 
 
 @inlined
-def _measure_queue(stage: Stage, now_s: float) -> None:
+def _measure_queue(stage: StageState, now_s: float) -> None:
     m: Any = stage.measured
     m.queued, m.running = stage.tail - stage.head, stage.running
     m.joined, m.answered, m.dropped = stage.joined, stage.answered, stage.dropped

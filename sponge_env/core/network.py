@@ -25,7 +25,7 @@ _SLOW_SHARE = 0.88
 least squares."""
 
 _TINY_BYTES = float(np.finfo(np.float64).tiny)
-"""Smallest amount that can be left of a transfer; keeps it out of samples without any."""
+"""Least that may be left of a transfer, so that none ends in a sample without bandwidth."""
 
 
 @inlined
@@ -53,7 +53,7 @@ def reset_network(w: World, seed: int) -> None:
 
 @inlined
 def start_over(env: Env) -> None:
-    """Go back to the trace's beginning, for transfers that begin there or are of another size."""
+    """Go back to the trace's beginning, for a new episode or another payload."""
     env.lap, env.begins_at, env.ends_at = 0.0, env.trace_at, env.trace_at
 
 
@@ -67,7 +67,7 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
     env, settings, trace = w.env, w.settings, w.traces
     if settings.network_kind == INSTANT or payload_bytes == 0:
         return sent_s
-    # Dividing is slow, and what does not exceed the divisor has a quotient of at most 1.
+    # Division is slow, so it is left out where the quotient is at most 1.
     if sent_s >= settings.trace_s:
         lap = np.floor(sent_s / settings.trace_s)
         if lap != env.lap:
@@ -127,7 +127,7 @@ def _interpolated(probability: float) -> float:
 @inlined
 def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: float) -> int:
     """Fill a trace with another one that begins later; return its number of samples."""
-    # ``offset`` is a part of the other one's length.
+    # ``offset`` is a fraction of the other one's length.
     samples = len(shared) - 1
     duration_s = shared[samples].start_s
     phase_s = offset * duration_s % duration_s

@@ -1,6 +1,6 @@
 """The observation, in the order in which :mod:`sponge_env.core.fields` declares its entries.
 
-Each part is written from a place on, and the place after it returned.
+Each part is written from a place on, and returns the place after it.
 """
 
 import math
@@ -56,7 +56,7 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
 
 @compiled
 def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
-    """Write one number, 0 if there is none, clipped."""
+    """Write one number, clipped; 0 for NaN."""
     number = np.float32(value)
     if math.isnan(number):
         number = np.float32(0.0)

@@ -1,8 +1,8 @@
-"""What cannot be met any more: the rule ``unmeetable`` of what is dropped.
+"""The drop rule ``unmeetable``: which requests can no longer be in time.
 
-An expired request is the most urgent one, and so is one that will be late: if they were served
-first, all that follow would be late, too. Bounds are from below. What goes on meanwhile counts at
-the pace that was measured, see ``Stage.pace``.
+A request that has expired or is bound to be late is the most urgent one: served first, it would
+make all that follow late, too. Times are lower bounds at the measured pace, see
+:attr:`.WorkerState.pace`.
 """
 
 import math
@@ -14,14 +14,14 @@ from sponge_env.core.records import World
 from sponge_env.core.service import dispatched_s, served_s
 
 CHEAP = 0.95
-"""Throughput that a smaller batch must keep of the larger one's, where more waits than either."""
+"""Share of the larger batch's throughput that a smaller one must keep where even more waits."""
 
 
 @compiled
 def shortest_s(w: World, count: int) -> float:
     """Return the shortest time in which a batch can be answered now."""
-    # That is by the variant in force, or by any where each batch chooses its own; under a quota at
-    # full speed, for there may be tokens enough.
+    # That is by the variant in force, or by the fastest where each batch chooses its own; under a
+    # quota at full speed, for there may be enough tokens.
     first, last = w.stage.variant, w.stage.variant + 1
     if first < 0:
         first, last = 0, w.model.variants
@@ -33,7 +33,7 @@ def shortest_s(w: World, count: int) -> float:
 
 @inlined
 def _takes_s(w: World, variant: int, count: int) -> float:
-    """Return how long a batch of a variant takes on the cores that a replica has, or at most."""
+    """Return how long a batch of a variant takes on planned cores; with a quota, at least."""
     if w.model.limited:
         work_s = w.numbers[w.model.work_at + variant * w.model.limits.batch + count - 1]
         return dispatched_s(w, variant, count) + work_s * w.stage.pace
@@ -42,8 +42,8 @@ def _takes_s(w: World, variant: int, count: int) -> float:
 
 @compiled
 def size_in_time(w: World, due_s: float, batch_max: int, waiting: int) -> int:
-    """Return how large a batch may be of what waits to meet its most urgent request's deadline."""
-    # It is 0 if that cannot be met, or only by batches so small that others would be lost.
+    """Return the size of the largest batch that meets its most urgent request's deadline."""
+    # It is 0 if none does, or only one so small that others would be lost.
     slack_s = due_s - w.env.now_s - w.model.after_s
     count = min(batch_max, waiting)
     size, takes_s, whole_s = count + 1, math.inf, math.inf
@@ -60,9 +60,9 @@ def size_in_time(w: World, due_s: float, batch_max: int, waiting: int) -> int:
 @compiled
 def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
     """Return the earliest end of a request that arrives now with a deadline."""
-    # What is more urgent and what runs comes before it. Work counts as the least that it can be.
-    # Until the next decision at ``decides_s`` it is done under the allocation in force, then by all
-    # cores of the machine in the best of ways.
+    # More urgent requests and running batches come first, and count as the least work that they can
+    # be. Until the next decision at ``decides_s`` it is done under the allocation in force, then by
+    # all cores of the machine as efficiently as possible.
     now_s, machine, forced = w.env.now_s, float(w.settings.total_cores), 0.0
     ahead_core_s = w.model.cheapest_core_s * w.stage.pace
     until_s = max(now_s, decides_s)
@@ -85,7 +85,7 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
 
 @inlined
 def _done_per_s(w: World) -> float:
-    """Return how much a replica does under the allocation in force, of the least work there is."""
+    """Return how much of the least work a replica does per second under the allocation in force."""
     wanted, model, rate = w.stage.wanted, w.model, 0.0
     if model.limited:
         return wanted.cores * model.core_unit
@@ -96,9 +96,9 @@ def _done_per_s(w: World) -> float:
 
 @inlined
 def _ahead_core_s(w: World, due_s: float, done_per_s: float, until_s: float) -> float:
-    """Return the work of a stage's batches that run, and of what waits until a deadline."""
-    # A batch without a quota counts as what its replica would do meanwhile under the allocation in
-    # force, which is so until a moment; what is left of it then, as the least that it can be.
+    """Return the work of a stage's running batches and of what waits and is due by a deadline."""
+    # Without a quota, a running batch counts until ``until_s`` as what its replica would do
+    # meanwhile under the allocation in force; what is left of it then, as the least it can be.
     stage, core_s = w.stage, 0.0
     for k in range(stage.replicas):
         replica = w.replicas[k]

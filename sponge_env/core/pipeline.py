@@ -1,9 +1,9 @@
 """A request on its way through several stages: its tasks, where they lead, and its end.
 
-A request enters the first stage, or that of its model, with one task. Each task that is done leads
-to as many tasks in every stage that follows as its fan-out says, at once; a stage that follows
-several others gets one task when all that lead to it are done. The request is answered when its
-last task is. Where there is one stage, a request is its own task, and nothing of this is needed.
+A request enters the first stage, or that of its model, with one task. A task that is done leads at
+once to as many tasks in every next stage as its fan-out says; a stage that follows several others
+gets one task when all that lead to it are done. The request is answered when its last task is.
+Where there is one stage, a request is its own task, and none of this is needed.
 """
 
 from sponge_env.core.compiled import compiled, inlined
@@ -12,13 +12,13 @@ from sponge_env.core.records import OpenRequest, Waiting, World
 from sponge_env.core.rng import mixed_uniform
 from sponge_env.core.settings import LISTED
 
-FREE = 0  # What a free place has instead of a request: so is memory that was never used
-_FEW = 8  # Places that there are at first, if there is room for so many
+FREE = 0  # The ``request`` of a free place, as of memory that was never used
+_INITIAL_PLACES = 8  # If there is room for so many
 
 
 @inlined
 def at(w: World, place: int) -> World:
-    """Return another stage of the same environment."""
+    """Return the environment as another stage sees it."""
     stage, model, queue = w.stages[place], w.models[place], w.all_queues[place]
     replicas, pending = w.all_replicas[place], w.all_pending[place]
     return World(place, stage, model, replicas, pending, queue, *w[6:])
@@ -47,17 +47,17 @@ def staged(w: World) -> bool:
 
 @inlined
 def clear(w: World) -> None:
-    """Begin with no request in the system, and few places for them."""
+    """Begin with no request in the system and few places."""
     w.env.opened = w.env.opened_running = 0
     if staged(w):
         for k in range(w.env.places + 1):
             w.opened[k].request = FREE
-        w.env.places = min(_FEW, len(w.opened)) - 1
+        w.env.places = min(_INITIAL_PLACES, len(w.opened)) - 1
 
 
 @inlined
 def opened(w: World, row: int) -> OpenRequest:
-    """Return the place of a request in the system, which may be free, or another's."""
+    """Return the place for a request, which may be free or have another request."""
     return w.opened[row & w.env.places]
 
 
@@ -117,8 +117,8 @@ def join(w: World, row: int, sent_s: float, hopeless: bool, joined_s: float) -> 
 
 
 @compiled
-def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
-    """Put the tasks that one leads to, done now, into their queues; return False without room."""
+def pass_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
+    """Close a task and queue those that it leads to; return False if there is no room for them."""
     place, here, fits = opened(w, request.row), w.place, True
     row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
     done = place.done[here]
@@ -143,13 +143,13 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
 @inlined
 def _fan_out(w: World, row: int, task: int) -> int:
     """Draw how many tasks a finished one leads to in each stage that follows."""
-    # What a live system was answered by the first stage needs no drawing.
+    # In a live system the first stage's answer says how many.
     if w.place == 0 and w.settings.arrival_kind == LISTED and w.requests[row].tasks >= 0:
         return w.requests[row].tasks
     most, at_ = w.model.fan_outs - 1, w.model.fan_out_at
     tasks = most
     if most and w.numbers[at_ + most - 1] > 0:
-        # By request, stage and task, not in turn: so it is the same for every controller.
+        # Drawn by request, stage and task, not in turn: it is the same for every controller.
         drawn, tasks = mixed_uniform(w.env.fan_out_key, row, w.place, task), 0
         while tasks < most and w.numbers[at_ + tasks] <= drawn:
             tasks += 1
@@ -158,10 +158,10 @@ def _fan_out(w: World, row: int, task: int) -> int:
 
 @inlined
 def _all_done(w: World, place: OpenRequest, stage: int) -> bool:
-    """Return whether all that leads to a stage is done, and there was some of it."""
+    """Return whether all tasks that lead to a stage are done, and there were any."""
     tasks, done = 0, 0
     for k in range(stage):
-        # Of all stages that lead there, near or far, tasks may still come.
+        # Tasks may still come from all stages before it, near or far.
         if w.models[stage].before >> k & 1:
             tasks += place.tasks[k]
         if w.models[stage].after >> k & 1:
@@ -181,7 +181,7 @@ def accuracy_of(w: World, row: int) -> float:
 
 @inlined
 def leave(w: World, row: int, sent_s: float) -> int:
-    """Close a request and take its tasks out of all queues; return its batches."""
+    """Close a request and take its tasks out of all queues; return how many batches it was in."""
     place = opened(w, row)
     w.env.opened -= 1
     w.env.opened_running -= place.running > 0

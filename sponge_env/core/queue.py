@@ -2,15 +2,15 @@
 
 What the kernels draw arrives in that order; listed requests take their place from the end, and
 so do those that come back from a batch whose replica died. A batch is a run of positions at the
-head, so requests stay where they are while they run; first in, first out, those that have
-waited longest are brought to the head first.
+head, so requests stay where they are while they run. Under first in, first out, a batch's requests
+are moved to the head before.
 """
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
 
-FEW = 64  # Places that a ring begins with, if there is room for so many
+INITIAL_RING = 64  # Places that a ring begins with, if there is room for so many
 
 
 @compiled
@@ -31,16 +31,16 @@ def due_s(w: World, row: int, sent_s: float) -> float:
 @compiled
 def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined_s: float) -> bool:
     """Put a request, or a task of it, into the queue; return False if there is no room."""
-    # ``row`` is its place in the order of arrival, ``retries`` the batches that died under it; at
-    # ``joined_s`` it begins to wait.
+    # ``row`` is its place in the order of arrival, ``retries`` counts its batches whose replica
+    # died; at ``joined_s`` it begins to wait.
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
         _close_holes(w)
         _grow(w)
         if stage.tail - stage.oldest > stage.ring:
             return False
-    # One SLO and one payload for all: what arrives last has the latest deadline.
-    # Later stages get their tasks in the order of the batches that end.
+    # Drawn requests share one SLO and one payload: the last to arrive has the latest deadline.
+    # Later stages get their tasks in the order in which batches end.
     position = stage.tail
     if w.place > 0 or w.settings.arrival_kind == LISTED:
         position = _place_of(w, row, sent_s)
@@ -68,8 +68,8 @@ def _grow(w: World) -> None:
 
 @inlined
 def _close_holes(w: World) -> None:
-    """Move the running requests up to the head, past the places of what has ended."""
-    # Otherwise a batch that runs for long would keep all places after its own.
+    """Move the running requests up to the head, over the places of those that have ended."""
+    # Otherwise no place after a batch that runs for long could be used again.
     ring, end = w.stage.ring, w.stage.head
     k = _last_run(w, end)
     while k >= 0:
@@ -95,8 +95,8 @@ def _last_run(w: World, end: int) -> int:
 
 @inlined
 def _place_of(w: World, row: int, sent_s: float) -> int:
-    """Return the position after all that are due before a request, or with it."""
-    # Halving begins at the end: whoever comes last is mostly due last, too.
+    """Return the position of a request in the queue's order."""
+    # The search begins at the end: the last to come is mostly due last, too.
     first, last, middle = w.stage.head, w.stage.tail, w.stage.tail - 1
     while first < last:
         if _precedes(w, row, sent_s, middle):
@@ -120,7 +120,7 @@ def _precedes(w: World, row: int, sent_s: float, position: int) -> bool:
 
 @compiled
 def remove(w: World, row: int, sent_s: float) -> None:
-    """Take what waits of a request out of the queue; all of it lies where its deadline does."""
+    """Take a request's waiting tasks out of the queue, which are found by its deadline."""
     stage, due = w.stage, due_s(w, row, sent_s)
     kept = position = stage.head
     while position < stage.tail and deadline_s(w, position) <= due:
@@ -128,7 +128,7 @@ def remove(w: World, row: int, sent_s: float) -> None:
         position += 1
     gone = position - kept
     if gone:
-        # Those before it move back to where it was.
+        # What is before them moves back into their places.
         target = position - 1
         for place in range(position - 1, stage.head - 1, -1):
             if w.queue[place & stage.ring].row != row:
@@ -142,7 +142,7 @@ def remove(w: World, row: int, sent_s: float) -> None:
 def bring_forward(w: World, count: int) -> None:
     """Bring the ``count`` requests that have waited longest to the queue's head."""
     stage, ring = w.stage, w.stage.ring
-    # A selection instead of a sort, for a batch takes few of many.
+    # A selection, not a sort: a batch takes few of many.
     for front in range(stage.head, stage.head + count):
         oldest = front
         for position in range(front + 1, stage.tail):
@@ -158,7 +158,7 @@ def bring_forward(w: World, count: int) -> None:
 
 @inlined
 def _came_before(w: World, row: int, other: int) -> bool:
-    """Return whether one of two requests arrived before the other, of equal ones by id."""
+    """Return whether one request arrived before another; ties by id."""
     if w.settings.arrival_kind != LISTED:
         return row < other
     one, two = w.requests[row], w.requests[other]

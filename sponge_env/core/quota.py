@@ -5,13 +5,13 @@ is slowed down to the share, and a batch that finds the quota overdrawn waits be
 begins.
 
 At fixed moments, a period apart, the group's pool is filled up to the quota; what was not used
-is lost. The CPU draws on the pool in slices and spends them at full speed. It looks whether its
-slice is used up at the ticks of the kernel's clock only, and when the group falls asleep. If
+is lost. The CPU draws on the pool in slices and spends them at full speed. Only at the ticks of
+the kernel's clock, and when the group falls asleep, does it check whether its slice is used up. If
 the pool is empty then, the group has overdrawn by up to a tick, and stops until the refills of
-the periods that follow have paid for that. Writing a quota fills the pool and forgives the
-debt. A rest before a batch and each pause in it make its work a little more. To load the model
-is work like a batch. Where replicas want more of the CPU than there is, the fair scheduler gives
-each an equal part, which is here a smaller quota.
+the next periods have paid for that. Writing a quota fills the pool and forgives the debt. A rest
+before a batch and each pause in it add a little work. Loading the model is work like a batch.
+Where replicas want more CPU than there is, the fair scheduler gives each an equal share, which is
+modelled as a smaller quota.
 
 Source: ``kernel/sched/fair.c`` of Linux 6.18 (``__assign_cfs_rq_runtime``, ``throttle_cfs_rq``,
 ``distribute_cfs_runtime``, ``__return_cfs_rq_runtime``, ``tg_set_cfs_bandwidth``), and
@@ -26,10 +26,10 @@ from sponge_env.core.settings import StageSettings
 
 SLICE_S = 0.005  # What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)
 KEPT_S = 0.001  # What it keeps of that when the group falls asleep (``min_cfs_rq_runtime``)
-NANOSECOND_S = 1e-9  # The kernel counts in whole ones: less than that is nothing
+NANOSECOND_S = 1e-9  # The kernel counts whole nanoseconds: less counts as nothing
 
 Costs = tuple[float, float, float]
-"""How long a rest before a batch costs something, how much, and how much each pause in it."""
+"""The shortest rest before a batch that costs something, its cost, and that of each pause in it."""
 
 
 @inlined
@@ -64,8 +64,8 @@ def write_quota(model: StageSettings, replica: ReplicaState, now_s: float) -> No
 
 
 @inlined
-def share(model: StageSettings, replica: ReplicaState, now_s: float, cores: float) -> None:
-    """Get a part of the CPU, which neither fills the pool nor forgives the debt."""
+def set_share(model: StageSettings, replica: ReplicaState, now_s: float, cores: float) -> None:
+    """Set the share of the CPU; unlike a new quota, it neither fills the pool nor forgives debt."""
     if cores == replica.share:
         return
     advance_bucket(model, replica, now_s)
@@ -113,8 +113,8 @@ def _pass_refills(model: StageSettings, replica: ReplicaState, now_s: float) -> 
 
 @compiled
 def _predict(model: StageSettings, replica: ReplicaState) -> None:
-    # Until the end a resize or another's batch may change it, so the account stays as it is now;
-    # undisturbed, the end's account is taken as it was found. Without work the end is now.
+    # A resize or another replica's batch may still change the end, so the account itself stays as
+    # it is; if nothing does, ``at_end`` takes its place. Without work the end is now.
     replica.at_end = replica.account
     _run(model, replica, replica.at_end, math.inf)
     replica.finish_s = replica.at_end.since_s
@@ -166,7 +166,7 @@ def _spend(model: StageSettings, replica: ReplicaState, account: Account, until_
 
 @compiled
 def _refill(model: StageSettings, replica: ReplicaState, account: Account) -> None:
-    """Begin a period; the debt of a group that stands still is paid first."""
+    """Begin a period; the debt of a group that was stopped is paid first."""
     account.refill_s += model.quota.period_s
     account.pool_s = replica.granted_s
     if account.stopped:

@@ -1,8 +1,8 @@
 """What is in memory: one record for each environment, stage, scenario, replica and so on.
 
 All arrays are allocated once. ``n`` is the number of environments; times are in seconds
-since the start of the episode. No field bears the name of a NumPy attribute, such as
-``size``, for the interpreter could not tell them apart.
+since the start of the episode. No field is named like a NumPy attribute, such as ``size``:
+where kernels are not compiled, the attribute would be read instead.
 """
 
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -18,12 +18,12 @@ from sponge_env.metrics import IntervalMetrics, StageMetrics, declared
 from sponge_env.scenario.config import MAX_NODES, MAX_STAGES, MAX_VARIANTS
 
 PAST, RECENT = 32, 8
-"""Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
-find interval k at ``k & (length - 1)``, not below what the observation looks at."""
+"""For how many intervals arrivals, and delays and bandwidths, are kept: at least as many as the
+observation needs, and powers of two, so that interval k is at ``k & (length - 1)``."""
 
 ROOM, HELD, STAYING, STARTING = range(4)
-"""Four numbers of each node, one after the other: cores that other stages do not hold, replicas,
-those of them that do not drain, and those that start."""
+"""Four numbers for each node: cores that other stages do not hold, replicas, those of them that do
+not drain, and those that start."""
 
 assert PAST > HISTORY
 assert RECENT > TREND_INTERVALS
@@ -48,9 +48,9 @@ class Env:
     rounding_rng: Words  # A second reader of the arrivals' stream, for ``RECORDED`` ones
     network_rng: Words
     noise_rng: Words
-    fan_out_key: Annotated[int, np.uint64]  # What fan-outs are drawn from, beside the request
+    fan_out_key: Annotated[int, np.uint64]  # Seeds the draws of fan-outs
 
-    sent_s: float  # When the next request is sent, which is drawn already; infinite after the last
+    sent_s: float  # When the next request, already drawn, is sent; infinite after the last
     arrival_s: float  # When it reaches the server
     sent: int  # Requests drawn, that one included
     clock_s: float
@@ -71,12 +71,12 @@ class Env:
 
     ended: int  # Rows of the ledger in use
     opened: int
-    """Requests in the system and those with a task that runs, where there are several stages."""
+    """Requests in the system, where there are several stages; below, those with a running task."""
     opened_running: int
     places: Position
-    """Places in use of ``opened``, a power of two, minus 1; a row's place is in these bits."""
+    """Places used of ``World.opened``, a power of two, minus 1: a mask from rows to places."""
 
-    delay_sum_s: float  # Sums over this interval, as are the rest but the last two
+    delay_sum_s: float  # From here on sums over this interval, but for the last two
     delay_max_s: float
     payload_sum_bytes: float
     latency_sum_s: float
@@ -99,45 +99,45 @@ class WorkerState:
     """The replicas of a stage together."""
 
     planned_cores: int
-    """Cores of the resize that came into force last; planned ends reckon with them."""
+    """Cores of the resize that took effect last; planned ends of batches assume them."""
     target_cores: int
-    """What the worker comes to as soon as those that drain leave room on the machine."""
+    """With ``target_replicas``, what the worker gets once draining replicas leave room."""
     target_replicas: int
     variant: int  # Model that batches are formed for; negative where each chooses its own
     pace: float
-    """Time of batches that are slower than most, relative to the profile's: mean and mean deviation
-    together, known when simulated and else measured."""
+    """Service time of a slow batch over the profile's: mean plus mean deviation, which is known
+    when simulated and else measured."""
     cores: int  # Of each replica that is ready
     replicas: int  # Replicas held: rows of ``replicas`` in use, by id
-    starting: int  # Those of them that were not ready when cores were given last: these hold one
+    starting: int  # Those that were not ready when cores were last assigned: they hold one each
     next_replica: int
     pending: int
     held_cores: float
     held_since_s: float
     held_core_s: float  # Integral of ``held_cores`` up to ``held_since_s``
-    retired_core_s: float  # What replicas that are gone have used, as is the next
+    retired_core_s: float  # Of replicas that are gone, as is the next
     retired_throttled_s: float
-    on_nodes: PerNode  # With the replicas that there were when they were counted last
+    on_nodes: PerNode  # :data:`ROOM` and so on of each node, as they were counted last
 
 
-class Stage(WorkerState):
+class StageState(WorkerState):
     """One model of an environment, with its queue and replicas."""
 
     ring: Position
-    """Places in use of the queue, a power of two, minus 1; position k is row ``k & ring``."""
+    """Places used of the queue, a power of two, minus 1; position k is row ``k & ring``."""
     head: int  # Position of the waiting request that is due first
     tail: int  # Position after the one that is due last; both grow until the queue is empty
     oldest: int  # No running request lies before this position
     running: int
     next_s: float
-    """When a batch ends, a replica becomes ready or a resize takes effect, unless ``stale``."""
-    stale: bool  # Whether something has changed that decides on ``next_s`` or ``idle``
-    idle: bool  # Whether a replica could start a batch, unless ``stale``
+    """When the next batch ends, replica becomes ready or resize takes effect; see ``stale``."""
+    stale: bool  # Whether ``next_s`` and ``idle`` are out of date
+    idle: bool  # Whether a replica could start a batch
     arrived: Past
-    """Those that had come to the queue by the end of past intervals, since the episode began."""
-    refused: int  # Sum over this interval: those of ``arrived`` that did not join the queue
-    joined: int  # From here to ``switches`` sums over this interval: those that joined the queue
-    waited_s: float  # Their waiting, each from its joining or the interval's beginning on
+    """Requests that had come to the queue since the episode began, by the end of each interval."""
+    refused: int  # From here to ``switches`` sums over this interval: those that did not join it
+    joined: int  # Those that did
+    waited_s: float  # Their waits, each since it joined or, if later, since the interval began
     taken: int
     service_sum_s: float
     batches: int
@@ -156,9 +156,9 @@ class Stage(WorkerState):
 
 
 class Account:
-    """What a replica has used, and how far its work is."""
+    """What a replica has used, and how far its work has come."""
 
-    since_s: float  # Time up to which it says so
+    since_s: float  # Time up to which the account is kept
     used_core_s: float
     throttled_s: float
     left_s: float
@@ -187,14 +187,14 @@ class ReplicaState:
     finish_s: float
     account: Account
     at_end: Account
-    """As it will be when the work is done, under a quota; the rest is for that only, too."""
+    """The account when the work will be done; this and the rest are for the quota model only."""
     resume_s: float  # CPU time that each pause in the work costs
-    share: float  # Part of the CPU in force, in core units, and what it grants in a period
-    granted_s: float
+    share: float  # Share of the CPU in force, in core units
+    granted_s: float  # What that grants in a period
 
 
 class TraceSample:
-    """A stretch of a bandwidth trace; one more marks its end."""
+    """A sample of a bandwidth trace, which one more sample ends."""
 
     start_s: float
     bandwidth: float
@@ -202,7 +202,7 @@ class TraceSample:
 
 
 class Listed:
-    """A request drawn before the episode, the last before an endless one; or one from outside."""
+    """A request drawn before the episode or from outside; after the last, times are infinite."""
 
     id: int
     sent_s: float
@@ -210,8 +210,8 @@ class Listed:
     deadline_s: float
     payload_bytes: float
     tasks: int
-    """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
-    cancelled: bool  # Whether it was taken back while it ran
+    """Tasks that the first stage's answer leads to in each stage after it; negative if drawn."""
+    cancelled: bool  # Whether it was cancelled while it ran
     enters: int  # Place of the stage that it enters
 
 
@@ -230,11 +230,11 @@ class OpenRequest:
     request: int  # Its place in the order of arrival, from 1 on; 0 for none
     running: int
     batches: int
-    joined: int  # Bit for each stage in which several meet, once its task is there
+    joined: int  # One bit for each stage after several others that has got its task
     left: int
     tasks: TasksPerStage
     done: TasksPerStage
-    accuracy: PerStage  # Of these the sum of the accuracies of the models that did them
+    accuracy: PerStage  # Sum over ``done`` of the accuracies of the models that did them
 
 
 class PendingResize:
@@ -265,8 +265,8 @@ class LedgerRow:
 class World(NamedTuple):
     """Everything that belongs to one stage of one environment, and the way to the others."""
 
-    place: int  # That of the stage, to which the fields down to ``queue`` belong
-    stage: Stage
+    place: int  # Number of the stage, to which the fields down to ``queue`` belong
+    stage: StageState
     model: StageSettings
     replicas: Records[ReplicaState]
     pending: Records[PendingResize]
@@ -275,14 +275,14 @@ class World(NamedTuple):
     settings: Settings
     requests: Records[Listed]
     """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""
-    group: Records[float]  # Send times of the group of ``RECORDED`` arrivals at hand, ascending
+    group: Records[float]  # Send times of the current group of ``RECORDED`` arrivals, ascending
     ledger: Records[LedgerRow]  # Requests that ended, until it is full
     traces: Records[TraceSample]  # All bandwidth traces
     numbers: Records[float]  # All tables of all scenarios
     metrics: Any  # The interval's metrics, under the names of :data:`METRICS`
     opened: Records[OpenRequest]
     """(places,) a power of two: requests in the system where there are several stages."""
-    stages: Records[Stage]  # (stages,) all of the environment, as are the rest
+    stages: Records[StageState]  # (stages,) all of the environment, as are the rest
     models: Records[StageSettings]
     all_replicas: NDArray[Any]  # (stages, slots)
     all_pending: NDArray[Any]
@@ -309,7 +309,7 @@ class Arrays(NamedTuple):
 
 
 ENV = dtype_of(Env)
-STAGE = dtype_of(Stage)
+STAGE = dtype_of(StageState)
 ALLOCATION = dtype_of(AllocationRow)
 REPLICA = dtype_of(ReplicaState)
 SAMPLE = dtype_of(TraceSample)

@@ -1,17 +1,17 @@
 """Simulated replicas on a virtual clock that jumps from event to event.
 
-A resize acts at once, also on a running batch, or after the actuation delay; new replicas
-serve after their cold start and hold one core until then, but all if none serves; a replica that
-is scaled in finishes its batch first. All that are held, those that start or drain included,
-never have more cores than the machine.
+A resize acts at once, also on a running batch, or after the actuation delay. New replicas serve
+after their cold start and hold one core until then, or all of theirs where none serves. A replica
+that is removed finishes its batch first. All replicas together, starting and draining ones
+included, never hold more cores than the machine has.
 """
 
 import math
 from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
-from sponge_env.core.quota import share
-from sponge_env.core.records import HELD, ROOM, STARTING, STAYING, Env, ReplicaState, Stage, World
+from sponge_env.core.quota import set_share
+from sponge_env.core.records import HELD, ROOM, STARTING, STAYING, Env, ReplicaState, World
 from sponge_env.core.rng import normal
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -65,7 +65,7 @@ def next_event_s(w: World) -> float:
 
 @inlined
 def share_cpu(w: World) -> None:
-    """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
+    """Give each replica that serves or loads an equal share of the CPU, if it needs it."""
     env, stage, model = w.env, w.stage, w.model
     if not model.limited or model.limits.replicas == 1:
         return
@@ -79,8 +79,8 @@ def share_cpu(w: World) -> None:
     for k in range(stage.replicas):
         replica = w.replicas[k]
         whole = float(replica.cores)
-        # Whoever is idle takes nothing from the others, so its part need not be smaller.
-        share(model, replica, env.now_s, whole if is_idle(env, replica) else min(whole, part))
+        # An idle replica takes nothing from the others, so its share need not be smaller.
+        set_share(model, replica, env.now_s, whole if is_idle(env, replica) else min(whole, part))
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
 
@@ -116,7 +116,7 @@ def release(w: World, row: int) -> bool:
 
 @inlined
 def fit_target(w: World) -> None:
-    """Come nearer to the allocation that was asked for, if there was no room for it."""
+    """Come closer to the allocation asked for, if there was no room for it."""
     stage = w.stage
     staying, starting = _count(w)
     short = stage.cores < stage.target_cores or staying < stage.target_replicas
@@ -151,7 +151,7 @@ def is_resized(w: World) -> bool:
 
 @inlined
 def apply_pending(w: World) -> None:
-    """Put in force what is due."""
+    """Put the pending resizes in force that are due."""
     stage = w.stage
     while is_resized(w):
         _apply(w, w.pending[0].cores, w.pending[0].replicas)
@@ -161,20 +161,15 @@ def apply_pending(w: World) -> None:
             w.pending[k] = w.pending[k + 1]
 
 
-@inlined
-def cores_held(stage: Stage) -> int:
-    """Return the cores of all replicas."""
-    ready = stage.replicas - stage.starting
-    return stage.cores * ready + stage.starting * _starting_cores(stage.cores, ready)
-
-
 @compiled
 def update_held(w: World) -> None:
     """Charge the cores held so far and note what is held from now on."""
     stage = w.stage
     stage.held_core_s = held_core_s(w)
     stage.held_since_s = w.env.now_s
-    stage.held_cores = float(cores_held(stage))
+    ready = stage.replicas - stage.starting
+    few = _starting_cores(stage.cores, ready)
+    stage.held_cores = float(stage.cores * ready + few * stage.starting)
 
 
 @inlined
@@ -220,8 +215,8 @@ def _apply(w: World, cores: int, replicas: int) -> None:
 def start_on(cores: int, nodes: int, on_nodes: Any) -> int:
     """Return the node on which one more replica starts, and count it; -1 if none has a core left.
 
-    It is the first with the most room beside replicas of so many cores that stay. Of each node are
-    known :data:`.records.ROOM` and so on.
+    It is the first with the most room left when each replica that stays has ``cores``.
+    ``on_nodes`` has :data:`.records.ROOM` and so on of each node.
     """
     best, most = -1, 0
     for node in range(nodes):
@@ -236,8 +231,8 @@ def start_on(cores: int, nodes: int, on_nodes: Any) -> int:
 
 
 def cores_that_fit(cores: int, ready: int, nodes: int, on_nodes: Any) -> int:
-    """Return the cores of each ready replica, as far as all on a node, also draining, find room."""
-    # Each that starts has one core. Where none is ready, they have the cores.
+    """Return the cores of each ready replica: ``cores``, or fewer so that all fit on their node."""
+    # A replica that starts has one core; where none is ready, those that start have ``cores``.
     for node in range(nodes):
         left, starting = on_nodes[4 * node + ROOM], on_nodes[4 * node + STARTING]
         sharing = starting
@@ -311,7 +306,7 @@ def _count(w: World) -> tuple[int, int]:
 
 @inlined
 def _next_to_go(w: World) -> int:
-    """Cold replicas go first, then those on the fullest node, idle ones, the youngest."""
+    """Return which replica goes first: a cold one, then by the fullest node, idle, youngest."""
     stage, chosen, chosen_rank = w.stage, -1, (2, 0, 0)
     for k in range(stage.replicas - 1, -1, -1):
         replica = w.replicas[k]
@@ -343,6 +338,6 @@ def _retire(w: World, row: int) -> None:
     stage.retired_core_s += replica.account.used_core_s
     stage.retired_throttled_s += replica.account.throttled_s
     stage.replicas -= 1
-    # Rows are in the order of age, which tells who goes next.
+    # Rows stay in the order of age, which decides who goes next.
     for k in range(row, stage.replicas):
         w.replicas[k] = w.replicas[k + 1]

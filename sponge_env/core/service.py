@@ -1,8 +1,8 @@
 """How long a batch takes on a simulated replica, also when its cores change meanwhile.
 
-Two models. ``profile`` charges the measured l(b, c) to every batch: right for whole cores, as
-in the paper; a resize rescales the time that is left, and loading the model takes its time on
-any cores and does not count as use of them. ``quota`` is :mod:`sponge_env.core.quota`.
+There are two models. ``profile`` charges the measured l(b, c) to every batch, right for whole
+cores, as in the paper; a resize rescales the time that is left, and loading the model takes the
+same time on any cores and does not use them. ``quota`` is :mod:`sponge_env.core.quota`.
 """
 
 import math
@@ -14,13 +14,13 @@ from sponge_env.core.rng import uniform
 from sponge_env.latency import CONTENDING
 
 OVERHEADS = 5
-"""Numbers of each variant that say what a batch takes beside its work, in seconds: dispatch, the
-same for each request, how long a rest is one, what it costs, and what a pause does."""
+"""Numbers of each variant, in seconds, of what a batch takes beside its work: dispatch, dispatch of
+each request, the shortest rest that costs something, its cost, and the cost of a pause."""
 
 
 @inlined
 def new_service(w: World, replica: ReplicaState, cores: int) -> None:
-    """Start idle; under a quota, with refills at a moment of its own."""
+    """Start idle; under a quota, with refills at a random phase of the period."""
     replica.cores = cores
     replica.account.since_s = replica.finish_s = 0.0
     replica.account.used_core_s = replica.account.throttled_s = 0.0
@@ -60,7 +60,7 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
 
 @inlined
 def dispatched_s(w: World, variant: int, count: int) -> float:
-    """Return the time of a batch outside the limited group, under a quota."""
+    """Return the time of a batch that no quota limits: that of its dispatch."""
     at = w.model.overheads_at + OVERHEADS * variant
     return w.numbers[at] + count * w.numbers[at + 1]
 

@@ -102,13 +102,13 @@ class StageSettings:
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
     drop_below_s: float  # Time to its deadline below which a waiting request is dropped
     after_s: float
-    """Shortest time that its requests take in the stages that none of them can miss afterwards."""
+    """Shortest time that a request takes afterwards in the stages that every request passes."""
     hopeless_below_s: float
     """Budget on arrival below which a request that enters here counts as hopeless."""
     one_core_below_s: float  # The same on one core
     slo_s: float  # That of the requests that enter here
-    pace: float  # See :attr:`.Stage.pace`; at the start
-    cheapest_core_s: float  # Least work of a task in any batch, in core units over time or CPU time
+    pace: float  # See :attr:`.WorkerState.pace`; at the start
+    cheapest_core_s: float  # Least work of a task in any batch, in core unit seconds or CPU seconds
     cold_start_s: float
     rate_scale: float
     """Requests per second that all cores can serve; see :mod:`sponge_env.core.fields`."""
@@ -136,7 +136,7 @@ def write_table(row: Any, table: Any) -> None:
 
 
 def write_tables(row: Any, scenario: Any) -> None:
-    """Copy all tables of a scenario that a record has, too."""
+    """Copy those tables of a scenario that the record has too."""
     for f in dataclasses.fields(scenario):
         if f.name in row.dtype.names and dataclasses.is_dataclass(getattr(scenario, f.name)):
             write_table(row[f.name], getattr(scenario, f.name))

@@ -1,7 +1,8 @@
 """How a set of models shares a machine that has fewer cores than they ask for together.
 
 A model's *pressure* is the rate that it has to serve (what arrives, and what waits over its SLO)
-over that which its replicas can. Units are taken from the model that would then have the least.
+divided by the rate that its replicas can serve. Cores are taken, one replica or one core of each
+replica at a time, from the model whose pressure would then be the lowest.
 """
 
 import math
@@ -20,9 +21,9 @@ from sponge_env.core.service import planned_s
 def share_machine(
     w: World, asked: NDArray[Any], ready: NDArray[np.int64], nodes: NDArray[np.int64]
 ) -> None:
-    """Take from the (stages, 4) allocations asked for what the machine has no room for.
+    """Reduce the (stages, 4) allocations asked for until the machine has room for them.
 
-    Of each stage those beyond the (stages,) ``ready`` replicas start, and hold one core.
+    Replicas of a stage beyond its ``ready`` ones (stages,) start, and hold one core.
     """
     while not _fits(asked, ready, nodes):
         chosen, least, most = 0, math.inf, 0
@@ -54,14 +55,14 @@ def _held(asked: NDArray[Any], ready: int) -> int:
 
 @inlined
 def _part(asked: NDArray[Any], ready: int) -> int:
-    """Return of what a unit is given up: replicas, or cores of each, whichever is less."""
-    # Where none is ready, cores would give up nothing.
+    """Return the column to reduce: replicas or cores of each, whichever frees fewer cores."""
+    # Where none is ready, fewer cores of each would free none.
     return 2 if asked[0] <= asked[2] or ready == 0 else 0
 
 
 @inlined
 def _pressure(w: World, asked: NDArray[Any]) -> float:
-    """Return the rate that a model has to serve over the one that it can."""
+    """Return the rate that a model has to serve divided by the one that it can."""
     stage, last = w.stage, w.env.interval - 1
     rate_rps = (stage.tail - stage.head) / w.model.slo_s
     if last >= 0:
@@ -74,9 +75,9 @@ def _pressure(w: World, asked: NDArray[Any]) -> float:
 
 @inlined
 def is_placed(asked: NDArray[np.int64], ready: NDArray[np.int64], nodes: NDArray[np.int64]) -> bool:
-    """Return whether (stages, 4) numbers find room, as :func:`sponge_env.packing.placed` says."""
-    # Replicas that are not ready find it wherever there is some.
-    # ``nodes`` are (2, nodes) cores of each node, and memory; a single one has room for their sum.
+    """Return whether (stages, 4) allocations fit on nodes, as :func:`sponge_env.packing.placed`."""
+    # Replicas that are not ready fit wherever there is room. ``nodes`` (2, nodes) has the cores of
+    # each node, and scratch memory. On a single node, all that fit the machine fit.
     if nodes.shape[1] == 1:
         return True
     room, fits, largest = nodes[1], True, 0

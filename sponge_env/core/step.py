@@ -12,7 +12,7 @@ from sponge_env.core.arrivals import next_listed
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
-from sponge_env.core.queue import FEW
+from sponge_env.core.queue import INITIAL_RING
 from sponge_env.core.records import PAST, ROOM, AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, NOISE, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
@@ -35,7 +35,7 @@ def reset(w: World, seed: int) -> None:
         stage, initial, wanted = w.stages[k], w.models[k].initial, w.stages[k].wanted
         stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
         stage.arrived[PAST - 1] = 0.0
-        stage.ring = min(FEW, len(w.queue)) - 1
+        stage.ring = min(INITIAL_RING, len(w.queue)) - 1
         wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
         wanted.variant = stage.last_variant = initial.variant
         stage.planned_cores, stage.pace = initial.cores, w.models[k].pace
@@ -46,7 +46,7 @@ def reset(w: World, seed: int) -> None:
 
 @compiled
 def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
-    """Note what is asked for, stage by stage; the worker has its allocation from elsewhere."""
+    """Note the allocation asked for in each stage; the caller gives it to the worker."""
     clear_sums(w)
     for k in range(len(w.stages)):
         stage, asked = w.stages[k], wanted[k]
@@ -64,7 +64,7 @@ def step(w: World, wanted: Records[AllocationRow], draining: bool) -> None:
         w.env.arrival_s = math.inf
     else:
         for k in range(len(w.stages)):
-            _make_room(w, k)
+            _count_room(w, k)
             worker.resize(at(w, k), wanted[k].cores, wanted[k].replicas)
         # A stage may have been resized before a later one gave up the cores that it asks for.
         _fit_targets(w)
@@ -97,9 +97,9 @@ def _serve(w: World, draining: bool) -> None:
 
 @inlined
 def simulate(w: World, until_s: float) -> None:
-    """Serve until ``until_s``; nothing is started at that moment any more."""
+    """Serve until ``until_s``; what could start at that very moment waits for the next call."""
     # While no replica is idle, an arrival changes nothing but the queue. So the clock jumps to the
-    # next event, and the arrivals until then are taken in at once. Replicas are looked at only in
+    # next event, and the arrivals until then are taken in together. Replicas are looked at only in
     # stages where one has changed, or where one is idle and something waits.
     env = w.env
     for k in range(len(w.stages)):
@@ -113,18 +113,18 @@ def simulate(w: World, until_s: float) -> None:
         event_s, idle = math.inf, False
         for k in range(len(w.stages)):
             stage = w.stages[k]
-            # Under a quota whoever wakes or sleeps changes the part of the CPU that others have.
+            # Under a quota, a replica that wakes or sleeps changes the others' share of the CPU.
             if stage.stale or (stage.idle and stage.head < stage.tail) or w.models[k].limited:
                 _start_batches(at(w, k))
             event_s = min(event_s, stage.next_s)
             idle |= stage.idle and w.models[k].after == 0
         if jump(env, event_s, min(until_s, env.arrival_s) if idle else until_s):
-            _let_happen(w)
+            _handle_events(w)
 
 
 @inlined
-def _let_happen(w: World) -> None:
-    """Apply the resizes that are due and book the batches that have ended."""
+def _handle_events(w: World) -> None:
+    """Apply the resizes that are due and close the batches that have ended."""
     resized = False
     for k in range(len(w.stages)):
         if w.stages[k].next_s <= w.env.now_s:
@@ -132,12 +132,12 @@ def _let_happen(w: World) -> None:
             resized |= worker.is_resized(at(w, k))
     if resized:
         for k in range(len(w.stages)):
-            _make_room(w, k)
+            _count_room(w, k)
             worker.apply_pending(at(w, k))
     gone = _settle(w)
     for k in range(len(w.stages)):  # those that have become ready get their cores
         if w.stages[k].starting and w.stages[k].stale:
-            _make_room(w, k)
+            _count_room(w, k)
             worker.fit_target(at(w, k))
     if gone or resized:
         _fit_targets(w)
@@ -145,14 +145,14 @@ def _let_happen(w: World) -> None:
 
 @inlined
 def jump(env: Env, event_s: float, until_s: float) -> bool:
-    """Jump to the next event, at the latest to ``until_s``; return whether there is one then."""
+    """Jump to the next event or to ``until_s``, if that is earlier; return whether to an event."""
     env.now_s = max(env.now_s, min(event_s, until_s))
     return event_s <= env.now_s
 
 
 @inlined
-def _make_room(w: World, place: int) -> None:
-    """Let a stage have what the others do not hold."""
+def _count_room(w: World, place: int) -> None:
+    """Count the cores of each node that a stage may use: what the others do not hold."""
     if staged(w):
         on_nodes = w.stages[place].on_nodes
         for node in range(w.settings.nodes):
@@ -166,10 +166,10 @@ def _make_room(w: World, place: int) -> None:
 
 @inlined
 def _fit_targets(w: World) -> None:
-    """Give stages that ask for more what others have left."""
+    """Give stages that are short of cores what the others leave."""
     if staged(w):
         for k in range(len(w.stages)):
-            _make_room(w, k)
+            _count_room(w, k)
             worker.fit_target(at(w, k))
             w.stages[k].stale = True
 
@@ -183,7 +183,7 @@ def _start_batches(w: World) -> None:
         if not worker.is_idle(w.env, replica):
             event_s = min(event_s, worker.busy_until_s(replica))
             continue
-        if idle:  # there is nothing to start for this one, too
+        if idle:  # nothing waits for this one either
             continue
         if batching.form_batch(w, replica, w.stage.wanted.batch):
             start_service(w, replica, w.env.now_s)
@@ -198,11 +198,10 @@ def _start_batches(w: World) -> None:
 
 @inlined
 def _settle(w: World) -> bool:
-    """Book the batches that have ended, in the order of their ends, then of the stages."""
-    # Returned is whether a replica has gone, so that there is room for others.
+    """Close the ended batches by the order of their ends; return whether a replica has gone."""
     gone, left = False, 1
     while left > 0:
-        # Looked for anew each time: a replica that goes moves the rows of others.
+        # Searched anew each time: a replica that goes moves the rows of others.
         left, place, row = _first_ended(w)
         if left > 0:
             stage = at(w, place)

@@ -37,10 +37,10 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
 
 
 def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list["LiveConfig"]:
-    """Say how the models of scenarios are measured that are served on this machine.
+    """Return how to measure the scenarios' models that are served on this machine.
 
-    Batches are as large as the scenarios', but those of the first model, which many scenarios
-    share, never smaller than usual; cores are those of all such profiles: they share a machine.
+    Batches go up to the scenarios' largest; those of :data:`LOCAL_MODEL`, which many scenarios
+    share, at least to the default. Cores are the default of all local profiles.
     """
     from sponge_env.live.replica import LiveConfig
 
@@ -67,16 +67,16 @@ def make_system(
     workload: "Workload | None" = None,
     hold_between_steps: bool = False,
 ) -> "System":
-    """Build a system at the start of an episode; its class says what the arguments are.
+    """Build a system at the start of an episode; see its class for the arguments.
 
-    ``limiter`` and ``hold_between_steps`` are for the real worker only. A SpongeError says why
+    ``limiter`` and ``hold_between_steps`` are for the real worker only. Raises a SpongeError if
     scenario, profile or machine does not allow it.
     """
     if backend not in get_args(Backend):
         raise ConfigError(unknown("backend", backend, get_args(Backend)))
     profile = profile or scenario_profile(scenario)
     if backend == "sim":
-        # what only hosts replicas does without numba
+        # imported here, since a process that only hosts replicas does without numba
         from sponge_env.simulation.system import SimulatedSystem
 
         return SimulatedSystem(scenario, seed, profile, workload)
@@ -99,7 +99,7 @@ def make_system(
 
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
-    """Raise now what would keep the scenario from running on the real worker."""
+    """Raise a SpongeError now if the scenario cannot run on the real worker."""
     from sponge_env.live.local import PLACE
 
     stages = stage_profiles(scenario, profile)
@@ -122,7 +122,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    with closing(PLACE.open(configs)) as launcher:  # which a worker would need
+    with closing(PLACE.open(configs)) as launcher:  # as a worker would
         for each in profiles:
             if each.limiter != launcher.limiter:
                 text = "profile %r was measured under %s, this run is under %s: %s"
@@ -153,9 +153,10 @@ def live_machine(
 def prepare_machine(
     wait: bool, cpus: frozenset[int] | None, replicas: str = "local", limiter: Limiter = "auto"
 ) -> None:
-    """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
+    """Say on which CPUs to run, whether to wait for those in use, and where replicas run.
 
-    ``replicas`` that are no nodes or Deployment, or a ``limiter`` beside them: ``ConfigError``.
+    Raises ``ConfigError`` if ``replicas`` names neither nodes nor a Deployment, or if a ``limiter``
+    is given for replicas elsewhere.
     """
     if replicas != "local":
         if limiter != "auto":
@@ -180,7 +181,7 @@ def prepare_machine(
 def real_configs(
     spec: SystemSpec, profiles: Sequence[Sequence[Profile]], limiter: Limiter
 ) -> list["LiveConfig"]:
-    """Say how the real worker of a system is set up, by the profiles of its stages' variants."""
+    """Return the settings of a system's real worker, by the profiles of its stages' variants."""
     from sponge_env.live.replica import LiveConfig
 
     return [

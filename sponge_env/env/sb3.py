@@ -29,8 +29,8 @@ class SpongeVecEnv(VecEnv):
 
     Steps and seeds are those of a ``DummyVecEnv`` of as many ``SpongeEnv``. Only
     environments whose episode has ended get an info: ``terminal_observation``,
-    ``TimeLimit.truncated``, and ``episode`` as a ``Monitor`` would give it. What the
-    metrics say is in :attr:`metrics`.
+    ``TimeLimit.truncated``, and ``episode`` as a ``Monitor`` would give it. The
+    interval's metrics are in :attr:`metrics`.
     """
 
     def __init__(

@@ -131,7 +131,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Serve one interval under the action's allocation; the info is its metrics."""
         system = self.system
-        wanted = decode(whole(action, self._choices), self._control)
+        wanted = decode(checked_action(action, self._choices), self._control)
         metrics = system.step(system.spec.fitting(wanted))
         self._intervals.append(metrics)
         return self._observe(), metrics.reward, False, system.done, self._info(metrics)
@@ -166,11 +166,11 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return self.system.observe(self._control)
 
 
-def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
-    """Return an action, which may be a list or whole floats, as whole numbers.
+def checked_action(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
+    """Return an action, which may be a list or whole floats, as integers.
 
-    Of ``choices`` there are (parts,), or () for a single part. Anything else than one choice for
-    each part is a ConfigError.
+    ``choices`` is the number of choices of each part: (parts,), or () for a single part. Raises
+    ConfigError unless the action has one of them for each part.
     """
     try:
         given = np.asarray(action)
@@ -188,7 +188,7 @@ def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
 
 
 def reset_options(options: Any, *more: str) -> dict[str, Any]:
-    """Return the options of a reset; unless they are a table of some known ones, ConfigError."""
+    """Return the options of a reset; raise ConfigError unless they are a dict of known ones."""
     if not isinstance(options, dict | None):
         raise ConfigError(f"the options of reset must be a dict, not {options!r}")
     for key in options or {}:
@@ -208,7 +208,7 @@ MOST_COMBINATIONS = 1 << 20  # Largest number of discrete actions
 
 
 class _OtherActions(gym.ActionWrapper[Observation, Any, Action]):
-    """:class:`SpongeEnv`, with its options, for learners that choose otherwise."""
+    """:class:`SpongeEnv`, with its options, for learners with another action space."""
 
     metadata = SpongeEnv.metadata
 
@@ -237,11 +237,11 @@ class DiscreteActions(_OtherActions):
 
     def action(self, action: Any) -> Action:
         """Turn a combination's number into its choices; a ConfigError if there is none."""
-        number = whole(action, np.array(self._combinations))
+        number = checked_action(action, np.array(self._combinations))
         return combination(number, self._choices)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which combinations make sense now, (n,): those of which every choice does."""
+        """Return which combinations make sense now, (n,): those whose every choice does."""
         env = self.unwrapped
         assert isinstance(env, SpongeEnv)
         parts = np.split(env.action_masks(), np.cumsum(self._choices)[:-1])
@@ -252,7 +252,7 @@ class DiscreteActions(_OtherActions):
 class ContinuousActions(_OtherActions):
     """``Box(-1, 1, (parts,))``, for learners of real numbers (SAC).
 
-    Each choice goes from the least to the most in equal steps.
+    Each choice goes from its minimum to its maximum in equal steps.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -260,9 +260,9 @@ class ContinuousActions(_OtherActions):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
 
     def action(self, action: NDArray[np.float32]) -> Action:
-        """Turn real numbers into choices; what is beyond the ends counts as the end.
+        """Turn real numbers into choices, clipped to the range.
 
-        A ConfigError if they are too few, too many, or no numbers.
+        Raises ConfigError if they are too few, too many, or no numbers.
         """
         if np.shape(action) != self._choices.shape or np.isnan(action).any():
             raise ConfigError(

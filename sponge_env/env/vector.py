@@ -47,7 +47,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     ## Info
     One array for each entry of a ``SpongeEnv``'s info but ``latency_p50_s`` and
     ``latency_p99_s``, and ``overflowed``: arrivals for which the queue had no room (they
-    count as dropped). As ever in Gymnasium, ``_name`` masks those that have ``name``.
+    count as dropped). As always in Gymnasium, ``_name`` masks those that have ``name``.
     """
 
     single_action_space: MultiDiscrete

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.k8s.api import STRATEGIC, Api, own_namespace, server_url
-from sponge_env.k8s.plan import Call, Pod, Want, next_calls, read_pod, resize_patch
+from sponge_env.k8s.plan import ApiCall, Pod, Want, next_calls, read_pod, resize_patch
 from sponge_env.live import wire
 from sponge_env.live.child import Job
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, in_thread
@@ -187,7 +187,7 @@ class KubernetesLauncher(RemoteLauncher):
                 with self._changed:
                     self._pause(call.kind, call.pod)
 
-    def _next_call(self) -> Call | None:
+    def _next_call(self) -> ApiCall | None:
         now_s = time.monotonic()
         # let go of what is kept for pods that are gone
         for gone in self._retired.keys() - self._pods.keys():

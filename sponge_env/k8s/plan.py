@@ -31,7 +31,7 @@ class Want(NamedTuple):
     milli: int = 0
 
 
-class Call(NamedTuple):
+class ApiCall(NamedTuple):
     """Something to do."""
 
     kind: Literal["assign", "resize", "scale", "retire", "release"]
@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
 def next_calls(
     pods: Mapping[str, Pod], wants: Collection[Want], set_aside: Collection[str], scale: int
-) -> list[Call]:
+) -> list[ApiCall]:
     """Return what brings the pods closer to what is wanted, the most urgent first."""
     # ``scale`` pods were last asked for; those ``set_aside`` are retired or could not be reached.
     staying = {name: pod for name, pod in pods.items() if not pod.ending}
@@ -50,22 +50,22 @@ def next_calls(
     free = [pod for name, pod in sorted(staying.items()) if name not in taken]
     usable = (pod.name for pod in free if pod.ready and pod.name not in set_aside)
     waiting = (want.id for want in wants if not want.pod)
-    calls = [Call("assign", name, id) for name, id in zip(usable, waiting, strict=False)]
+    calls = [ApiCall("assign", name, id) for name, id in zip(usable, waiting, strict=False)]
     if (wanted := len(wants)) > scale:
-        calls.append(Call("scale", "", wanted))
+        calls.append(ApiCall("scale", "", wanted))
     calls += _resizes(staying, wants)
     if wanted >= scale:
-        calls += [Call("release", pod.name) for pod in free if pod.name in set_aside]
+        calls += [ApiCall("release", pod.name) for pod in free if pod.name in set_aside]
     elif wants and all(want.pod in staying and staying[want.pod].ready for want in wants):
         # a Deployment removes first what is not ready, which must be no replica's
         unready = sum(not pod.ready for pod in free) + max(0, scale - len(staying))
         if (more := scale - wanted - unready) <= 0:
-            calls.append(Call("scale", "", wanted))
-        calls += [Call("retire", pod.name) for pod in free if pod.ready][: max(0, more)]
+            calls.append(ApiCall("scale", "", wanted))
+        calls += [ApiCall("retire", pod.name) for pod in free if pod.ready][: max(0, more)]
     return calls
 
 
-def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
+def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[ApiCall]:
     """Return the resizes that make sense now, those that give back cores first."""
     # While one is pending on a node, no other pod there is asked to grow, and that one no further.
     full = {pod.node for pod in pods.values() if pod.pending}
@@ -77,7 +77,7 @@ def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
         if pod.node in full:
             milli = min(milli, pod.asked_milli if pod.pending else pod.granted_milli)
         if milli not in (0, pod.asked_milli):
-            resizes.append((milli > pod.asked_milli, Call("resize", pod.name, milli)))
+            resizes.append((milli > pod.asked_milli, ApiCall("resize", pod.name, milli)))
     return [resize for _, resize in sorted(resizes)]
 
 

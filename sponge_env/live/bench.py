@@ -23,15 +23,15 @@ WORK_RUNS = 8  # Minimum number of pairs of batches of each size at full speed
 PAUSED_RUNS = 20  # Pairs of batches at full speed and at a share of it
 PAUSED_SIZE = 4  # Requests in each of these
 PAUSED_SHARE = 4
-"""So many times slower they are: pauses of half a period cost nothing, of three quarters 0.2 ms."""
+"""Full speed over that share: pauses of half a period cost nothing, of three quarters 0.2 ms."""
 CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if that takes longer
 MAX_RUNS = 64  # Batches of a cell per round: those of a small model take microseconds
 REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
 DISTURBED = 1.3
 """Relative work from which on a batch is run again: a busy sibling CPU makes it 1.6 for seconds."""
 DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
-"""Time for which disturbed batches are run again: in all, and for one cell of the grid each time,
-whose own work may be so much more under a small share. What is measured after that counts."""
+"""Time for which disturbed batches are run again: in all, and per visit to a cell of the grid, for
+a small share may itself cause as much work. What is measured after that counts."""
 PATIENCE_S = 300.0  # Longest wait for one batch or one cold start
 
 Step = TypeVar("Step")
@@ -88,7 +88,7 @@ class Bench(AbstractContextManager["Bench"]):
     def measure_cold_starts(self) -> None:
         """Load the model in one replica on one core unit, and in several that share all cores."""
         share = max(1, self.config.cores_max // CONTENDING)
-        # once in vain: memory that was not used since the machine started is slow to come by
+        # the first load does not count: memory not used since the machine started is slow
         loads = ((share, CONTENDING), (1, 1), (share, CONTENDING))
         steps = self._steps("cold start", loads)
         _, self.alone, self.contending = [self._load(*load) for load in steps]
@@ -106,9 +106,9 @@ class Bench(AbstractContextManager["Bench"]):
         self._resize(full)
 
     def measure_work(self, runs: int, again: bool = False) -> None:
-        """Run batches of several sizes, so many of each; ``again`` is not shown."""
-        # Each runs after a rest, and once more right after that. The latter is its work. The idle
-        # penalty is that of small batches: it is the same for all, and large ones differ by more.
+        """Run ``runs`` batches of each of several sizes; without progress if ``again``."""
+        # Each runs after a rest, and again at once, which is its work. The idle penalty is taken
+        # from small batches: it is the same for all, and large ones scatter by more than it.
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
@@ -122,7 +122,7 @@ class Bench(AbstractContextManager["Bench"]):
 
     def measure_grid(self, end_s: float) -> None:
         """Run batches back to back in each cell of the grid, once at least, until ``end_s``."""
-        # It goes round the grid, so that drift spreads over all cells; repeats come on top.
+        # Each round visits all cells, so that drift spreads over them; repeats come on top.
         work_s, full = self.work_s(), self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)
         expected_s = {(b, c): work_s[b - 1] * full / c for c in cores for b in batches}
@@ -130,7 +130,7 @@ class Bench(AbstractContextManager["Bench"]):
         rounds = max(1, int((end_s - time.monotonic()) / round_s))
         for (b, c), cell_s in self._steps("latency grid", [*expected_s.items()] * rounds):
             self._resize(c)
-            # spends the tokens that came with the new quota, makes ready for the threads
+            # not counted: it spends the tokens of the new quota and prepares for the threads
             self._run(b if cell_s < CELL_S else 1)
             until_s = min(DISTURBED_S, self._disturbed_s + DISTURBED_CELL_S)
             for _ in range(min(MAX_RUNS, max(1, round(CELL_S / cell_s)))):

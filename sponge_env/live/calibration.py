@@ -36,18 +36,18 @@ LOG = logging.getLogger("sponge_env")
 
 SECONDS = 45.0  # About how long a calibration takes, beside the loading
 SEVERAL_SECONDS = 75.0  # The same of several models
-LOADED, SLACK_S = 1.1, 0.001  # What a cell may be more than it should; they differ by 3 % when idle
+LOADED, SLACK_S = 1.1, 0.001  # By how much a cell may exceed another; 3 % on an idle machine
 QUANTILES = 21  # Quantiles kept of scatter and residuals
 
 
 def calibrate_all(
     configs: Sequence[LiveConfig], seconds: float = SECONDS, shown: bool = False
 ) -> list[Profile]:
-    """Measure workers with one replica each; what l(b, c) cannot describe is a ProfileError."""
-    # It takes about so many seconds beside the loading, shown on the terminal or not, and up to
-    # DISTURBED_S more for each model on a machine that is busy otherwise; each grid is measured
-    # once at least. Between the grids all take a round of batches at full speed: a machine's speed
-    # drifts by 10 %, and what is compared must not be measured minutes apart.
+    """Measure workers with one replica each; ProfileError if l(b, c) cannot describe one."""
+    # It takes about ``seconds`` beside the loading, and up to DISTURBED_S more for each model on a
+    # busy machine; each grid is measured at least once. After each grid, all models run a round of
+    # batches at full speed: a machine's speed drifts by 10 %, and what is compared must not be
+    # measured minutes apart.
     positive("the seconds to measure", seconds)
     if any(config.limiter == "none" for config in configs):
         raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
@@ -142,7 +142,7 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
 
 
 def doubts(profile: Profile) -> list[str]:
-    """Return what looks as if something else had run on the CPU during a calibration."""
+    """Return signs that something else ran on the CPU during a calibration."""
     found, quota = [], profile.quota
     for run in profile.samples:
         if quota is None or run.cores < profile.cores[-1]:

@@ -148,7 +148,7 @@ def import_light(path: Sequence[str]) -> None:
 
 
 def load(job: Job) -> ModelServer:
-    """Load the models; what root may read more than others may not be read after that."""
+    """Load the models, then give up root's right to read what others may not."""
     # Each thread has that right from the one that starts it: none may be started before.
     from sponge_env.live.sandbox import KEPT, keep_capabilities
 

@@ -19,14 +19,14 @@ from sponge_env.core.records import HELD, STARTING, STAYING
 from sponge_env.core.replicas import cores_that_fit, start_on, starting_cores
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
-from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
+from sponge_env.live.replica import Answered, Death, Launcher, LiveConfig, Ready, Replica
 
 LOG = logging.getLogger("sponge_env")
 
 HEARTBEAT_S = 1.0  # Longest single wait for the replicas, after which hung ones are looked for
 MAX_SELECTED = 1024  # Descriptors that ``select`` takes
 START_TIMEOUT_S = 120.0  # A replica that is not ready by then is taken for hung, and replaced
-START_ATTEMPTS = 3  # The first replicas are started so often at most, until one is ready
+START_ATTEMPTS = 3  # How often the first replicas are started at most until one is ready
 MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on
 
 
@@ -58,7 +58,7 @@ class Member:
 
     replica: Replica
     launched_s: float
-    hangs_from_s: float  # When it is taken for hung; moved on by times in which there was no poll
+    hangs_from_s: float  # When it is taken for hung; times without a poll do not count
     cores: int  # Core units that it is limited to; 0 while it starts at full speed
     node: int = 0  # Of the machine's
     state: Phase = Phase.STARTING
@@ -73,7 +73,7 @@ class EndedBatch(NamedTuple):
     batch: Batch
     replica_id: int
     sent_s: float
-    answer: Answer | None  # None when the replica died under it
+    answer: Answered | None  # None when the replica died under it
     tensors: list[NDArray[Any]]  # Its answers, in the last stage or where they lead to tasks
 
 
@@ -90,7 +90,7 @@ class Watch:
 
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
         """Wait for something; return whether it happened, and what batches ended."""
-        # That none of the first replicas starts is a WorkerError.
+        # Raises WorkerError if none of the first replicas starts.
         ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
         happened, ended = False, []
         for key, _ in ready:
@@ -164,7 +164,7 @@ class Fleet:
 
     @property
     def in_force(self) -> float:
-        """The same where limits come late: of each replica the larger of asked and granted."""
+        """The same; where limits come late, the larger of asked and granted of each replica."""
         held, unit = 0.0, self.config.core_unit
         for member in self.members:  # a kernel's quota is rounded
             late = member.replica.limits_late
@@ -262,8 +262,8 @@ class Fleet:
 
     def grow(self, nodes: Sequence[int], *, full_speed: bool = False) -> None:
         """Start a further replica on each of some nodes, as many as the machine allows."""
-        # If it refuses one, or they die as they start, that is tried again after a while; that it
-        # refuses the very first one is a WorkerError.
+        # If one is refused or dies as it starts, that is tried again after a while; if the very
+        # first one is refused, that is a WorkerError.
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for node in nodes:
@@ -274,7 +274,7 @@ class Fleet:
             except WorkerError as error:
                 if not (self._warm or self.members):
                     raise
-                # as text: who keeps an error keeps the memory that it came through
+                # as text: an error would keep alive the memory of all the frames it came through
                 self._start_failed(launched_s, str(error))
                 return
             self._next_id += 1
@@ -285,7 +285,7 @@ class Fleet:
 
     def kill_hung(self) -> None:
         """Kill what has run for too long; its death shows at the next poll."""
-        # This comes after the events: a report may have lain there while there was no poll.
+        # This comes after the events: a report may have waited while there was no poll.
         now_s = time.monotonic()
         for member in self.members:
             if not member.replica.placed:
@@ -294,7 +294,7 @@ class Fleet:
                 member.replica.kill()
 
     def extend_timeouts(self, seconds: float) -> None:
-        """Give all replicas more time, for so long there was no poll."""
+        """Give all replicas as much more time as there was no poll."""
         for member in self.members:
             member.hangs_from_s += seconds
 
@@ -314,7 +314,7 @@ class Fleet:
         event = member.replica.poll()
         ended = []
         if event is not None and (batch := member.batch) is not None:
-            answer = event if isinstance(event, Answer) else None
+            answer = event if isinstance(event, Answered) else None
             keeps = answer is not None and self._keeps_answers
             tensors = member.replica.answers(batch.size) if keeps else []
             ended.append(EndedBatch(batch, member.replica.id, member.sent_s, answer, tensors))
@@ -341,7 +341,7 @@ class Fleet:
 
     def _start_failed(self, launched_s: float, reason: str) -> None:
         """Pause before the next attempt; replicas of one attempt that fail count once."""
-        # That none of the first ones starts in a few attempts is a WorkerError.
+        # Raises WorkerError if none of the first ones starts in a few attempts.
         if launched_s < self._failed_s:
             return
         self._failed_s = time.monotonic()

@@ -1,8 +1,8 @@
 """How the worker's CPU is limited: which means this machine allows, and one limiter each.
 
 All limiters keep the kernel's rule of CPU bandwidth control: per period a replica may use
-so many seconds of CPU at full speed; unused ones are lost. That many cores as there are CPUs
-is no limit at all, for even a quota as long as the period throttles.
+so many seconds of CPU at full speed; unused ones are lost. As many cores as CPUs means no quota
+at all, since even a quota as long as the period throttles.
 """
 
 import contextlib
@@ -169,11 +169,11 @@ def open_limits(
 ) -> CpuLimits:
     """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
 
-    All together get no more than ``total_cores`` physical cores where control groups say so.
+    Under control groups, all together get no more than ``total_cores`` physical cores.
 
-    ``auto`` takes control groups where this process may make them, with the quotas that are
-    needed, else the duty cycle, and says so in a warning; for ``cgroup`` that is a
-    :class:`WorkerError`. Each control group is announced before it is made.
+    ``auto`` takes control groups if this process may make them with the quotas it needs, else the
+    duty cycle, with a warning; ``cgroup`` then raises a :class:`WorkerError`. Each control group
+    is announced before it is made.
     """
     period_s = enforcement_period_s(core_unit)
     tick_s = time.clock_getres(COARSE_CLOCK)

@@ -22,7 +22,7 @@ from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
-from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
+from sponge_env.live.replica import Answered, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
 from sponge_env.live.stages import Stages
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
@@ -156,7 +156,7 @@ class LocalReplica:
         cpu_s, failed = self._reported_cpu_s - before_s, None
         if len(message) > REPORT.size:
             failed = {int(at): reason for at, reason in json.loads(message[REPORT.size :]).items()}
-        return Answer(batch_id, started_s, finished_s, cpu_s, failed)
+        return Answered(batch_id, started_s, finished_s, cpu_s, failed)
 
     def _listen(self) -> None:
         """Note the last line on the standard error, and make room there."""
@@ -233,7 +233,7 @@ class LocalLauncher(Stages):
 
 
 class Place:
-    """Where real workers have their replicas: they are processes here, or a command says where."""
+    """Where real workers run their replicas: as processes here, unless a command says otherwise."""
 
     open: Callable[[Sequence[LiveConfig]], Launcher] = LocalLauncher
 
@@ -247,7 +247,7 @@ PLACE = Place()  # One for the process, as its CPUs are
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
-    """Keep the CPUs of workers that are set up like this, also while none is open."""
+    """Reserve the CPUs of workers with these settings, also while none is open."""
     return RESERVATIONS.keep_off(_cpus(configs))
 
 

@@ -11,12 +11,12 @@ from contextlib import ExitStack, suppress
 from sponge_env.errors import WorkerError
 from sponge_env.live import wire
 from sponge_env.live.local import LocalLauncher, LocalReplica
-from sponge_env.live.replica import Answer, Death, Ready
-from sponge_env.live.wire import Frame, Layout, Link, WireError
+from sponge_env.live.replica import Answered, Death, Ready
+from sponge_env.live.wire import Frame, Link, PeerError, TensorLayout
 
 LOG = logging.getLogger("sponge_env")
 
-MAX_STRANGERS, MAX_CONNECTIONS = 32, 128  # Connections at a time before the proof, and in all
+MAX_STRANGERS, MAX_CONNECTIONS = 32, 128  # Connections at a time: without proof yet, and in all
 GONE_MS = 10_000  # A front end that acknowledges nothing for so long is gone
 END_S = 1.0  # How long a connection may take to end
 
@@ -25,12 +25,12 @@ class NodeServer:
     """Accepts the connections of front ends that know the token."""
 
     def __init__(self, listener: socket.socket, launcher: LocalLauncher, token: str) -> None:
-        self.launcher, self.token, self.open = launcher, token, set[Connection]()
+        self.launcher, self.token, self.open = launcher, token, set[ReplicaConnection]()
         names = ("limiter", "period_s", "tick_s")
         own = {name: getattr(launcher, name) for name in names} | {"cpus": len(launcher.cpus)}
         self.facts = json.dumps(launcher.facts | own).encode()
         self._listener = listener
-        # a signal just before the kernel waits is noticed when it stops to
+        # a signal that comes just before the wait is noticed at its end
         listener.settimeout(END_S)
 
     def serve(self) -> None:
@@ -56,7 +56,7 @@ class NodeServer:
             if len(self.open) >= MAX_CONNECTIONS:
                 sock.close()
                 continue
-            connection = Connection(self, sock)
+            connection = ReplicaConnection(self, sock)
             try:
                 connection.start()
             except RuntimeError as error:  # too many threads
@@ -78,7 +78,7 @@ class NodeServer:
                 connection.join(END_S)
 
 
-class Connection(threading.Thread):
+class ReplicaConnection(threading.Thread):
     """A front end's connection, and the replica on it, if it has launched one."""
 
     def __init__(self, server: NodeServer, sock: socket.socket) -> None:
@@ -141,7 +141,7 @@ class Connection(threading.Thread):
         if frame.kind != wire.START:
             return memoryview(b"")
         if self._replica is None or self._size or not 0 < frame.size <= self._layout.batch_max:
-            raise WireError(f"it sends a batch of {frame.size} tasks")
+            raise PeerError(f"it sends a batch of {frame.size} tasks")
         self._size = frame.size
         return wire.as_bytes(self._replica.tensors.inputs)[: frame.size * self._layout.input_bytes]
 
@@ -149,7 +149,7 @@ class Connection(threading.Thread):
         replica, launcher = self._replica, self._server.launcher
         has_cores = 0 < frame.cores <= launcher.facts["at_most"][0]
         if frame.kind == wire.LAUNCH and not replica and has_cores:
-            self._layout = Layout(launcher.jobs[frame.variant])
+            self._layout = TensorLayout(launcher.jobs[frame.variant])
             stage, fast = frame.variant, bool(frame.size)
             self._replica = launcher.launch(0, frame.cores, stage=stage, full_speed=fast)
             self._epoll.register(self._replica, select.EPOLLIN)
@@ -162,7 +162,7 @@ class Connection(threading.Thread):
             replica.limit(frame.cores)
             self._beat()
         else:
-            raise WireError(f"it sends a frame of kind {frame.kind}")
+            raise PeerError(f"it sends a frame of kind {frame.kind}")
 
     def _beat(self) -> None:
         if replica := self._replica:
@@ -176,7 +176,7 @@ class Connection(threading.Thread):
         status = self._status._replace(cpu_s=replica.cpu_s())
         if isinstance(event, Ready):
             self._link.send(status._replace(kind=wire.READY))
-        elif isinstance(event, Answer):
+        elif isinstance(event, Answered):
             size, self._size = self._size, 0
             told = status._replace(kind=wire.ANSWER, size=size, batch_id=event.batch_id)
             told = told._replace(took_s=event.finished_s - event.started_s)

@@ -18,9 +18,9 @@ from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import wire
 from sponge_env.live.child import Job
 from sponge_env.live.local import too_many_as_sentence
-from sponge_env.live.replica import Answer, Death, Event, LiveConfig, Ready
+from sponge_env.live.replica import Answered, Death, Event, LiveConfig, Ready
 from sponge_env.live.stages import Stages
-from sponge_env.live.wire import Frame, Layout, Link, WireError
+from sponge_env.live.wire import Frame, Link, PeerError, TensorLayout
 
 LOG = logging.getLogger("sponge_env")
 
@@ -54,7 +54,7 @@ def parse_addresses(text: str) -> list[Address]:
 
 
 def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.socket, dict[str, Any]]:
-    """Return a connection to a node, and its facts; that it cannot be used is a ``WorkerError``."""
+    """Return a connection to a node, and its facts, or raise ``WorkerError``."""
     until_s = time.monotonic() + wire.HANDSHAKE_S
     try:
         sock = socket.create_connection(address, timeout=wire.HANDSHAKE_S)
@@ -69,7 +69,7 @@ def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.sock
         except BaseException:
             sock.close()
             raise
-    except (WireError, ValueError, LookupError, TypeError) as error:
+    except (PeerError, ValueError, LookupError, TypeError) as error:
         raise WorkerError(f"node {address} cannot be used: {error}") from None
     except OSError as error:
         why = error.strerror or error
@@ -91,7 +91,7 @@ class RemoteReplica:
     """A replica on a node, without a connection at first. Implements ``Replica``."""
 
     # Its descriptor is there from the start: an epoll that watches a bell, and the connection once
-    # there is one. attach, fail and look are for any thread.
+    # there is one. attach, fail and check_beat may be called from any thread.
 
     pid: int | None = None
     limits_late = True
@@ -111,7 +111,7 @@ class RemoteReplica:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
         self.fileno = self._epoll.fileno
-        self._layout, self._link = Layout(job), Link(self._epoll, self._room)
+        self._layout, self._link = TensorLayout(job), Link(self._epoll, self._room)
 
     def attach(self, sock: socket.socket) -> None:
         """Hand over its connection."""
@@ -133,11 +133,11 @@ class RemoteReplica:
         os.eventfd_write(self._bell, 1)
         self._rung = True
 
-    def look(self, now_s: float) -> None:
+    def check_beat(self, now_s: float) -> None:
         """Notice that the node is silent, or has been for too long."""
         with self._lock:
             silent_s = now_s - self._link.heard_s
-            # what has come may just not have been read
+            # something may have come that has not been read yet
             if self.closed or not self._link.sock or silent_s < SILENT_S or self._epoll.poll(0):
                 return
             self.silent = True
@@ -216,10 +216,10 @@ class RemoteReplica:
         self._answers, failed = self._layout.read(body, frame.size)
         # the node's clock is its own: what passed beside the batch counts as waiting
         started_s, cpu_s = now_s - frame.took_s, frame.cpu_s - before_s
-        return Answer(frame.batch_id, started_s, now_s, cpu_s, failed)
+        return Answered(frame.batch_id, started_s, now_s, cpu_s, failed)
 
     def _report(self) -> Frame:
-        """Return the node's last report, and leave what else is news to the poll."""
+        """Return the node's last report; other news is left to the next poll."""
         before = self._event
         self._take_in()
         if self._event is not before or (self.silent and self._is_heard):
@@ -299,7 +299,7 @@ def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
 class RemoteLauncher(Stages):
     """Starts replicas on nodes, each where fewest cores per CPU are held. Is a ``Launcher``."""
 
-    # A node that cannot be used, or that none is there, is a WorkerError; one absent, a warning.
+    # WorkerError if a node cannot be used or all are absent; a warning if some are absent.
 
     def __init__(self, configs: Sequence[LiveConfig], nodes: Sequence[Address], token: str) -> None:
         super().__init__(configs)
@@ -325,13 +325,13 @@ class RemoteLauncher(Stages):
     def _watch(self) -> None:
         while not self._closed.wait(wire.BEAT_S / 2):
             for replica in self._replicas:
-                replica.look(time.monotonic())
+                replica.check_beat(time.monotonic())
 
     def launch(
         self, id: int, cores: float, *, stage: int = 0, node: int = 0, full_speed: bool = False
     ) -> RemoteReplica:
         """Return a replica that gets its connection later."""
-        # As many nodes as the scenario's machine has are those.
+        # If there are as many as the scenario's machine has nodes, they are those.
         fitting = [self.nodes[node]] if len(self.nodes) == self._machine_nodes else self.nodes
         if not (beating := [each for each in fitting if each.beats]):
             raise WorkerError(f"no node gives a sign of life: {fitting[0].error}")

@@ -1,4 +1,4 @@
-"""What the fleet knows of a replica, wherever it runs, and the settings of them all.
+"""A replica as the fleet knows it, wherever it runs, and the settings of all replicas.
 
 A replica loads its models, variants that answer the same question, then answers one batch after
 another under a CPU limit. It is a child process (:mod:`sponge_env.live.local`), or one on
@@ -25,7 +25,7 @@ class Ready(NamedTuple):
     at_s: float  # Stamp of this machine's monotonic clock, as in all events
 
 
-class Answer(NamedTuple):
+class Answered(NamedTuple):
     """The replica has answered its batch and waits for the next."""
 
     batch_id: int
@@ -41,7 +41,7 @@ class Death(NamedTuple):
     reason: str  # The last line of its standard error, for the user
 
 
-Event = Ready | Answer | Death
+Event = Ready | Answered | Death
 
 
 class Replica(Protocol):
@@ -50,7 +50,7 @@ class Replica(Protocol):
     id: int  # Identity within the fleet; a later replica has a larger one
     pid: int | None  # Process id on this machine, if it is a process here
     limits_late: bool
-    """Whether a limit may come into force later, or be set by others: what is granted counts."""
+    """Whether a limit may take effect later, or be set by others: then what is granted counts."""
     silent: bool  # Whether where it runs gives no sign of life; it gets no batch meanwhile
     placed: bool  # Whether it has a place to run; until then it does not count as hung
 
@@ -130,10 +130,10 @@ class Launcher(Protocol):
     ) -> Replica:
         """Start a replica, which loads its model under its limit of physical cores.
 
-        ``node`` is where the worker's account has it, for launchers that have the same nodes.
+        ``node`` is its node in the worker's account, for launchers that have the same nodes.
 
-        At full speed it loads without one, until :meth:`Replica.limit` is called. If it cannot be
-        started or limited, that is a ``WorkerError``.
+        At full speed it loads without a limit, until :meth:`Replica.limit` is called. Raises
+        ``WorkerError`` if it cannot be started or limited.
         """
 
     def close(self) -> None:

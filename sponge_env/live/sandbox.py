@@ -4,8 +4,8 @@ What clients send is worked on in the processes of replicas, which do no more th
 may read files; they write none, start no program, open no socket, and reach no other process.
 That is the task ``computes``; the janitor's, ``cleans``, is to kill and to remove. Each thread has
 rights of its own, so they are given up before the script imports libraries, which start threads.
-What the kernel does not take back stays. A replica lives under its quota by then, so that this
-imports no more than it needs.
+Rights that the kernel cannot take away stay. A replica is under its quota by then, so this imports
+no more than it needs.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def _refuse_sockets() -> None:
 
 
 def forbid_changes() -> None:
-    """Leave nothing of other processes and of the files to change, once privileges are dropped."""
+    """Forbid changes of files and of other processes; needs :func:`drop_privileges` before."""
     version = KERNEL.syscall(*_longs(LANDLOCK_CREATE, 0, 0, 1))
     rules = [0, 0, 0]
     for first, at, bits in FORBIDDEN:

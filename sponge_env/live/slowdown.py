@@ -1,4 +1,4 @@
-"""How slow real batches are of late: the pace by which the queue's rule ``unmeetable`` reckons."""
+"""How slow recent real batches were: the pace that the drop rule ``unmeetable`` assumes."""
 
 import math
 from typing import Any
@@ -8,13 +8,13 @@ from sponge_env.core.records import Arrays
 
 MEMORY = 1 / 16  # Weight of the newest batch
 FORGOTTEN = 1 / 8  # Share of the estimate that is given up in an interval without a measured batch
-MAX_RATIO, MIN_RATIO = 3.0, 0.5  # Beyond these it is no matter of speed but, say, a debugger
+MAX_RATIO, MIN_RATIO = 3.0, 0.5  # What lies beyond is no matter of speed but, say, a debugger
 
 
 class Slowdown:
     """Mean and mean deviation of the batches' time in one stage, relative to the profile."""
 
-    # That is of the undisturbed machine. Under a quota only batches with a whole CPU count.
+    # The profile is of an undisturbed machine. Under a quota only batches on a whole CPU count.
 
     def __init__(self, model: Any, arrays: Arrays) -> None:
         self._limited = bool(model["limited"])

@@ -1,4 +1,4 @@
-"""The models of all stages, as whoever launches replicas needs them: jobs for children, samples."""
+"""What launchers need of the models of all stages: jobs for children, and samples."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ _DRAWS = 1 << 16  # Requests whose samples are drawn independently
 
 
 class Stages:
-    """The models of a chain's stages. Those that cannot be used are a ``ConfigError``."""
+    """The models of a chain's stages. Raises ``ConfigError`` if they cannot be used."""
 
     # The first stage's answers lead to what the second takes, those of later stages to one task.
 

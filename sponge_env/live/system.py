@@ -21,9 +21,9 @@ from sponge_env.simulation.workload import Workload
 
 
 class LiveSystem(System):
-    """The system on a worker of its own clock, such as the real one."""
+    """The system on a worker that has its own clock, such as the real one."""
 
-    max_tasks = MAX_TASKS  # Real answers keep to no scenario
+    max_tasks = MAX_TASKS  # The scenario does not bound real answers
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class LiveSystem(System):
         moves = self._arrays, self._metrics
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
-        entry.look_after(*moves, 0.0)
+        entry.drop_expired(*moves, 0.0)
         entry.form_batch(*moves, 0, 0, 1)
         entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
@@ -172,11 +172,11 @@ class LiveSystem(System):
         """Return whether there is nothing more to be done until a moment."""
         return now_s >= until_s
 
-    def _look(self) -> None:
-        """Take note of what the last moves led to, before anything is waited for."""
+    def _read_ledger(self) -> None:
+        """Take note of requests that have ended; called before each wait, for subclasses."""
 
     def _forget_since(self, ended: int) -> None:
-        """Let the worker know of requests that have ended, but for the first so many."""
+        """Let the worker forget the requests that have ended after the first ``ended``."""
         rows = self._arrays.ledger["row"][0, ended : int(self._env["ended"])]
         self.worker.forget(self._arrays.requests["id"][0][rows].tolist())
 
@@ -185,23 +185,23 @@ class LiveSystem(System):
         return entry.take_in(self._arrays, self._metrics, now_s, until_s)
 
     def _drive(self, until_s: float) -> None:
-        """Serve until a moment on the worker's clock; nothing is started at it any more."""
+        """Serve until a moment on the worker's clock; nothing is started from then on."""
         while (next_s := self._advance(until_s)) is not None:
             self._wait(next_s)
 
     def _advance(self, until_s: float) -> float | None:
-        """Do what is to be done now; return when more is, at the latest, or None at the end."""
+        """Do what is due now; return when to come back at the latest, or None at the end."""
         # A batch starts as soon as a replica is idle and a task waits.
         now_s = self.worker.now()
         next_s = self._take_in(now_s, min(now_s, until_s))
         if self._is_over(now_s, until_s):
-            entry.look_after(self._arrays, self._metrics, now_s)
-            self._look()
+            entry.drop_expired(self._arrays, self._metrics, now_s)
+            self._read_ledger()
             return None
         for k in range(len(self.spec.stages)):
             while self.worker.idle(k) and self._start(k):
                 pass
-        self._look()
+        self._read_ledger()
         return min(until_s, next_s)
 
     def _wait(self, until_s: float) -> None:
@@ -211,7 +211,7 @@ class LiveSystem(System):
 
     def _start(self, k: int) -> bool:
         """Form a batch of a stage and give it to the worker; return False if there is none."""
-        # Nor is one formed while batches that hang on draining replicas have all rows.
+        # None is formed while batches that hang on draining replicas have all rows.
         arrays, taken = self._arrays, self._slots.values()
         rows = range(self._replicas.shape[1])
         if (row := next((row for row in rows if (k, row) not in taken), None)) is None:

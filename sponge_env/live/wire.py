@@ -1,8 +1,8 @@
 """What passes between a front end and a node: proofs of a token, then frames; nothing is unpickled.
 
 One TCP connection is one replica and its life. Durations cross it and no clock readings, which
-differ between machines. A stranger is listened to for a fixed number of bytes, and a body is taken
-in only where there is room for one of its length.
+differ between machines. Of a stranger only a fixed number of bytes is read, and a body only if
+there is room for one of its length.
 """
 
 import hmac
@@ -39,7 +39,7 @@ HEAD = struct.Struct("<BBHIqdddd")
 Parts = Sequence[bytes | memoryview]
 
 
-class WireError(ConnectionError):
+class PeerError(ConnectionError):
     """The other side sends what it must not."""
 
 
@@ -63,7 +63,7 @@ def as_bytes(array: NDArray[Any]) -> memoryview:
     return memoryview(rows)
 
 
-class Layout:
+class TensorLayout:
     """How a stage's tensors lie in frames: as in the memory that parent and child share."""
 
     def __init__(self, job: Job) -> None:
@@ -101,9 +101,9 @@ class Layout:
 
 
 class Link:
-    """The frames of a connection, which there may not be yet; its end is an ``OSError``."""
+    """The frames of a connection, which may come later; its end is an ``OSError``."""
 
-    # Nothing waits. ``room`` returns memory of the right length for the body of a frame.
+    # No method blocks. ``room`` returns memory of the right length for the body of a frame.
 
     def __init__(self, epoll: select.epoll, room: Callable[[Frame], memoryview]) -> None:
         self.sock: socket.socket | None = None
@@ -150,7 +150,7 @@ class Link:
             frame = Frame(*HEAD.unpack(self._head))
             self._body = self._room(frame)
             if len(self._body) != frame.length:
-                raise WireError(f"it sends a frame of kind {frame.kind} with {frame.length} bytes")
+                raise PeerError(f"it sends a frame of kind {frame.kind} with {frame.length} bytes")
             self._frame = frame
         if not self._fill(self._body):
             return None
@@ -187,7 +187,7 @@ def authenticate(sock: socket.socket, token: str, side: bytes, until_s: float) -
     own = secrets.token_bytes(NONCE_BYTES)
     sock.sendall(GREETING + own)
     if not (found := read_exactly(sock, len(GREETING) + NONCE_BYTES, until_s)).startswith(GREETING):
-        raise WireError("it is no 'sponge replica', or one of another version")
+        raise PeerError("it is no 'sponge replica', or one of another version")
     other = found[len(GREETING) :]
     nonces = own + other if side == FRONT_END else other + own
     proofs = {who: hmac.digest(token.encode(), who + nonces, "sha256") for who in (FRONT_END, NODE)}
@@ -199,6 +199,6 @@ def authenticate(sock: socket.socket, token: str, side: bytes, until_s: float) -
     except ConnectionResetError:  # which a node does with a proof that is wrong
         proof = b""
     if not hmac.compare_digest(proof, expected):
-        raise WireError(f"it has another token; set {TOKEN} to the same on both sides")
+        raise PeerError(f"it has another token; set {TOKEN} to the same on both sides")
     if side == NODE:
         sock.sendall(proofs[side])

@@ -111,7 +111,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch.poll(until_s - time.monotonic())
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
-        self._fitted = self._state()  # When the allocations were put in force the last time
+        self._fitted = self._state()  # The state when allocations were last put in force
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
 
@@ -162,7 +162,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         while True:
             left_s = until_s - self.now()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if self._state() != self._fitted:  # else nothing is to be fit
+            if self._state() != self._fitted:  # else there is nothing to fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -172,13 +172,13 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         return [(fleet.held, fleet.in_force, fleet.serving) for fleet in self._fleets]
 
     def resize(self, allocation: Allocation) -> None:
-        """Put cores and replicas in force, or a ``ConfigError`` or ``WorkerError``."""
-        # Only as far as those that drain leave room.
+        """Put cores and replicas in force, or raise ``ConfigError`` or ``WorkerError``."""
+        # Only as far as draining replicas leave room.
         begin_s = time.monotonic()
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
             target = own._replace(variant=0)  # a batch says its own
             check_stage_allocation(target, fleet.config)
-            # others may have become ready since it was decided: they have what is left
+            # checked for one ready replica: others that became ready meanwhile get what is left
             check_fits([target], fleet.config.nodes, (1,))
             fleet.target = target
         for fleet in self._fleets:
@@ -298,8 +298,9 @@ class Handover:
         self, batch: Batch, answers: Sequence[Tensor], failed: Mapping[int, str] | None = None
     ) -> tuple[int, ...]:
         """Leave a batch's answers for the next stage; return how many tasks each leads to."""
-        # They are stacks of inputs; there are none where answers lead to nothing that is known. The
-        # last stage's are kept until taken. What ``failed``, take_answers says; a sample may not.
+        # Answers are stacks of inputs; there are none where a stage's answers lead to no known
+        # tasks. The last stage's are kept until taken. :meth:`take_answers` raises what ``failed``;
+        # a sample must not fail.
         last = batch.stage >= self._final
         for place, reason in (failed or {}).items():
             if (kept := self._running[batch.id][place][0]).is_sample:
@@ -336,5 +337,5 @@ class Handover:
 
 
 def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
-    if os.getpid() == pid:  # what a fork drops is still its parent's
+    if os.getpid() == pid:  # in a fork, all this is still its parent's
         cleanup.close()

@@ -27,9 +27,9 @@ from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
 from sponge_env.utils.files import read_all, write_all
 
-RETRIES = 2  # Nodes that may die under a task, one after the other, before it has failed
+RETRIES = 2  # How often a task is tried again when its node dies
 _ANSWER_S = 5.0  # How long a cluster's head may take to accept a connection
-_CHECK_S = 0.2  # So often an interrupt is looked for while all tasks run
+_CHECK_S = 0.2  # Interval of checks for an interrupt while all tasks run
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Cluster:
     address: str = ""  # ``host:port`` of the cluster's head; a cluster on this machine if left out
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it, in the order in which they end.
+        """Yield each task with its result or failure, in the order in which they end.
 
-        That there is no cluster, or that a node has another version, is a ``ConfigError``.
+        Raises ``ConfigError`` if there is no cluster, or a node has another version.
         """
         ray = _join(self.address)
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt_typed)
@@ -66,7 +66,7 @@ def _mark(task: Any) -> str:
 
 
 def executor_of(arguments: argparse.Namespace) -> Executor:
-    """Return what runs tasks as a command line says, see :func:`sponge_env.cli.add_workers`."""
+    """Return the executor that a command line asks for, see :func:`sponge_env.cli.add_workers`."""
     if arguments.ray is None:
         return Processes(arguments.jobs or len(os.sched_getaffinity(0)))
     if arguments.jobs:
@@ -157,7 +157,7 @@ def _join(address: str) -> Any:
 
 
 def _prepare_nodes(ray: Any) -> None:
-    """Compile the simulator on every node; a :class:`ConfigError` if one differs from here."""
+    """Compile the simulator on every node; raise ConfigError if one differs from this machine."""
     on_node: Any = importlib.import_module("ray.util.scheduling_strategies")
     remote, refs = ray.remote(num_cpus=1)(_prepare), {}
     for node in ray.nodes():

@@ -39,14 +39,14 @@ class Executor(Protocol):
     """Runs tasks somewhere."""
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it, in the order in which they end."""
+        """Yield each task with its result or failure, in the order in which they end."""
 
 
 class Inline:
     """Runs tasks here, one after the other."""
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it."""
+        """Yield each task with its result or failure."""
         for task in tasks:
             yield task, attempt(work, task)
 
@@ -58,7 +58,7 @@ class Processes:
     count: int  # How many tasks run at a time
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it, in the order in which they end."""
+        """Yield each task with its result or failure, in the order in which they end."""
         waiting = deque(tasks)
         helpers = [_Helper(work) for _ in range(min(self.count, len(tasks)))]
         busy = dict[Connection, _Helper]()
@@ -84,7 +84,7 @@ class _Helper:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def begin(self, task: Any) -> Connection:
-        """Give a task to the process, to a new one if there is none; return where it answers."""
+        """Give a task to the process, started if there is none; return where it will answer."""
         self.task = task
         if self._process is None:
             context = multiprocessing.get_context("spawn")
@@ -99,7 +99,7 @@ class _Helper:
         return self._connection
 
     def result(self) -> Any:
-        """Return what became of the task."""
+        """Return the task's result or failure."""
         try:
             return self._connection.recv()
         except (EOFError, ConnectionResetError):

@@ -21,11 +21,11 @@ from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import VIOLATIONS, rate
 from sponge_env.simulation.workload import Workload, draw_workload
 
-_AT_ONCE = 16  # Episodes that are played side by side, for each keeps what becomes of every request
+_AT_ONCE = 16  # Episodes that are played side by side: each keeps all of its requests
 
 
 def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
-    """Return all fixed fleets of one model, else a ConfigError, by their cores, fewest first."""
+    """Return all fixed fleets of a single model, else raise ConfigError; by cores, fewest first."""
     if not spec.is_one_model:
         raise ConfigError("the best constant in hindsight is known for one stage and one model")
     limits, fleets = spec.first, dict[int, list[StageAllocation]]()
@@ -40,13 +40,13 @@ def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
 def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) -> StageAllocation:
     """Return the fixed fleet with the fewest cores that meets the objective on some episodes.
 
-    It is one for all of them; of several with as few cores the one with the fewest avoidable
-    violations. If none meets the objective, it is the one with the fewest of all.
+    It is the same fleet in all episodes; of several with equally few cores, the one with the fewest
+    avoidable violations. If none meets the objective, it is the one with the fewest of all.
     """
     first = list[tuple[float, StageAllocation]]()
     for fleets in constants(make_spec(scenario, profile)):
         rates, left = np.zeros(len(fleets)), np.arange(len(fleets))
-        for seed in seeds:  # further ones only add to the mean: who is beyond the limit stays there
+        for seed in seeds:  # later ones only add to the mean: a fleet beyond the limit is out
             own = _rates(scenario, profile, [fleets[k] for k in left.tolist()], seed)
             if seed == seeds[0]:
                 first += zip(own.tolist(), fleets, strict=True)

@@ -1,6 +1,6 @@
-"""What was read for scenarios, in a line for each file, and what of them looks absurd.
+"""A line about each file that scenarios read, and warnings of values that look absurd.
 
-``traces/README.md`` lists what is warned of.
+``traces/README.md`` lists the warnings.
 """
 
 import sys
@@ -45,7 +45,7 @@ def announce(scenarios: Sequence[Scenario]) -> list[str]:
 
 
 def beginnings(scenarios: Sequence[Scenario]) -> list[str]:
-    """Say of which episodes there is little but the beginning."""
+    """Return notes on scenarios whose episodes are mostly cold start."""
     found = dict[str, None]()
     for scenario in scenarios:
         with suppress(SpongeError):
@@ -59,7 +59,7 @@ def beginnings(scenarios: Sequence[Scenario]) -> list[str]:
 
 
 def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
-    """Return by name what to say of scenarios whose files give several seeds the same requests."""
+    """Return, by name, notes on scenarios whose files give all seeds the same requests."""
     found: dict[str, str] = {}
     for scenario in scenarios if seeds > 1 else ():
         with suppress(SpongeError):
@@ -102,7 +102,7 @@ def files_read(scenario: Scenario) -> Iterator[str]:
 
 
 def _described(scenario: Scenario, name: str, content: Content, text: str, length_s: float) -> str:
-    """Say what a file is, what is in it, and how often an episode plays it if it starts again."""
+    """Say what a file is, what is in it, and how often an episode repeats it, if it does."""
     times = scenario.duration_s / length_s
     again = f"; played {times:.3g} times in {scenario.duration_s:g} s" * (times > 1)
     path, form = formats.find_trace(name, content), formats.format_of(name, content)
@@ -110,7 +110,7 @@ def _described(scenario: Scenario, name: str, content: Content, text: str, lengt
 
 
 def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
-    """Say what of a scenario can hardly be meant, and what to do about it."""
+    """Say which values of a scenario can hardly be meant, and what to do about them."""
     yield from _of_the_network(scenario.network.trace)
     yield from _of_arrivals(scenario, profile)
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])

@@ -1,6 +1,6 @@
-"""What a run found, as data frames; the same for a suite and for a single evaluation.
+"""The results of a run as data frames; the same for a suite and for a single evaluation.
 
-All of them raise a RunDirectoryError where a folder is no run, or one of another version.
+All functions raise a RunDirectoryError if a folder is no run, or one of another version.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def load_results(path: Path) -> pd.DataFrame:
 
 
 def load_arrangement(path: Path) -> Arrangement:
-    """Return how the run's suite has its cells shown; nothing where it does not say."""
+    """Return how the run's suite has its cells shown; the default where it does not say."""
     found = check_run(path, {}).get("arrangement", {})
     for former in ("about", "families", "sweeps"):  # which earlier versions had
         found.pop(former, None)
@@ -71,9 +71,9 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
 
 def _results(path: Path) -> list[dict[str, Any]]:
     """Read all results, with the episodes that count."""
-    # These are the whole ones of agents that did not fail. In a run of one cell that was
-    # interrupted they are those on the seeds that every agent finished, so that agents are compared
-    # on the same seeds; elsewhere those of agents that finished all seeds.
+    # Whole episodes of agents that did not fail count. In an interrupted run of one cell, only the
+    # seeds that every agent finished count, so that agents are compared on the same seeds; in
+    # others, only agents that finished all seeds.
     results = [read_result(file) for file in result_files(path)]
     whole = [[] if result["error"] else whole_episodes(result) for result in results]
     ended = [{episode["seed"] for episode in episodes} for episodes in whole]

@@ -1,4 +1,4 @@
-"""Controllers, whoever wrote them: made by name, called with care, their answers checked."""
+"""Controllers, ours and users': made by name, called with care, their answers checked."""
 
 import dataclasses
 import importlib
@@ -24,7 +24,7 @@ from sponge_env.utils.installation import imported as imported
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them in a line
-each. ``FILES`` of the first has what follows a file, by the word before it in ``word:FILE``."""
+each. For agents named ``word:FILE``, ``FILES`` of the first maps the word to a controller."""
 
 
 def known_controllers() -> dict[str, str]:
@@ -54,7 +54,7 @@ def make_controller(
 
 
 def who_takes(option: str, agents: Mapping[str, str]) -> str:
-    """Return the one of some agents, with their controllers, that takes an option."""
+    """Return the only one of ``agents`` (name to controller) that takes an option, or raise."""
     registry = known_controllers()
     takers = [name for name, c in agents.items() if option in _options(_factory(c, registry))]
     if len(takers) != 1:
@@ -107,7 +107,7 @@ def _explained(said: Callable[[BaseException], SpongeError]) -> Iterator[None]:
     except (SpongeError, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit and GeneratorExit, too
-        # contextlib takes a RuntimeError that a StopIteration causes for the latter.
+        # contextlib would take a RuntimeError that a StopIteration caused for the StopIteration.
         raise said(error) from (None if isinstance(error, StopIteration) else error)
     finally:
         if folder is not None and _working_folder() != folder:
@@ -121,7 +121,7 @@ def _working_folder() -> str | None:
 
 
 def _one_line(error: BaseException, plain: bool = True) -> str:
-    """Return an error in one line; its kind too, unless its text is ``plain`` and tells alone."""
+    """Return an error in one line, with its type unless ``plain`` and the text is enough."""
     try:
         text = (str(error).splitlines() or [""])[0]
     except Exception:
@@ -131,7 +131,7 @@ def _one_line(error: BaseException, plain: bool = True) -> str:
 
 
 def start(controller: Controller, spec: SystemSpec, seed: int) -> Controller:
-    """Reset a controller and return who decides; an error becomes a :class:`ControllerError`."""
+    """Reset a controller and return it, one per model for a set; errors are ControllerErrors."""
     with _named(controller, "reset"):
         if spec.models and not isinstance(controller, EachModel):
             controller = EachModel(controller)
@@ -140,13 +140,13 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> Controller:
 
 
 class EachModel:
-    """Controllers of a set of models: one of a kind for each, which sees its model only."""
+    """Gives each model of a set its own copy of a controller, which sees that model only."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a controller of its own for each model."""
+        """Start a copy for each model."""
         try:
             copies = [deepcopy(self._controller) for _ in spec.models]
         except Exception as error:
@@ -193,7 +193,7 @@ def decision(
 
 @contextmanager
 def _at_most(limit_s: float) -> Iterator[None]:
-    """Raise a ``TimeoutError`` in the Python code that runs after so long, in the main thread."""
+    """Raise a ``TimeoutError`` in the main thread's Python code if it runs for longer."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -38,8 +38,8 @@ SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the
 horizontal pod autoscaler its last 300 s), so that the cold start is forgotten."""
 
-COUNTED = 30  # Intervals at the end, of whose allocations the most frequent is taken
-_REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: what is met in the evaluation stays unknown
+COUNTED = 30  # Last intervals, whose most frequent allocation is taken
+_REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: it reveals nothing of the evaluation
 
 DECISION_LIMIT_S = 60.0  # A live decision that takes longer, also to compile, has failed
 
@@ -152,14 +152,14 @@ def play_together(
 ) -> dict[int, Episode]:
     """Let a controller drive the simulated episodes of several seeds at once; return them by seed.
 
-    They are those of :func:`play`, but for the time that decisions took. Missing are those in which
-    the controller had better play alone, or all if it decides for one only or memory is short.
+    They equal those of :func:`play`, but for decision times. Episodes that the controller must play
+    alone are missing; all are, if it cannot decide for several at once or memory is short.
     """
     spec = make_spec(scenario, profile)
     size = scenario.intervals + rate_rps(scenario, profile) * scenario.duration_s
     runs, begins = runs[: int(_MOST_TOGETHER / size)], False
     if len(runs) > 1 and hasattr(controller, "reset_many"):
-        with suppress(SpongeError):  # it shows again when it is alone
+        with suppress(SpongeError):  # it will show again when the controller plays alone
             begins = controller.reset_many(spec, len(runs))
     if not begins:
         return {}
@@ -196,10 +196,10 @@ def play_together(
 
 
 def start_rehearsed(controller: Controller, system: System, seed: int) -> Controller:
-    """Start a controller, which first drives the simulated counterpart of a live system."""
-    # It then has what it compiles or loads, which takes seconds, in which requests would be lost.
+    """Start a controller; on a live system, let it first drive the simulated counterpart."""
+    # So it compiles and loads before the clock runs: that takes seconds, and would lose requests.
     if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
-        with suppress(SpongeError):  # it shows again when the controller is in charge
+        with suppress(SpongeError):  # it will show again when the controller is in charge
             controller = start(controller, system.spec, seed)
             for _ in range(min(REHEARSED, simulated.plan.intervals)):
                 view = simulated.view()
@@ -263,7 +263,7 @@ def _summarise(
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:
     """Return a scenario that begins with the controller's own allocation for its mean load.
 
-    One with a cold start is returned as it is. The controller is to be reset again.
+    A scenario with a cold start is returned as it is. The controller must be reset afterwards.
     """
     if scenario.start == "cold":
         return scenario
@@ -303,7 +303,7 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
 
 
 def equally_fast(workload: Workload, base_delay_s: float) -> Workload:
-    """Let all transfers have one bandwidth, such that a byte takes as long as before."""
+    """Give all transfers one bandwidth, at which a byte takes as long as before on average."""
     # The harmonic mean of what they saw: a slow second delays more than a fast one speeds up.
     sent_s, payload_bytes = workload.sent_s, workload.payload_bytes
     transfer_s = workload.arrival_s - sent_s - base_delay_s

@@ -74,7 +74,7 @@ def code_fingerprint() -> str:
 
 def scenario_fingerprint(scenario: Scenario) -> str:
     """Return the fingerprint of a scenario; profile and traces count by what they say."""
-    # What is as by default is left out, so that a further key changes no fingerprint.
+    # Default values are left out, so that a new key changes no fingerprint.
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
     new = {"stage": "", "arrivals": None}  # since version 1.0
@@ -124,7 +124,7 @@ def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") 
 
 @dataclass(frozen=True, slots=True)
 class RunStore:
-    """The folder of a run, locked for one writer; what cannot be written is a sentence."""
+    """The folder of a run, locked for one writer; a failed write raises RunDirectoryError."""
 
     path: Path
 
@@ -258,7 +258,7 @@ _EPISODE = {field.name: str(field.type) for field in declared(EpisodeMetrics)}  
 
 
 def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
-    """Return what must hold for a result, by what is wrong if it does not or raises an error."""
+    """Return the checks of a result by their messages; one that raises has failed."""
     place = [str(result.get(name)) for name in ("agent", *CELL)]
     error = result.get("error", "")
     episodes = result.get("episodes", [])
@@ -304,7 +304,7 @@ def result_files(path: Path) -> list[Path]:
 
 
 def new_folder(purpose: str, path: Path | None = None) -> Path:
-    """Make a folder: at a path where nothing must be yet, or in ``runs``, named after the time."""
+    """Make a folder: at a path that must not exist, or in ``runs``, named after the time."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     for folder in [path] if path else (RUNS / each for each in numbered):
@@ -317,7 +317,7 @@ def new_folder(purpose: str, path: Path | None = None) -> Path:
 
 
 def describe(path: Path, command: Sequence[str]) -> None:
-    """Write down versions and machine, and the command below those before it."""
+    """Write down versions and machine, and append the command."""
     write_json(path / "versions.json", describe_versions())
     write_json(path / "host.json", describe_host())
     with explained(path), (path / "command.txt").open("a") as file:
@@ -331,7 +331,7 @@ def holds_something(path: Path) -> bool:
 
 
 def check_run(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a run is defined; what is no run, or another one, is refused."""
+    """Return how a run is defined; raise RunDirectoryError if it is none or another one."""
     found = _definition(path)
     if other := [key for key in wanted if found.get(key) != wanted[key]]:
         raise RunDirectoryError(

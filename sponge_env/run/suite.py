@@ -40,7 +40,7 @@ class CellGroup:
     profiles: tuple[str, ...] = ()  # Profiles in place of each scenario's own; that one if left out
     changes: dict[str, Any] = field(default_factory=dict)  # See :func:`changed`
     traces: Literal["", "bandwidth", "arrivals"] = ""
-    """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
+    """Content of the traces in a folder that each make a cell, see :func:`with_traces`."""
     across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values of further changes: each combination is a cell, named after its values."""
 
@@ -118,12 +118,12 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 
 def only(suite: Suite, pattern: str | None) -> Suite:
-    """Return the suite with only those cells whose names are such, or all."""
+    """Return the suite with only the cells whose names match a pattern; all without one."""
     return dataclasses.replace(suite, only=pattern) if pattern is not None else suite
 
 
 def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple[Suite, list[str]]:
-    """Return the suite with a cell for each trace in a folder, and why which files are left out."""
+    """Return the suite with a cell for each trace in a folder, and why files were left out."""
     if not any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} takes no traces; choose --suite real")
     files, left_out = _traces_in(folder)
@@ -146,7 +146,7 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
 
 
 def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return the traces in a folder by content and name, and why the other files are none."""
+    """Return the traces in a folder by content and name, and why other files are none."""
     from sponge_env.formats import content_of  # takes a while to import
 
     found: dict[str, dict[str, str]] = {}
@@ -176,7 +176,8 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 @cache
 def named_agents() -> Mapping[str, AgentEntry]:
     """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`."""
-    # A name is the first's that has it. Pinned policies are left out: a learner follows its newest.
+    # The first suite that has a name decides. Pinned policies are left out: learners play their
+    # newest one.
     first, *others = (load_suite(name).agents for name in NAMES)
     agents = first | {k: v for other in others for k, v in other.items() if k not in first}
     options = {n: {k: v for k, v in e.options.items() if k != "policy"} for n, e in agents.items()}
@@ -188,8 +189,8 @@ def chosen(
 ) -> tuple[dict[str, AgentEntry], tuple[BoundName, ...]]:
     """Return the agents with some names, and the bounds among them.
 
-    An agent is one of ``own``, of the tables or of the registries, ``module:Class``, or
-    ``word:FILE`` where a registry has something that follows such files; it is called after its.
+    A name is one of ``own``, of the tables or of the registries, ``module:Class``, or ``word:FILE``
+    where a registry has a controller for such files; that agent is named after its file.
     """
     defined, known = {**named_agents(), **(own or {})}, known_controllers()
     files = registered("FILES")
@@ -245,7 +246,7 @@ def cell_name(scenario: Scenario) -> str:
 
 
 def cells(suite: Suite) -> tuple[Scenario, ...]:
-    """Return the scenarios of all cells, each of which may be there once."""
+    """Return the scenarios of all cells; none may occur twice."""
     if any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} needs --traces, a folder of trace files")
     found: dict[str, Scenario] = {}
@@ -282,9 +283,9 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
 def _combined(
     scenario: Scenario, across: Mapping[str, Sequence[Any]]
 ) -> Iterator[tuple[str, Scenario]]:
-    """Yield a scenario with each combination of changes, named after their values.
+    """Yield, for each combination of changes, a label and the scenario, named after the values.
 
-    Before it stands the last of these with its key, such as ``peak 0.4``.
+    The label is the last key and value, such as ``peak 0.4``.
     """
     for key, values in across.items():
         require(all(isinstance(v, str | float | int) for v in values), key, values, "plain values")
@@ -302,7 +303,7 @@ class Arrangement:
     cells: tuple[tuple[str, str, str], ...] = ()
     reference: str = ""  # Agent that the others are compared with
     groups: dict[str, str] = field(default_factory=dict)
-    """By scenario that differs from others in one value, such as the load: that value's name."""
+    """For scenarios that differ in one value, such as the load: label of that value by scenario."""
     replayed: dict[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests."""
 
@@ -317,8 +318,8 @@ def arranged(suite: Suite) -> Arrangement:
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     """Return a scenario with changes.
 
-    They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to that of
-    one key alone. Whole ones come first; keys of one table change together.
+    They map ``"table"`` or ``"key"`` to a whole new value, or ``"table.key"`` to the value of one
+    key. Whole values are set first; keys of one table change together.
     """
     keys: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():

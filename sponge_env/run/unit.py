@@ -50,10 +50,10 @@ class Recorder:
     """Keeps the results of one unit, on top of what an earlier run kept of it."""
 
     def __init__(self, store: RunStore, unit: "Unit", requests: bool, watched: bool) -> None:
-        """Take up what there is; arguments as for :func:`run_unit`."""
+        """Begin with what is kept already; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched
-        self.facts: dict[str, Any] = {}  # What its results say of the unit
+        self.facts: dict[str, Any] = {}  # Entries of the unit's result beside its episodes
         self._episodes = whole_episodes(store.kept(unit))
 
     @property
@@ -62,7 +62,7 @@ class Recorder:
         return len(self._episodes)
 
     def sinks(self, run: Run, intervals: int) -> Iterator[Sink]:
-        """Open what follows an episode of so many intervals while it runs."""
+        """Open the sinks that follow an episode of so many intervals."""
         if self._watched and not missing("report"):
             from sponge_env.run.tensorboard import TensorBoardSink  # a suite does without
 
@@ -75,7 +75,7 @@ class Recorder:
 
     def add(self, run: Run, episode: Episode) -> None:
         """Write an episode that ended; :meth:`keep` writes its summary."""
-        # Whatever cannot be written now, the summary has the episode.
+        # First the summary, which has the episode even if something below cannot be written.
         self._episodes.append(summary(episode.summary))
         if self._requests:
             write_table(self._file("requests", run), episode.requests)
@@ -134,7 +134,7 @@ class AgentUnit:
     def run(self, record: Recorder) -> None:
         """Run the seeds that the record has not got yet.
 
-        A failure and an interrupt are raised when the record has the episode up to then.
+        A failure or an interrupt is raised once the record has the episode up to then.
         """
         profile, options = scenario_profile(self.scenario), self.options
         seeds = range(self.first_seed, self.first_seed + self.seeds)
@@ -213,8 +213,8 @@ Unit = AgentUnit | BoundUnit  # Work whose results are kept in a file of their o
 
 
 def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
-    """Yield the bounds that a suite asks for, but of cells that are overloaded all the time."""
-    # In those the search has no end, and the bound says nothing. Cells with stages have none.
+    """Yield the bounds that a suite asks for, except of cells that are always overloaded."""
+    # There the search has no end, and the bound says nothing. Cells with stages have no bound.
     bounded = [cell for cell in cells(suite) if not cell.stages]
     if not (bounded or suite.agents):
         raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")

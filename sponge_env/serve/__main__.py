@@ -15,7 +15,7 @@ from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
 
-SERVER = "server"  # Begins the names of the server's settings, where agents' begin with theirs
+SERVER = "server"  # Prefix of the server's settings, as an agent's name is that of its options
 FAILED = 1  # Exit code of a server that stopped by itself
 SWITCH_S = 0.0005  # Maximum time that a busy thread keeps the interpreter from the serving thread
 

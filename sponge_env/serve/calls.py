@@ -21,7 +21,7 @@ class Submitted(NamedTuple):
 
 
 class Inbox:
-    """Calls of any thread for whoever serves: without a lock, one wake-up for many calls."""
+    """Calls from any thread for the one that serves: no lock, and one wake-up for many calls."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.wake = wake
@@ -51,7 +51,7 @@ class Inbox:
 
     def take(self, count: int) -> Iterator[Submitted]:
         """Yield at most ``count`` entries in their order; several threads may take at once."""
-        # A woken thread has to call it even where nothing is left.
+        # A woken thread must call this even if nothing is left.
         self._woken = False
         with suppress(IndexError):
             for _ in range(count):
@@ -74,7 +74,7 @@ class OpenCall:
     variant: str = ""
 
     def add_batch(self, completion: Completion) -> None:
-        """Count the time of a batch that it was part of; that of two at once counts once."""
+        """Count the time of a batch that it was part of; time in two at once counts once."""
         finished_s = completion.finished_s
         self.service_s += max(0.0, finished_s - max(completion.started_s, self.until_s))
         self.until_s = max(self.until_s, finished_s)

@@ -24,7 +24,7 @@ LOG = logging.getLogger("sponge_env")
 
 MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
 RETRY_S = 1e-3  # Pause before the loop looks again whether it may serve
-MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
+MAX_UNREAD = 4096  # Calls that may wait in the inbox
 MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
@@ -89,13 +89,13 @@ class ServingEngine:
         return self._system.batches.totals()
 
     def resizes(self) -> Resizes | None:
-        """Return how far Kubernetes is with what was asked for; None if replicas are no pods."""
+        """Return how far Kubernetes has come with resizes; None if replicas are no pods."""
         launcher = getattr(self._system.worker, "launcher", None)
         return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
     @contextmanager
     def lend(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Serve in the thread of a loop, which this is, while the engine's own waits."""
+        """Serve in this thread, which runs ``loop``, while the engine's own thread waits."""
         # The worker may close its descriptor before the end.
         system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
 
@@ -121,26 +121,26 @@ class ServingEngine:
             os.close(fd)
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Call something, quickly, from the engine's thread, with each snapshot from now on."""
-        # When the engine ends, however it comes to that, the last one says that it is not ready.
+        """Call ``follower``, which must be quick, in the engine's thread with each new snapshot."""
+        # However the engine ends, the last snapshot says that it is not ready.
         self._followers.append(follower)
 
     def use(self, agent: str) -> None:
         """Put another controller in charge from the next interval on, or raise ``SpongeError``."""
         self._next.append(self._started(agent))
 
-    def switch(self, name: str, on: bool) -> None:
-        """Take calls of a model, or end those that there are and take no more."""
+    def set_loaded(self, name: str, loaded: bool) -> None:
+        """Load a model, or unload it: end its calls and take no more."""
         model = self.models[name]
-        self._system.switch(range(model.stage, model.stage + len(model.stages)), on)
+        self._system.set_loaded(range(model.stage, model.stage + len(model.stages)), loaded)
 
     def is_loaded(self, name: str) -> bool:
         """Return whether calls of a model are taken, if any are."""
         return self.models[name].stage not in self._system.unloaded
 
     def drain(self, timeout_s: float) -> None:
-        """Take no more calls, answer what is left, for so long at most; then stop. Idempotent."""
-        # What is left then ends as STOPPED.
+        """Take no more calls, answer those that are left within a time, then stop. Idempotent."""
+        # Those that are still left end as STOPPED.
         self.ready = False
         self._system.close_by(time.monotonic() + timeout_s)
         self._system.worker.wake()
@@ -244,7 +244,7 @@ class Decision(NamedTuple):
 
 
 class Decider:
-    """Has one controller, which has been started, decide about one view after another."""
+    """Has a started controller decide about one view after another, in a thread of its own."""
 
     # All methods belong to one thread. A controller that hangs costs its thread and nothing else.
 
@@ -264,7 +264,8 @@ class Decider:
 
     def decide(self, view: SystemView) -> Decision | None:
         """Return its decision about a view if it comes soon, else about an earlier one, or None."""
-        # None while it is still busy. One that took long is not waited for: it is an interval late.
+        # None while it is still busy. After a decision that took long the next one is not waited
+        # for, and comes an interval late.
         if self._thread.ident is None:
             self._thread.start()
         late = self._take(0.0)

@@ -24,8 +24,8 @@ class Status(IntEnum):
     ANSWERED = 0  # With outputs, in time or late
     REFUSED = 1  # At once: its deadline cannot be met, or there is no room
     EXPIRED = 2
-    """Dropped inside: its deadline passed while it waited, or it was shed, :attr:`Reply.in_time`,
-    because it could not be met any more, or only at the cost of others."""
+    """Dropped while it waited: its deadline passed, or it was shed (:attr:`Reply.in_time`) because
+    it could not be met any more, or only at the cost of others."""
     FAILED = 3  # Every replica that tried it died, and no time is left
     CANCELLED = 4  # The client went away or cancelled it
     STOPPED = 5  # The server shuts down
@@ -37,8 +37,8 @@ class Call:
     """One task for the (first stage's) model: one row of a client's batch."""
 
     tensor: NDArray[Any]
-    """Input of ``ServedModel.inputs``' shape and type, of several tensors a record; a view on the
-    client's bytes is fine, it is copied once, into the memory that is shared with the replica."""
+    """Input with the shape and type of ``ServedModel.inputs``, a record of several tensors. It may
+    be a view on the client's bytes: it is copied into the memory shared with the replica."""
     sent_s: float  # When the client sent it, as far as is known; else when it arrived
     deadline_s: float  # When it has to be answered
     payload_bytes: int  # Size of its body, from which controllers estimate the network
@@ -85,7 +85,7 @@ class ServedModel:
     queue_max: int = 1024  # Calls that it holds at most, and rows that can be served together
     stage: int = 0  # Place of the first of its stages, of a set of models
     known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What clients said of their tensors, by its bytes: most say the same again and again."""
+    """Parsed JSON of earlier requests, by its bytes: most clients send the same each time."""
 
 
 class Batches(NamedTuple):
@@ -117,6 +117,6 @@ class Resource:
     """Something that clients read at a path of its own, such as the metrics."""
 
     content_type: str
-    make: Callable[[str], bytes]  # Makes it, quickly, for what follows the question mark in the URL
+    make: Callable[[str], bytes]  # Makes it, quickly, for the query of the URL
     headers: Mapping[str, str] = field(default_factory=dict)  # By lower-case names
     open: bool = False  # Whether it needs no token, because it tells nothing of what happens here

@@ -39,9 +39,9 @@ def make_engine(
 ) -> ServingEngine:
     """Start to serve a scenario on the real worker; measure its models first if need be.
 
-    Of the scenario models, limits and intervals count, not the traffic; ``name`` for clients and
-    ``slo_s`` of calls that say nothing are its own unless given. ``options`` are those of
-    controllers by their names. What cannot be served is a ``SpongeError``.
+    The scenario's models, limits and intervals count, not its traffic. ``name`` (for clients) and
+    ``slo_s`` (of calls that state none) are the scenario's unless given. ``options`` are those of
+    controllers, by name. Raises ``SpongeError`` if it cannot be served.
     """
     profile = ensure_profile(scenario, "live", limiter)
     scenario = with_own_slo(scenario)
@@ -86,7 +86,7 @@ def _named(tensor: TensorSpec, name: str) -> TensorSpec:
 
 
 def controllers(agent: str, given: Mapping[str, Mapping[str, Any]]) -> Callable[[str], Controller]:
-    """Return what makes controllers by their names."""
+    """Return a function that makes controllers by their names; ``given`` are their options."""
     # The first may be anything; later ones must be registered, so that no client imports code.
     registry, (entries, _) = known_controllers(), chosen([agent])
     if not entries:
@@ -105,7 +105,7 @@ def controllers(agent: str, given: Mapping[str, Mapping[str, Any]]) -> Callable[
 
 
 def check_stage_inputs(scenario: Scenario, max_tasks: Sequence[int]) -> None:
-    """Refuse stages whose outputs are not the inputs of the next, which would get samples."""
+    """Raise ConfigError if a stage's answers are no inputs of the next, which would get samples."""
     for stage, tasks in zip(scenario.pipeline[:-1], max_tasks, strict=False):
         if not tasks:
             raise ConfigError(

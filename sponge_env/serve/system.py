@@ -57,7 +57,7 @@ class CallWorker(Worker, Protocol):
     """A worker that takes the requests' own inputs, and keeps the answers."""
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when there is something to wait for no more."""
+        """Return a descriptor that is readable when :meth:`wait` would return."""
 
     def bring(self, request: int, tensor: NDArray[Any], stage: int = 0) -> None:
         """Keep the input that a request brings to a stage, until it ends."""
@@ -108,16 +108,16 @@ class ServedSystem(LiveSystem):
         self._outputs = outputs or TensorSpec(())
         self._table = RowTable(queue_max, max(1, len(scenario.models)))  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
-        self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
+        self._past: list[tuple[Any, ...]] = []  # Rows of the ledger read in this interval
         self._arriving: list[tuple[float, float, int]] = []  # Delay, budget and stage of calls
         self._arrivals = np.zeros((3, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
-        self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
-        self.turn = threading.Condition(threading.Lock())  # Who has it serves
-        self.lent = False  # Whether others may while the serving thread waits
+        self._waiting = False  # Whether anything may wait in the queues
+        self.turn = threading.Condition(threading.Lock())  # The thread that holds it serves
+        self.lent = False  # Whether another one may serve while the serving thread waits
         self._next_s = -math.inf  # Until when it waits, if it does
-        self._error: Exception | None = None  # In another thread than the serving one
+        self._error: Exception | None = None  # Of the other thread
         self._dropped = Status.EXPIRED
         self.unloaded: frozenset[int] = frozenset()  # Stages that take no calls
         super().__init__(endless(scenario), 0, make_worker, profile)
@@ -150,7 +150,7 @@ class ServedSystem(LiveSystem):
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has been closed, and nothing is left or no time."""
+        """Whether it has been told to close, and no call or no time is left."""
         if self._closing_s == math.inf:
             return False
         return self.worker.now() >= self._closing_s or not (self._by_ticket or self.inbox)
@@ -167,9 +167,9 @@ class ServedSystem(LiveSystem):
         """Serve on until all calls have ended, at most until then."""
         self._closing_s = self.at(monotonic_s)
 
-    def switch(self, stages: Iterable[int], on: bool) -> None:
+    def set_loaded(self, stages: Iterable[int], loaded: bool) -> None:
         """Take calls for some stages, or end them and take no more; in the thread of the loop."""
-        self.unloaded = self.unloaded - {*stages} if on else self.unloaded | {*stages}
+        self.unloaded = self.unloaded - {*stages} if loaded else self.unloaded | {*stages}
         for ticket, call in list(self._by_ticket.items()):
             if call.stage in self.unloaded:
                 self.inbox.cancel(ticket, Status.STOPPED)
@@ -187,7 +187,7 @@ class ServedSystem(LiveSystem):
         try:
             self._take_calls(self.worker.now(), len(self.inbox))
             entry.abandon(self._arrays, self._metrics, self.worker.now())
-            self._look()
+            self._read_ledger()
         finally:
             for call in list(self._by_ticket.values()):
                 self._end_call(call, Reply(status, finished_s=time.monotonic()))
@@ -224,7 +224,7 @@ class ServedSystem(LiveSystem):
         super()._wait(until_s)
 
     def serve_now(self, events: bool) -> bool:
-        """Do what is to be done now, in another thread; take in the worker's ``events`` or not.
+        """Do what is due now, in another thread; with ``events``, take in the worker's first.
 
         Return False, with nothing done, while the serving thread has its turn.
         """
@@ -251,14 +251,14 @@ class ServedSystem(LiveSystem):
     def _take_in(self, now_s: float, until_s: float) -> float:
         next_s = math.inf
         if self._waiting:
-            next_s = entry.look_after(self._arrays, self._metrics, now_s)
+            next_s = entry.drop_expired(self._arrays, self._metrics, now_s)
             self._waiting = next_s < math.inf
         next_s = min(next_s, self._take_calls(now_s, MAX_AT_ONCE))
         # A request may still be answered at its deadline: it expires after that.
         return min(next_s + TICK_S, self._closing_s)
 
     def _take_calls(self, now_s: float, count: int) -> float:
-        """Take in what has come; return when one of the calls has to be looked after."""
+        """Take in what has come; return the earliest deadline of these calls, or now for more."""
         next_s = math.inf
         for submitted in self.inbox.take(count):
             if submitted.call is None:
@@ -268,14 +268,14 @@ class ServedSystem(LiveSystem):
         return now_s if self.inbox else next_s
 
     def _offer(self, submitted: Submitted, call: Call, now_s: float) -> float:
-        """Take in a call, or refuse it; return when to look after it."""
+        """Take in a call, or refuse it; return its deadline, infinite if it does not wait."""
         if call.stage in self.unloaded:
             send(submitted.done, Reply(Status.STOPPED, finished_s=self.stamp(now_s)))
             return math.inf
         deadline_s = min(self.at(call.deadline_s), now_s + MAX_WAIT_S)
         sent_s = min(now_s, self.at(call.sent_s))
         if not self._table.has_room(call.stage):
-            self._look()  # what has just expired
+            self._read_ledger()  # what has just expired
         # Only what waits has a row of its own.
         has_row, row = self._table.has_room(call.stage), self._table.next
         times_s = sent_s, now_s, deadline_s
@@ -288,7 +288,7 @@ class ServedSystem(LiveSystem):
         decides_s, k = self._ended_s, call.stage
         late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, decides_s, has_row, k)
         if late_by_s != 0.0:
-            self._look()  # before the row is another's
+            self._read_ledger()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
             refusal = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
             self._end_call(own, refusal)
@@ -299,7 +299,7 @@ class ServedSystem(LiveSystem):
         return deadline_s
 
     def _cancel(self, submitted: Submitted, now_s: float) -> None:
-        self._look()  # it may just have ended: clients cancel when a deadline passes
+        self._read_ledger()  # it may just have ended: clients cancel when a deadline passes
         if (call := self._by_ticket.get(submitted.ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
             self._end_call(call, Reply(submitted.status, finished_s=self.stamp(now_s)))
@@ -315,7 +315,7 @@ class ServedSystem(LiveSystem):
         batch = completion.batch
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
         stages = self._arrays.stages[0]
-        # Where no other waits for the replica: before the accounts, which take as long.
+        # If nothing waits for the replica, replies come before the accounts, which take as long.
         at_once = completion.ok and len(stages) == 1 and bool(stages["tail"] <= stages["head"])
         for call in self._table.end(batch.id):
             call.add_batch(completion)
@@ -331,7 +331,7 @@ class ServedSystem(LiveSystem):
             self.batches.add(completion)
         self._waiting |= batch.stage + 1 < len(self.spec.stages) or not completion.ok
 
-    def _look(self) -> None:
+    def _read_ledger(self) -> None:
         if not (ended := int(self._env["ended"])):
             return
         rows = self._arrays.ledger[0, :ended].tolist()

@@ -26,14 +26,14 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
 
-WORTH_S = 1e-4  # With less work in a step for each thread, waking another costs more than it saves
+WORTH_S = 1e-4  # With less work a step for each thread, waking another costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """What all environments show: of a system's view, and its first stage, what is one number each.
+    """The views of all environments at once: those parts of a view that are one number each.
 
-    A rule that counts as NumPy does decides on it as on the view of one system.
+    A rule written in NumPy works on it as on the view of one system.
     """
 
     _arrays: Arrays
@@ -203,7 +203,7 @@ class BatchSimulator:
     ) -> Iterator[NDArray[Any]]:
         """Play an episode in each environment; yield each interval's metrics, as of a step.
 
-        A function returns the (n, stages, 4) allocations for an interval.
+        ``decide`` returns the (n, stages, 4) allocations for an interval.
         """
         observations, last = np.zeros((self.num_envs, self._obs_dim), np.float32), None
         self.reset(np.ones(self.num_envs, np.bool_), seeds, observations)
@@ -214,7 +214,7 @@ class BatchSimulator:
             yield last
 
     def only(self, i: int) -> Arrays:
-        """Return the memory of one of the environments, as that of the only one."""
+        """Return the memory of one environment, as if it were the only one."""
         of_each = Arrays._fields.index("settings")
         each = (array[i : i + 1] for array in self._arrays[:of_each])
         return Arrays(*each, *self._arrays[of_each:])

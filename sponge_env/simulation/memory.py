@@ -18,7 +18,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Outcome, SystemSpec
 
 _MOST_ROOM = 1 << 18  # Tasks that the queue of a stage can hold, if there are not more requests
-_UNASKED_BYTES = 1 << 28  # Memory that is taken without looking whether it is free
+_UNASKED_BYTES = 1 << 28  # Memory that is taken without a check whether it is free
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 
@@ -71,9 +71,9 @@ class Room:
             setattr(self, name, max(getattr(self, name), count))
 
     def hold(self, spec: SystemSpec, requests: int, tasks: int = 1) -> None:
-        """Hold so many requests at once, and their tasks as far as memory is no matter.
+        """Make room for so many requests at once, and for their tasks up to :data:`_MOST_ROOM`.
 
-        ``tasks`` is how many an answer may lead to where the scenario says fewer.
+        ``tasks`` is how many tasks an answer may lead to, if the scenario says fewer.
         """
         most = math.prod(max(tasks, len(stage.tasks) - 1) for stage in spec.stages[:-1])
         self.ledger = requests
@@ -81,7 +81,7 @@ class Room:
 
 
 class MemoryPlan:
-    """What environments of some scenarios find in memory, and the room that each needs."""
+    """The settings and tables that environments of some scenarios share, and each one's room."""
 
     def __init__(self, scenarios: int, stages: int = 1) -> None:
         self.settings = np.zeros(scenarios, SETTINGS)
@@ -93,7 +93,7 @@ class MemoryPlan:
         self.room = Room()
 
     def allocate(self, count: int) -> Arrays:
-        """Allocate ``count`` environments; a :class:`ConfigError` without memory for them."""
+        """Allocate ``count`` environments; a :class:`ConfigError` if memory is short."""
         room, traces = self.room, self.traces.array
         shared, (_, several) = len(traces), self.models.shape
         capacity = 1 << (room.queue - 1).bit_length()
@@ -142,9 +142,9 @@ def _check_free(count: int, one_bytes: int) -> None:
 
 
 def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return memory for what environments are asked for, twice.
+    """Return memory for the allocations of environments in two views of it.
 
-    As (count, stages, 4) cores, batch, replicas and variant, and as (count, stages) records.
+    They are (count, stages, 4) cores, batch, replicas and variant, and (count, stages) records.
     """
     numbers = np.ones((count, stages, 4), np.int64)
     numbers[..., 3] = 0
@@ -162,11 +162,11 @@ def blank_metrics(count: int) -> NDArray[Any]:
 
 
 def ledger_columns(arrays: Arrays, requests: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return what became of the requests that have arrived in the only environment.
+    """Return how the requests that have arrived in the only environment ended.
 
-    To the (offered,) columns of the workload come ``started_s`` of the last batch and
-    ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``needs_cores``, whether
-    one core would be too slow; ``batch_size``; ``replica``; ``attempts``, batches it was part of;
+    The (offered,) columns are those of the workload, and ``started_s`` of the last batch and
+    ``finished_s``, NaN if there is none; ``outcome``; ``hopeless``; ``needs_cores``, whether one
+    core would be too slow; ``batch_size``; ``replica``; ``attempts``, batches it was part of;
     ``accuracy`` of the answer, NaN without; and the ``stage`` where it ended, -1 if it has not.
     """
     offered = len(requests["arrival_s"])

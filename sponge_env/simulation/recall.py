@@ -24,7 +24,7 @@ _measured = attrgetter(*(METRICS.names or ())[:-1])
 
 
 class _Memory(NamedTuple):
-    """Memory of one environment, and its fields: to look one up takes longer than to write it."""
+    """Memory of one environment, and its fields: looking one up takes longer than writing it."""
 
     arrays: Arrays
     metrics: NDArray[np.void]
@@ -93,7 +93,7 @@ def _power_of_two(least: int) -> int:
 
 @lru_cache(maxsize=32)
 def _memory(spec: SystemSpec, queue: int, replicas: int) -> _Memory:
-    """Return memory in which a view finds room. The queue of each stage has requests in a row."""
+    """Return memory with room for a view. The queue of each stage has requests in a row."""
     stages = spec.stages
     plan = MemoryPlan(1, len(stages))
     write_spec(plan.settings[0], plan.models[0], spec)

@@ -50,15 +50,15 @@ class System(ABC):
         workload: Workload | None = None,
         measured_work: Sequence[FloatArray] = (),
     ) -> None:
-        """Start an episode; what is left out is that of scenario and seed.
+        """Start an episode; profile and workload are those of scenario and seed if left out.
 
         ``measured_work`` is a table of the work of each stage's simulated batches, see
-        :mod:`sponge_env.core.service`. A SpongeError says what cannot be used.
+        :mod:`sponge_env.core.service`. Raises a SpongeError if something cannot be used.
         """
         setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
         self.spec = setup.specs[0]
         self.plan = setup.scenarios[0]
-        """The scenario as it is played: how long, and from when on it counts."""
+        """The scenario as it is played: its duration, and from when on it counts."""
         self._arrays = self._make_memory(setup, seed, workload)
         self._env: Any = self._arrays.envs[0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
@@ -72,12 +72,12 @@ class System(ABC):
         self._metrics = blank_metrics(1)
         self._over = np.zeros(1, np.bool_)
         self.allocation = self.spec.initial
-        """What is in force, or comes into force after ``spec.resize_delay_s``."""
+        """The allocation in force, or to be in force after ``spec.resize_delay_s``."""
         self._interval = 0
         self._history = np.zeros((2, HISTORY))
         self._last: IntervalMetrics | None = None
         self._ready: tuple[int, ...] = ()
-        """Ready replicas that the last view showed: what is decided on it must fit with these."""
+        """Ready replicas in the last view: a decision on it must fit with these."""
         self.waited_s = 0.0
         """Longest time that a request which was given up in the last interval had waited."""
         require(seed >= 0, "the seed", seed, "at least 0")
@@ -90,7 +90,7 @@ class System(ABC):
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._arrived = (0, 0)
-        # With room for all of its requests, come back or not, the queue never overflows.
+        # With room for all requests, those that return included, the queue never overflows.
         setup.room.hold(self.spec, 2 * max(1, self._workload.id.size), self.max_tasks)
         return list_requests(setup.allocate(1), 0, self._workload)
 
@@ -111,11 +111,11 @@ class System(ABC):
 
     @property
     def measured_accuracy(self) -> float:
-        """Accuracy of the answers up to now, where it was looked at, else NaN."""
+        """Accuracy of the answers up to now, if it is measured, else NaN."""
         return math.nan
 
     def counterpart(self, seed: int) -> "SimulatedSystem | None":
-        """Return a live system on simulated replicas, at its start; None of a simulated one."""
+        """Return a live system's copy on simulated replicas, at its start; None if simulated."""
         return None
 
     @abstractmethod
@@ -306,7 +306,7 @@ class SimulatedSystem(System):
         return seen
 
     def tell(self, tasks: Mapping[int, int]) -> None:
-        """Say how many tasks the first stage leads to, by request id; others' are drawn."""
+        """Set how many tasks the first stage leads to, by request id; the others are drawn."""
         counts = [tasks.get(request, -1) for request in self._workload.id.tolist()]
         self._arrays.requests["tasks"][0, : len(counts)] = counts
 

@@ -48,7 +48,7 @@ def _serve(arrays, metrics, move, now_s, value, part):
     elif move == RESIZE:
         service.resize_service(w, replica, now_s, value)
     else:
-        quota.share(w.model, replica, now_s, part)
+        quota.set_share(w.model, replica, now_s, part)
 
 
 @entry_point

@@ -24,14 +24,14 @@ from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.inline import run_inline
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.resources import Memory
+from sponge_env.serve.wire.resources import MemoryLimit
 
 LOG = logging.getLogger("sponge_env")
 
-SCRATCH_BYTES = 2**16  # Read at once of what is not used
+SCRATCH_BYTES = 2**16  # Read at once of what is discarded
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size; all of it is then parsed."""
-LOOK_S = 0.05  # Interval of looks for what takes too long
+OVERDUE_CHECK_S = 0.05  # Interval of checks for what takes too long
 LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
 HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
@@ -45,7 +45,7 @@ class Connections:
     def __init__(
         self,
         options: ServeOptions,
-        memory: Memory,
+        memory: MemoryLimit,
         answer: Callable[[Request], Awaitable[Response]],
         rejected: Callable[[int], None],
     ) -> None:
@@ -58,7 +58,7 @@ class Connections:
         self.end_overdue()
 
     def make_room(self, newcomer: "Connection") -> bool:
-        """Let the connection go that has been idle longest; return whether there is one."""
+        """Close the connection that has been idle longest; return whether there is one."""
         longest = min(self.open, key=lambda each: each.idle_since_s)
         if longest is newcomer:
             return False
@@ -67,8 +67,8 @@ class Connections:
         return True
 
     def end_overdue(self) -> None:
-        """End what takes too long, again and again: one timer for all, not one for each request."""
-        asyncio.get_running_loop().call_later(LOOK_S, self.end_overdue)
+        """End what takes too long, now and at each check: one timer for all, not one a request."""
+        asyncio.get_running_loop().call_later(OVERDUE_CHECK_S, self.end_overdue)
         now_s = time.monotonic()
         for connection in [each for each in self.open if each.due_s <= now_s]:
             connection.on_timeout()
@@ -230,7 +230,7 @@ class Connection(asyncio.BufferedProtocol):
         self._current.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header; what follows a body in chunks is of no use."""
+        """Add a header; those after a body in chunks are ignored."""
         if self._in_headers:
             self._current.pairs.append((name.lower(), value))
 
@@ -432,7 +432,7 @@ class Connection(asyncio.BufferedProtocol):
         self.due_s = time.monotonic() + wait_s
 
     def on_timeout(self) -> None:
-        """End it, or what it waits for."""
+        """Close the connection, or refuse the request that does not arrive."""
         self.due_s = math.inf
         if self.transport.is_closing():
             self.transport.abort()

@@ -18,7 +18,7 @@ import orjson
 from sponge_env.serve.interface import Status
 from sponge_env.serve.wire.inline import InlineFuture
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.resources import HeldBytes, Memory
+from sponge_env.serve.wire.resources import HeldBytes, MemoryLimit
 from sponge_env.serve.wire.tensors import Buffer, brief
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -70,14 +70,14 @@ class Request:
         if expects and self.version != "1.0":
             self._send_continue = send
 
-    def allocate(self, size: int, memory: Memory) -> None:
+    def allocate(self, size: int, memory: MemoryLimit) -> None:
         """Make the buffer of a body of known size; a WireError without memory for it."""
         memory.hold(size)
         array = np.empty(size, np.uint8)  # bytearray would write zeros first
         memory.release_with(array, size)
         self.buffer = memoryview(array)  # type: ignore[arg-type]
 
-    def add(self, part: bytes, memory: Memory, max_bytes: int) -> None:
+    def add(self, part: bytes, memory: MemoryLimit, max_bytes: int) -> None:
         """Add a part of the body that the parser has seen; a WireError without memory for it."""
         if self.answered or self._error is not None:
             return
@@ -97,7 +97,7 @@ class Request:
         return 0 if self.buffer is None else len(self.buffer) - self.filled
 
     def complete(self) -> None:
-        """Hand over the body, all of which has arrived."""
+        """Make the body available: all of it has arrived."""
         if self.buffer is not None:
             self._body = self.buffer
         elif self._held is not None:
@@ -112,7 +112,7 @@ class Request:
         self._whole = True
 
     def resume(self) -> None:
-        """Resume who awaits the body, if nothing of it is missing."""
+        """Resume the coroutine that awaits the body, if all of it is here."""
         if self._whole:
             self._arrived.set_result(None)
 

@@ -100,7 +100,7 @@ class HttpFront:
                 return messages.json_response(front.index(ready))
             case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
                 self._check_right(request, f"{deed} models")
-                return messages.json_response(front.switch(name, deed == "load"))
+                return messages.json_response(front.set_loaded(name, deed == "load"))
             case _, ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
                 return await self._share(get, parts[1:], request)
             case False, ["agent"]:

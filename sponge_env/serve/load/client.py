@@ -16,7 +16,7 @@ from sponge_env.serve.wire.tensors import datatype, to_bytes
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """The answer to a request."""
 
     status: int
@@ -40,10 +40,10 @@ class AnswerParser:
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self.answers: list[Answer] = []  # Those that are complete; "100 Continue" is none
+        self.answers: list[HttpAnswer] = []  # Those that are complete; "100 Continue" is none
         self.keep_alive = True
 
-    def feed(self, data: bytes) -> list[Answer]:
+    def feed(self, data: bytes) -> list[HttpAnswer]:
         """Parse more data; return the complete answers; no HTTP is a ``ConnectionError``."""
         try:
             self._parser.feed_data(data)
@@ -62,7 +62,7 @@ class AnswerParser:
     def on_message_complete(self) -> None:
         """Finish an answer."""
         if (status := self._parser.get_status_code()) >= 200:
-            self.answers.append(Answer(status, self._headers, bytes(self._body)))
+            self.answers.append(HttpAnswer(status, self._headers, bytes(self._body)))
             self.keep_alive = self._parser.should_keep_alive()
         self._headers, self._body = {}, bytearray()
 
@@ -72,12 +72,11 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.parser = AnswerParser()
-        self._pending: asyncio.Future[Answer] | None = None
+        self._pending: asyncio.Future[HttpAnswer] | None = None
         self.transport: Any = None
         self.closed = False
-        self.unrequested = 0  # Times that something arrived for which there was no request
 
-    async def request(self, parts: Sequence[bytes]) -> Answer:
+    async def request(self, parts: Sequence[bytes]) -> HttpAnswer:
         """Send a request; return its answer, or OSError. Cancelling closes the connection."""
         self._pending = asyncio.get_running_loop().create_future()
         self.transport.writelines(parts)
@@ -94,8 +93,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
         if self._pending is None:
-            self.unrequested += 1
-            self.transport.abort()
+            self.transport.abort()  # nothing was requested
             return
         try:
             answers = self.parser.feed(data)
@@ -103,7 +101,6 @@ class HttpConnection(asyncio.Protocol):
             self._fail(error)
             return
         if answers:
-            self.unrequested += len(answers) - 1
             pending, self._pending = self._pending, None
             if not pending.done():
                 pending.set_result(answers[0])
@@ -149,7 +146,7 @@ class HttpClient:
         path: str,
         body: Sequence[bytes] = (),
         headers: Mapping[str, object] | None = None,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send a request; return its answer. No answer is an ``OSError``."""
         connection = await self._connection()
         head = self.head(method, path, sum(map(len, body)), headers or {})

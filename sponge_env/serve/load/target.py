@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.models.model import Model, OnnxModel, TensorSpec, record
 from sponge_env.models.ocr import IMAGE, Detection
-from sponge_env.serve.load.client import Answer, HttpClient, reason
+from sponge_env.serve.load.client import HttpAnswer, HttpClient, reason
 from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import DTYPES
 
@@ -70,7 +70,7 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[dict[str, NDArray[Any]
     return [inputs.parts(sample) for sample in samples]
 
 
-async def _ask(client: HttpClient, method: str, path: str) -> Answer:
+async def _ask(client: HttpClient, method: str, path: str) -> HttpAnswer:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             answer = await client.request(method, path)

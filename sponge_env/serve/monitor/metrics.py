@@ -47,7 +47,7 @@ class Duration:
     ns: int = 0
 
     def add(self, seconds: float, times: int = 1) -> None:
-        """Count more, of this time in all; below 0, which clocks may say, is 0."""
+        """Count ``times`` more, which took ``seconds`` in all; below 0, by clocks, is 0."""
         self.count += times
         self.ns += max(0, round(seconds * 1e9))
 
@@ -88,7 +88,7 @@ class ServerMetrics:
         return self._batches()[self.served.stage :][: len(self.served.stages)]
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
-        """Count a call that has ended; ``counted``: as a further row of a request."""
+        """Count a call that has ended; ``counted`` if another row counts for its request."""
         answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
         with self.lock:
             self.outcomes[reply.outcome] += 1

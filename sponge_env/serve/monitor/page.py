@@ -29,8 +29,8 @@ from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
-KEPT = 600  # Intervals that it goes back, and at most so many seconds
-PLACES = 4  # Of decimals, in JSON: a chart cannot show more
+KEPT = 600  # Intervals in the history, and seconds that the page shows of it
+PLACES = 4  # Decimals in JSON: a chart cannot show more
 NEVER = -1.0  # Infinite latency, of requests that were never answered, in JSON
 
 
@@ -106,7 +106,7 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
 
 @contextmanager
 def watched(engine: "ServingEngine", history: History) -> Iterator[None]:
-    """Give a history all snapshots of an engine from the present one on, in a thread of its own."""
+    """Add the snapshots of an engine to a history from now on, in a thread of its own."""
     snapshots: SimpleQueue[Snapshot | None] = SimpleQueue()
     snapshots.put(engine.snapshot())
     engine.follow(snapshots.put)

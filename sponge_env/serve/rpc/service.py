@@ -24,7 +24,7 @@ from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
 from sponge_env.serve.wire.trace import own_parent
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Work = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
+Handle = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
 """Makes the message that answers one: from its bytes, the headers, the beginning of its call on
 the monotonic clock, and the time left until the call's deadline, None if it has none."""
 
@@ -86,8 +86,8 @@ class RpcFront:
             "ModelConfig": lambda front, _: {"config": front.model_config()},
             "ModelStatistics": lambda front, request: front.statistics(not request.name),
             "RepositoryIndex": lambda front, request: {"models": front.index(request.ready)},
-            "RepositoryModelLoad": lambda front, request: front.switch(request.model_name, True),
-            "RepositoryModelUnload": lambda front, request: front.switch(request.model_name, False),
+            "RepositoryModelLoad": lambda front, asked: front.set_loaded(asked.model_name, True),
+            "RepositoryModelUnload": lambda front, asked: front.set_loaded(asked.model_name, False),
         }
         if self._front.regions is not None:
             described |= _sharing(self._front.regions)
@@ -97,7 +97,7 @@ class RpcFront:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(codec.SERVICE, handlers)
 
-    def _unary(self, work: Work, name: str) -> Any:
+    def _unary(self, work: Handle, name: str) -> Any:
         """Return a handler around what returns the message that answers one."""
         # It reads the message itself: to know when it began, to end the call of a client that is
         # too slow (gRPC would wait for ever), and to read nothing without the token.
@@ -123,7 +123,7 @@ class RpcFront:
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _describing(self, name: str, make: Callable[[Front, Any], Any]) -> Work:
+    def _describing(self, name: str, make: Callable[[Front, Any], Any]) -> Handle:
         async def work(data: bytes, *_: object) -> Any:
             request = await run_in_thread(len(data), codec.parse, f"{name}Request", data)
             front = self._front

@@ -1,7 +1,7 @@
 """The deadline of a request, from all the ways in which clients state it.
 
-In this order: ``slo_ms`` (from ``sent_at_ms`` on), an absolute deadline, Triton's ``timeout``,
-the deadline of gRPC, the server's default. A client's clock counts as long as it is plausible.
+The first that is given counts: ``slo_ms`` (from ``sent_at_ms`` on), an absolute deadline, Triton's
+``timeout``, gRPC's deadline, the server's default. A client's clock counts if it is plausible.
 """
 
 import math
@@ -15,8 +15,8 @@ from sponge_env.serve.wire.tensors import brief
 
 PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")  # Of a request, to state it
 MAX_SLO_S = 3600.0  # Longer ones are shortened to it
-MAX_AGE_S = 60.0  # A clock is wrong by which a request was sent, or was due, longer ago than this
-DOUBTED_AGE_S = 5.0  # What was sent, or due, so long ago may come from a clock that is behind
+MAX_AGE_S = 60.0  # A clock is wrong if a request was sent, or was due, longer ago by it
+DOUBTED_AGE_S = 5.0  # A clock may be behind if a request was sent, or was due, so long ago by it
 CLOCK_SLACK_S = 0.05  # Accepted difference between the clocks of two machines
 
 

@@ -24,7 +24,7 @@ from sponge_env.serve.wire.inline import InlineFuture
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
 from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.regions import Regions
-from sponge_env.serve.wire.resources import Memory
+from sponge_env.serve.wire.resources import MemoryLimit
 from sponge_env.serve.wire.tensors import brief, datatype
 from sponge_env.serve.wire.trace import TRACEPARENT
 
@@ -52,14 +52,13 @@ class Front:
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = metrics.served
-        self.memory: Memory = first.memory if first else Memory(options.max_held_bytes)
-        self.regions = Regions(options.max_body_bytes) if options.shared_memory else None
-        if first:
-            self.regions = first.regions
+        self.memory: MemoryLimit = first.memory if first else MemoryLimit(options.max_held_bytes)
+        regions = Regions(options.max_body_bytes) if options.shared_memory else None
+        self.regions = first.regions if first else regions
         self.all_metrics = first.metrics if first else metrics  # Of what is not of one model
         others = [Front(engine, options, each, self) for each in metrics.others]
         self.fronts = {front.served.name: front for front in (self, *others)}
-        """Those of all models, by their names, from the first one's; of others only their own."""
+        """By name, those of all models in the first one's front; in other fronts only their own."""
         self._token = options.token.encode() if options.token else None
 
     def check_token(self, headers: Headers) -> None:
@@ -88,10 +87,10 @@ class Front:
         """Whether requests for the model are taken."""
         return self.engine.ready and self.engine.is_loaded(self.served.name)
 
-    def switch(self, name: str, on: bool) -> dict[str, Any]:
+    def set_loaded(self, name: str, loaded: bool) -> dict[str, Any]:
         """Load or unload a model; return the answer, which is empty, or raise a WireError."""
         self.of(name, loaded=False)
-        self.engine.switch(name, on)
+        self.engine.set_loaded(name, loaded)
         return {}
 
     def statistics(self, every: bool) -> dict[str, Any]:
@@ -159,7 +158,7 @@ class Front:
     async def infer(
         self, request: InferRequest, headers: Headers, arrival: Arrival, payload_bytes: int
     ) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]:
-        """Return a request's outputs, and what its answer tells of them, or raise a WireError."""
+        """Return a request's outputs and its answer's parameters, or raise a WireError."""
         # Cancelling this cancels the request in the engine.
         deadline = request_deadline(request.parameters, headers, arrival)
         if deadline.clamped or not request.finite:
@@ -198,9 +197,9 @@ class Front:
 
     async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
         """Submit the calls of a request and wait for all replies, in their order."""
-        # Once one is not answered, the others are cancelled, for they are of no use; so are all
-        # when this is cancelled. They are counted either way. More calls than the engine can ever
-        # hold are a WireError, and are not submitted.
+        # Once one is not answered, the others are of no use and are cancelled; so are all when this
+        # is cancelled. They are counted either way. More calls than the engine can ever hold are a
+        # WireError, and are not submitted.
         if len(calls) > (limit := self.served.queue_max):
             raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
         pending = _PendingRows(self, calls)
@@ -266,7 +265,7 @@ class _PendingRows:
             self._loop.call_soon_threadsafe(work)
 
     def _finish(self) -> None:
-        self.all.set_result(self._replies)  # with which the answer goes out; counting comes after
+        self.all.set_result(self._replies)  # this sends the answer; counting comes after
         self._loop.call_soon(self._record, self._calls, self._replies)
 
 
@@ -281,7 +280,7 @@ def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, 
 
 
 def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
-    """Return what an answer tells about itself: the slowest row's values, where rows differ."""
+    """Return an answer's parameters: the slowest row's values, where rows differ."""
     slowest = max(replies, key=lambda reply: reply.finished_s)
     return {
         "deadline_met": all(reply.in_time for reply in replies),

@@ -12,18 +12,18 @@ class InlineFuture:
     """Something that one coroutine awaits, in a task or without, in the same thread."""
 
     def __init__(self) -> None:
-        self._values: list[Any] = []  # It, if it is there
+        self._values: list[Any] = []  # The result, once it is there
         self._then: Callable[[Any], object] | None = None
 
     def set_result(self, value: Any) -> None:
-        """Resume who awaits it; the first time counts."""
+        """Set the result and resume the coroutine that awaits it; only the first call counts."""
         if not self._values:
             self._values.append(value)
             if self._then is not None:
                 self._then(self)
 
     def add_done_callback(self, then: Callable[[Any], object]) -> None:
-        """Call something when it is there."""
+        """Call ``then`` when the result is there."""
         self._then = then
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -38,7 +38,7 @@ class InlineFuture:
 
 
 def run_inline(coroutine: Coroutine[Any, None, None]) -> Callable[[], None]:
-    """Run a coroutine now, whose errors are only logged; return what ends it where it waits."""
+    """Run a coroutine until it waits, and log its errors; return what ends it while it waits."""
     awaited: Any = None
 
     def resume(there: object) -> None:

@@ -26,7 +26,7 @@ from sponge_env.serve.wire.tensors import Buffer, brief, datatype
 TASKS = "tasks"  # Name of a pipeline's last output: how many rows of the others each row led to
 MAX_ID_LENGTH = 1000  # Of a request, in characters: the answer repeats it
 
-KNOWN_BYTES, MAX_KNOWN = 2**10, 2**8  # JSON before binary tensors that is kept parsed, each and all
+KNOWN_BYTES, MAX_KNOWN = 2**10, 2**8  # Size and number of the JSON headers that are kept parsed
 HEAD_BYTES = 2**16  # Of JSON beside numbers: names, parameters and outputs of a request
 MAX_OBJECTS = 1000  # Of JSON: tensors and parameters; each takes up to 30 times its text's memory
 NUMBER_BYTES = 32  # Of a number in JSON and what separates it from the next; FP64 takes 24
@@ -69,12 +69,12 @@ def read_request(
         rows = wire.from_bytes(view[size:], len(known.rows), served.inputs)
         return InferRequest(rows, known.outputs, known.id, known.parameters, wire.is_finite(rows))
     request = make_request(read_json(view[:size]), view[size:], served, max_rows, regions)
-    # An id is another each time, and a region may be another one the next time.
+    # Not kept are requests with ids, which differ each time, or regions, which may differ.
     another = served.inputs.fields or request.id or any(each.place for each in request.outputs)
     if size <= KNOWN_BYTES and size < len(body) and not another:
         if len(served.known) >= MAX_KNOWN:
             served.known.clear()
-        # An array of as many rows stands in for the client's.
+        # Of the rows only their number is kept.
         served.known[key] = replace(request, rows=np.empty(len(request.rows), np.uint8))
     if max(request.rows.nbytes, LARGE_BYTES) < size < len(body):  # a view would keep the JSON
         return replace(request, rows=request.rows.copy())
@@ -88,7 +88,7 @@ def make_request(
     max_rows: int,
     regions: Regions | None = None,
 ) -> InferRequest:
-    """Check a request that has the form of the JSON; ``binary`` holds its tensor's bytes."""
+    """Check a request in the form of the JSON; ``binary`` holds the bytes of its tensors."""
     parameters = _mapping(values.get("parameters"), "parameters")
     rows = _rows(values.get("inputs"), binary, served, max_rows, regions)
     outputs = _requested_outputs(values.get("outputs"), parameters, served, regions)

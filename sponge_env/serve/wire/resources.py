@@ -1,4 +1,4 @@
-"""What large requests cost: memory, which is counted, and parsing, which is done in threads."""
+"""The cost of large requests: memory, which is counted, and parsing, which is done in threads."""
 
 import asyncio
 import threading
@@ -22,8 +22,8 @@ READER = ThreadPoolExecutor(1, "sponge-reader")
 """Parses large data, one after the other: that blocks all other Python threads for milliseconds."""
 
 
-class Memory:
-    """Bytes that the requests of a server hold; used in its loop's thread."""
+class MemoryLimit:
+    """Counts the bytes that the requests of a server hold; used in its loop's thread."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -38,7 +38,7 @@ class Memory:
         return self._held_bytes
 
     def hold(self, size: int) -> None:
-        """Count bytes that the caller gives back; a WireError if there is no room for them."""
+        """Count bytes that the caller will give back; a WireError if there is no room for them."""
         if self.held_bytes + size > self.max_bytes:
             raise WireError("too many bodies at a time", 503)
         self._held_bytes += size
@@ -67,7 +67,7 @@ class Memory:
 class HeldBytes:
     """A growing number of bytes that one request holds, given back with this object."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: MemoryLimit) -> None:
         self._memory, self._size = memory, 0
 
     def add(self, size: int) -> None:
