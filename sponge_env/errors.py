@@ -56,8 +56,10 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
     if kind in ("agent", "model") and dot and of_class[:1].isupper():
         nearest = [f"{module}:{of_class}"]
     else:
-        folded = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(str(value).lower(), folded, n=1)
+        # What all begin with, such as the table of a key, makes none of them nearer.
+        shared = len(module + dot) * all(name.startswith(module + dot) for name in names)
+        folded = {name[shared:].lower(): name for name in names}
+        near = difflib.get_close_matches(str(value)[shared:].lower(), folded, n=1)
         nearest = [folded[name] for name in near]
     guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return f"unknown {kind} {value!r}{guess}; choose from {', '.join(names)}"

@@ -58,6 +58,7 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
         (CLASSES, r"slo_services must be left out where classes have"),
         ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
         ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
+        ("[limits]\nfoo = 4", r"unknown key 'limits\.foo'; choose from limits\.batch"),
         ("slo_s = 0", r"slo_s must be a number above 0, not 0\.0"),
         ('slo_s = "1"', r"slo_s must be a number, not '1'"),
         ("[limits]\ncores = 0", r"limits\.cores must be between 1 and 4096, not 0"),

@@ -257,8 +257,9 @@ def test_a_file_in_no_known_format(load, data, reason, tmp_path):
 
 @pytest.mark.parametrize("load", [read_bandwidth, read_arrivals])
 def test_a_file_that_cannot_be_read(load, tmp_path):
-    for name in ("missing.csv", str(tmp_path)):
-        with pytest.raises(TraceError, match=f"unknown file or trace of .* {name!r}; choose from"):
+    unknown = "unknown file or trace of .* 'missing.csv'; choose from"
+    for name, reason in (("missing.csv", unknown), (tmp_path, "is a folder, not a file of ")):
+        with pytest.raises(TraceError, match=reason):
             load(name)
     with pytest.raises(TraceError, match=r"cannot read the trace .*directory"):
         read_lines(tmp_path)

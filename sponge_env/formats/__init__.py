@@ -74,6 +74,8 @@ def find_trace(name: str | Path, content: Content) -> Path:
     }
     stem = name.removesuffix(".csv")
     if stem not in shipped:
+        if os.path.isdir(name):
+            raise TraceError(f"{name!r} is a folder, not a file of {content}")
         reserved = RESERVED if content == "bandwidth" else ()
         raise TraceError(unknown(f"file or trace of {content}", name, (*reserved, *shipped)))
     return shipped[stem]

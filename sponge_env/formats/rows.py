@@ -67,8 +67,9 @@ class Rows:
 
     def error(self, row: int, reason: str) -> TraceError:
         """Return the error that says what is wrong with a row; -1 is the last one."""
-        number, text = self.lines[row]
-        return TraceError(f"line {number}: {reason}: {shown(text)} (read as {self.format})")
+        number, line = self.lines[row]
+        text = "" if shown(line) in reason else f": {shown(line)}"
+        return TraceError(f"line {number}: {reason}{text} (read as {self.format})")
 
     def require(self, good: NDArray[np.bool_], reason: str) -> None:
         """Check a rule on all rows; ``good`` says which of the (rows,) keep it."""

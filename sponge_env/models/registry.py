@@ -135,7 +135,8 @@ def inspect_onnx(path: Path) -> OnnxModel:
 
 def _checked_input(path: Path, value: Any) -> TensorSpec:
     tensor = _tensor(path, value)
-    what = f"{path} has an input {tensor.name!r} of shape {tensor.shape} (0 is open)"
+    shape = "({})".format(", ".join(str(axis or "open") for axis in value.shape))
+    what = f"{path} has an input {tensor.name!r} of shape {shape}"
     if not tensor.shape or tensor.shape[0] > 1:
         raise ConfigError(f"{what}; export it with a dynamic batch axis in front, or one of size 1")
     if 0 in tensor.shape[1:]:
