@@ -97,7 +97,7 @@ def other(folder):
 
 def test_a_second_run_is_refused(other):
     reservations, affinity = Reservations(), os.sched_getaffinity(0)
-    message = rf"CPU {CPU} is in use by the live run of process {other.pid};.* --wait.* --cpus"
+    message = rf"CPU {CPU} is in use by the live run of process {other.pid};.* --wait.* \(--cpus\)$"
     with pytest.raises(WorkerError, match=message), reservations.keep_off(frozenset({CPU})):
         pass
     assert os.sched_getaffinity(0) == affinity

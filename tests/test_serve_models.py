@@ -117,6 +117,6 @@ def test_models_of_the_command_line_are_a_set():
     assert [model.profile for model in own.models] == ["local", "local:a/my model.onnx"]
     assert {model.limits for model in own.models} == {replace(local.limits, total_cores=16)}
     assert scenario_of_all([]) == local
-    for models in (["ocr", "efficientnet-lite0"], ["efficientnet-lite0"] * 2):
-        with pytest.raises(ConfigError):
+    for models in (["ocr", "efficientnet-lite0"], ["a/one.onnx", "b/one.onnx"]):
+        with pytest.raises(ConfigError, match=r"serve it alone|'a/one\.onnx', 'b/one\.onnx'"):
             scenario_of_all(models)

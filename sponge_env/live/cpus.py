@@ -32,7 +32,7 @@ def choose_cpus(cores: float) -> frozenset[int]:
     if cores > len(cpus):
         raise ConfigError(
             f"a replica may be granted {cores:g} cores, more than the {len(cpus)} CPUs it can "
-            "run on; lower cores_max or core_unit"
+            "run on; choose fewer or smaller core units"
         )
     return frozenset(cpus)
 
@@ -151,7 +151,7 @@ def lock_cpu(cpu: int, wait: bool) -> FileIO | None:
             if not wait:
                 raise WorkerError(
                     f"{message}; run this when that has ended, or with --wait, which does so by "
-                    "itself, or run both on CPUs of their own, such as --cpus 0,1 and --cpus 2,3"
+                    "itself, or run each on CPUs of its own (--cpus)"
                 ) from None
             LOG.warning("%s; waiting until it has ended", message)
             fcntl.flock(lock, fcntl.LOCK_EX)

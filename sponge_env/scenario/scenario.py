@@ -232,8 +232,10 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
     alone = [with_own_slo(scenario_of(model, scenario)) for model in models]
     if pipelines := [each.name for each in alone if each.stages]:
         raise ConfigError(f"{pipelines[0]!r} has stages of its own; serve it alone")
-    stages, classes = [], []
-    for name, own in zip(map(served_name, models), alone, strict=True):
+    names, stages, classes = [*map(served_name, models)], [], []
+    rule = "files of different names, by which clients call them"
+    require(len({*names}) == len(names), "models", [*models], rule)
+    for name, own in zip(names, alone, strict=True):
         limits = replace(own.limits, total_cores=None, nodes=())
         one = (config.Variant(own.profile),)
         stages.append(config.Stage(name, one, (), limits=limits, initial=own.initial))
