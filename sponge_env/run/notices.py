@@ -27,9 +27,9 @@ MIN_RPS = 0.1  # Mean rate below which an episode says little
 MUCH_GB = 1.0  # Memory of an episode that a user should know of
 MAX_HOPELESS = 0.9  # Share of hopeless requests
 MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0  # Median time between a trace's samples; longest SLO
-MAX_BEGINNING = 1 / 3  # Share of an episode that three cold starts may take
+MAX_BEGINNING = 1 / 2  # Share of an episode that three cold starts may take
 FEW = 10  # Samples or requests below which a file was written by hand
-NO_MS = "its times are in seconds, not in milliseconds"
+IN_MS = "are its times in milliseconds, not in seconds?"
 
 
 def announce(scenarios: Sequence[Scenario]) -> list[str]:
@@ -115,7 +115,7 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     yield from _of_arrivals(scenario, profile)
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
     if slo_s > MAX_SLO_S:
-        yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
+        yield f"slo_s = {slo_s:g} is over a minute: is it in milliseconds, not in seconds?"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     profiles = stage_profiles(scenario, profile)
@@ -142,16 +142,15 @@ def _of_the_network(name: str) -> Iterator[str]:
         )
     apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
     if apart_s > MAX_SAMPLE_GAP_S:
-        yield f"{name} has a sample every {apart_s:.6g} s: {NO_MS}"
+        yield f"{name} has a sample every {apart_s:.6g} s: {IN_MS}"
 
 
 def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
-    source, hint = f"scenario {scenario.name}", ""
+    source, hint, whole = f"scenario {scenario.name}", "", False
     if scenario.arrivals.kind == "trace":
-        source, hint = str(scenario.arrivals.file), f"; {NO_MS}"
+        source, hint = str(scenario.arrivals.file), f"; {IN_MS}"
         times_s = getattr(formats.read_arrivals(source), "time_s", np.zeros(0))
-        if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
-            yield f"{source} has whole numbers only{hint}"
+        whole = times_s.size >= FEW and bool(np.all(times_s == np.floor(times_s)))
     rate = rate_rps(scenario, profile)
     if (needed_gb := record_bytes(scenario, rate) / 1e9) > MUCH_GB:
         yield (
@@ -159,7 +158,9 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
             f"{rate * scenario.duration_s:.2g} requests and {scenario.intervals} intervals"
         )
     if rate < MIN_RPS:
-        yield f"{source} has one request in {1 / rate:.3g} s{hint}; --rate or --load scales it"
+        yield f"{source} has one request in {1 / rate:.3g} s; --rate or --load scales it{hint}"
+    elif whole:
+        yield f"{source} has whole numbers only{hint}"
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
     limits = scenario.limits
     most_rps, where, load = all_rps, f"on {limits.machine_cores} cores", ""

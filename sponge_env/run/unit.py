@@ -258,7 +258,8 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
         raise TraceError(
             f"no request arrives within the {intervals} intervals of an episode: the first is "
             f"sent at {requests.sent_s[0]:g} s, and the network ({scenario.network.trace}) "
-            f"brings its {requests.payload_bytes[0]:g} bytes by {requests.arrival_s[0]:g} s"
+            f"brings its {requests.payload_bytes[0]:g} bytes by {requests.arrival_s[0]:g} s; "
+            "check the units of times, sizes and bandwidth"
         )
     return profile
 
