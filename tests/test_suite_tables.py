@@ -73,6 +73,7 @@ def test_a_suite_has_one_score_and_one_for_each_group():
     groups = tables["by group, cold start: met · cores over ip"]
     assert entries(groups, "fa2") == ["1/1 · 0.75", "1/1 · 0.38"]
     assert "by group, cold start" in suite_tables.all_tables(one)
+    assert "bound" in suite_tables.score_note(one)
 
 
 def test_a_failed_agent_has_a_line_of_its_own():
@@ -89,7 +90,7 @@ def test_without_bounds_there_are_no_cores_over_one():
     one = comparison(frame, agents="ip")
     assert cell_table(one, COLD).headings[-1] == "p99 [ms]"
     assert entries(cell_table(one, COLD), "ip")[-1] == "dropped (3 of 10)"
-    assert "cores over bound" not in scores(one)[ALL].headings
+    assert "bound" not in suite_tables.all_tables(one)
     assert [*cell_rows(one)["agent"]] == ["ip"]
 
 

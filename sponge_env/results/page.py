@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sponge_env.results import suite_tables, tables
 from sponge_env.results.comparison import Cell, Comparison, RunFolder
 from sponge_env.results.drawing import featured_of, png, profile_figure, styles_of, time_series
-from sponge_env.results.suite_tables import SCORE_NOTE, cell_rows, ratios
+from sponge_env.results.suite_tables import cell_rows, ratios
 from sponge_env.utils.console import Progress
 
 Titled = tuple[str, Mapping[str, tables.Table]]  # Further tables by title, below a note on all
@@ -70,5 +70,4 @@ def page(
     titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
     parts = list(zip(titles, runs, drawn, strict=True))
     shown = {"parts": parts, "first": first, "suites": suite_tables, "tables": tables}
-    shown["score_note"] = SCORE_NOTE
     return environment.get_template("page.html.j2").render(**shown)

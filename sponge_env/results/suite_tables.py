@@ -23,17 +23,17 @@ CELL_METRICS = (
     "effective_accuracy",
 )  # fmt: skip
 CELL_NOTE = (
-    "mean [min, max] of the seeds; cores over bound: over those of the best schedule found that "
-    "knows the future; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were "
-    "never answered"
+    "mean [min, max] of the seeds; p99: of all requests; dropped (n of m): in n of m seeds more "
+    "than 1 % were never answered"
 )
 _MOST_COLUMNS = 12  # Groups or profiles that a table compares
 SCORE_NOTE = (
     f"met: cells with at most {MET * 100:g} % avoidable violations, mean over seeds; cores: "
     "geometric mean over the cells that are met of an agent's mean cores over the reference's "
-    "there, and over what the clairvoyant bound attains; worst cell: the largest of the former; "
+    "there; worst cell: the largest of these; "
     "missed: avoidable violations, mean over all cells with a result"
 )
+BOUND_NOTE = "; cores over bound: over those of the best schedule found that knows the future"
 
 
 def all_tables(comparison: Comparison) -> str:
@@ -45,7 +45,12 @@ def all_tables(comparison: Comparison) -> str:
         parts.append(terminal(cell_table(c, cell), f"{', '.join(cell)} start", lines))
     parts.append("; ".join([CELL_NOTE, *c.shown.replayed.values()]))
     parts += [terminal(table, title) for title, table in scores(c).items()]
-    return "\n\n".join([*parts, SCORE_NOTE])
+    return "\n\n".join([*parts, score_note(c)])
+
+
+def score_note(c: Comparison) -> str:
+    """Explain the columns of the scores, and those relative to a bound if there are any."""
+    return SCORE_NOTE + BOUND_NOTE * any(map(c.bounds_on, c.shown.cells))
 
 
 def scores(c: Comparison) -> dict[str, Table]:
