@@ -61,7 +61,7 @@ def test_the_deadline(parameters, headers, arrival, deadline):
 
 
 NO_NUMBERS = ("soon", "", True, [], {}, "1,5")
-NOT_POSITIVE = (-1, math.nan, math.inf, "nan", "-3")
+NOT_POSITIVE = (-1, math.nan, math.inf, "nan", "-3", b"-3")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ NOT_POSITIVE = (-1, math.nan, math.inf, "nan", "-3")
      *product(("slo_ms", "timeout"), NOT_POSITIVE)],
 )  # fmt: skip
 def test_what_is_no_number_or_no_span_is_refused(name, value):
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match=r"must be a .*number, not [^b]"):
         when({"slo_ms": 1, name: value} if name != "timeout" else {name: value})
 
 

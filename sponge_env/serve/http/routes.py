@@ -196,7 +196,7 @@ class HttpFront:
         """Put another agent in charge; clients without the right to are refused."""
         self._check_right(request, "change the agent")
         if not request.headers.get(b"content-type", b"").startswith(JSON):
-            raise WireError("the agent is named in application/json", 415)
+            raise WireError("the agent is named as JSON: send Content-Type: application/json", 415)
         body, _ = await self._body(request)
         if len(body) > MAX_SETTING_BYTES:
             raise messages.too_large(MAX_SETTING_BYTES)
@@ -221,13 +221,9 @@ def check_local_names(headers: Headers) -> None:
     # page it is. Clients that say nothing are not browsers.
     host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
     if host and not is_local(_host(host)):
-        raise WireError(f"without a token, host must be local, not {_text(host)}", 403)
+        raise WireError(f"without a token, host must be local, not {brief(host)}", 403)
     if origin and origin.lower() != b"http://" + host.lower():
-        raise WireError(f"without a token, pages of {_text(origin)} may not use this server", 403)
-
-
-def _text(value: bytes) -> str:
-    return brief(value.decode("latin-1"))
+        raise WireError(f"without a token, pages of {brief(origin)} may not use this server", 403)
 
 
 def is_from_here(client: tuple[str, int] | None, headers: Headers) -> bool:

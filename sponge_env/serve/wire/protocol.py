@@ -133,8 +133,8 @@ def json_size(length: bytes | None, body_size: int, served: ServedModel, max_row
     if length is not None:
         valid = length.isdigit() and len(length) < 16
         if not (valid and int(length) <= body_size):
-            text = brief(length.decode("latin-1"))
-            raise WireError(f"Inference-Header-Content-Length must be 0 to {body_size}, not {text}")
+            name = "Inference-Header-Content-Length"
+            raise WireError(f"{name} must be 0 to {body_size}, not {brief(length)}")
         size = int(length) or body_size
     limit, what = HEAD_BYTES, "before binary tensors"
     if size == body_size:
@@ -278,7 +278,7 @@ def read_json(text: Buffer) -> dict[str, Any]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise WireError(f"this is not JSON: {brief(str(error))}") from None
+        raise WireError(f"this is not JSON: {error}") from None
     finally:
         if enabled:
             gc.enable()

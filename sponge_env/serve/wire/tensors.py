@@ -150,5 +150,5 @@ _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring = 2, 4, 4, 60
 
 def brief(value: object) -> str:
     """Return what a client sent, short enough for a sentence."""
-    text = _REPR.repr(value)
+    text = _REPR.repr(value.decode("latin-1") if isinstance(value, bytes) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
