@@ -135,7 +135,8 @@ def test_an_interrupted_training_says_how_to_go_on_and_what_it_reached(monkeypat
     assert (info.planned, info.partial) == (64, False)
     printed = capsys.readouterr().out
     reached = r"\d+\.\d{3}% missed on \d+\.\d\d cores"
-    assert re.search(f"^reached      {reached}; the program {reached}$", printed, re.MULTILINE)
+    reached = f"^reached      {reached}; the program sponge-mpc {reached}$"
+    assert re.search(reached, printed, re.MULTILINE)
     assert f"{follow}\n" in printed, "the newest is found by itself"
     assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
     assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out

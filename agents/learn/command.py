@@ -31,7 +31,7 @@ from ..learned import known_policies
 from ..policy import ANY_MODEL, POLICY_FILE, Policy, load_policy
 from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, machines, parse
 from . import EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
-from .programs import EXECUTOR
+from .programs import EXECUTOR, program_for
 
 VALIDATED = 96  # Random systems by which a policy for any model is chosen, always the same
 
@@ -199,10 +199,11 @@ def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupte
         follow += ["--policy", str(policy)]
     means = read_json(folder / EVALUATED_FILE)
     reached = "{missed:.3%} missed on {cores:.2f} cores".format
+    program = program_for(scales_out=info.every > 0)
     text = f"""\
 policy       {policy}
 best         after {info.steps} of {info.planned} steps, by validation
-reached      {reached(**means["policy"])}; the program {reached(**means["program"])}
+reached      {reached(**means["policy"])}; the program {program} {reached(**means["program"])}
 evaluate it  {cli.program("evaluate")} {shlex.join(follow)}
 TensorBoard  {cli.tool("tensorboard")} --logdir {folder}
 """

@@ -131,7 +131,8 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
     parts = [
         "/".join(dict.fromkeys(f"{e.scenario} ({e.backend}, {e.start})" for e in episodes)),
         f"mean of {seeds} seeds [min, max]" if counts[-1] > 1 else "1 seed",
-        f"{max(e.duration_s for e in episodes):g} s each",
+        f"{max(e.duration_s for e in episodes):g} s each"
+        + " after the warm-up" * any(e.start == "warm" for e in episodes),
         "less is better in every column" + " but accuracy" * any(c.of_accuracy for c in shown),
     ]
     lines = ["; ".join(parts)]
