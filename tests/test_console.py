@@ -49,6 +49,7 @@ def test_without_a_terminal_a_line_appears_now_and_then(monkeypatch):
     assert "/10 intervals, 8 cores, 3 queued, " in progress[0]
     assert last == "fa2 seed 0: done after 10 intervals, 1.500% violations, 5.00 cores"
     assert play(io.StringIO(), 3, monkeypatch).count("\n") == 1, "a fast episode"
+    assert play(io.StringIO(), 0, monkeypatch) == "", "one that fails at once"
 
 
 @pytest.mark.parametrize(("shown", "text"), [(True, "suite: 0/24 results\n"), (False, "")])
@@ -122,6 +123,8 @@ def test_an_interrupted_agent_is_starred():
     assert "sponge-ip* " in table
     assert "fa2*" not in table
     assert "*" not in comparison_table([EPISODE])
+    warm = episode(start="warm", duration_s=570.0)
+    assert "570 s each after the warm-up" in comparison_table([warm])
 
 
 def test_columns_are_aligned_on_their_right_edge_and_fit_a_terminal():

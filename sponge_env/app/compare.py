@@ -209,7 +209,7 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: Namespace) -> 
         kept = [store.kept(unit).get("episodes", ()) for unit in bounds_last]
         found[backend] = [from_summary(episode) for episodes in kept for episode in episodes]
     summaries = [episode for episodes in found.values() for episode in episodes]
-    if not summaries:
+    if not any(episode.duration_s for episode in summaries):
         return
     simulated, live = found.get("sim", []), found.get("live", [])
     whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}

@@ -58,12 +58,13 @@ class ConsoleSink:
         self._progress.show(self._done, said)
 
     def episode(self, metrics: EpisodeMetrics) -> None:
-        """Say in one line how the episode ended."""
+        """Say in one line how the episode ended, if it began."""
         self._progress.close()
-        self._progress.say(
-            f"{'interrupted' if metrics.partial else 'done'} after {self._done} intervals, "
-            f"{metrics.violation_rate:.3%} violations, {metrics.mean_cores:.2f} cores"
-        )
+        if self._done:
+            self._progress.say(
+                f"{'stopped' if metrics.partial else 'done'} after {self._done} intervals, "
+                f"{metrics.violation_rate:.3%} violations, {metrics.mean_cores:.2f} cores"
+            )
 
 
 _WIDTH, _HEIGHT, _SHOWN, _ROW = 480, 320, 60, 100  # Pixels, intervals shown, pixels of a panel
