@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
-from sponge_env.scenario.config import RESERVED, Drop, as_name
+from sponge_env.scenario.config import RESERVED, Drop, Limiter, as_name
+from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import TRUST, data_folder, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
@@ -25,6 +26,7 @@ DROP_NOTICE = (  # Says why recorded traces have a drop policy of their own
     "requests that cannot be answered in time any more are dropped, as by default with recorded "
     "traces (--drop none keeps them)"
 )
+LIMITERS = [name for name in get_args(Limiter) if name != "outside"]  # That is for nodes only
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Signals that end a command
 ALARM = signal.SIGALRM
 RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised again
@@ -122,6 +124,14 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Refuse a file, if one is named, that cannot be written or lies in no folder that exists."""
+    if path is not None:
+        if not path.absolute().parent.exists():
+            raise ConfigError(f"{option} {str(path)!r} is in no folder that exists")
+        check_writable(path)
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,12 +14,13 @@ from control_groups import groups_of
 from test_models import write_model
 
 from sponge_env.app.calibrate import main, summary
-from sponge_env.env.factory import calibrations
+from sponge_env.env.factory import calibrations, check_live
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel, quantile
 from sponge_env.live import bench, calibration
 from sponge_env.live.bench import DISTURBED_CELL_S, DISTURBED_S, BatchRun, Bench, ColdStart
 from sponge_env.live.calibration import build_profile, build_quota
+from sponge_env.live.local import PLACE
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
 from sponge_env.scenario.profile import load_profile, save_profile
@@ -130,7 +131,7 @@ def test_a_calibration_is_whole(machine_profile, tmp_path):
 
 @pytest.mark.live
 def test_the_command_measures_a_model_and_saves_it_where_it_is_told(tmp_path, capsys, quick_bench):
-    out, model = tmp_path / "folder" / "mine.json", write_model(tmp_path / "own.onnx")
+    out, model = tmp_path / "mine.json", write_model(tmp_path / "own.onnx")
     arguments = ["--model", str(model), "--cores", "2", "--batch", "2", "--seconds", "0.5"]
     assert main([*arguments, "--out", str(out)]) == 0
     shown = capsys.readouterr()
@@ -155,6 +156,7 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(tmp_path, ca
         ("--core-unit 0", "core_unit must be a number above 0"),
         ("--limiter none", "unknown limiter 'none'"),
         ("--scenario ocr --batch 8", "leave out --batch"),
+        ("--out gone/p.json", "--out 'gone/p.json' is in no folder that exists"),
         ("--cpus 0,3-1", "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
         ("--cpus 99999", "--cpus names CPU 99999, but this process may use "),
     ],
@@ -182,7 +184,7 @@ WAITED = "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 m
     ],
 )
 def test_a_calibration_on_a_loaded_machine_warns(
-    cell, latency_s, wall, reason, tmp_path, monkeypatch, caplog
+    cell, latency_s, wall, reason, tmp_path, monkeypatch, caplog, capsys
 ):
     profile = load_profile("lite0")
     grid = [list(row) for row in profile.latency_s]
@@ -197,6 +199,13 @@ def test_a_calibration_on_a_loaded_machine_warns(
     assert main(["--model", str(model), "--out", str(tmp_path / "mine.json")]) == 0
     assert (reason or "") in caplog.text
     assert bool(reason) == ("other work disturbed the calibration" in caplog.text)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["--model", str(model)]) == 0
+    assert f"use it      --profile local:{model};" in capsys.readouterr().out
+    saved = load_profile("local-own")
+    monkeypatch.setattr(PLACE, "open", lambda _: MagicMock(limiter=saved.limiter))
+    check_live(Scenario("any", profile="local-own"), saved, "auto")
+    assert caplog.text.count("other work disturbed") == 3 * bool(reason), "when it is used, too"
 
 
 def test_models_take_turns_between_their_grids(monkeypatch):

@@ -4,17 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from sponge_env import cli
 from sponge_env.env.factory import calibrations, prepare_machine
 from sponge_env.errors import ConfigError
-from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
+from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files, warn_if_disturbed
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
-from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.profile import LOCAL_MODEL, REMEDY, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario
 
@@ -58,8 +56,10 @@ def main(argv: Sequence[str]) -> int:
         profiles = calibrate_files(files, args.seconds)
     for (path, config), profile in zip(files.items(), profiles, strict=True):
         sys.stdout.write(f"model       {config.model}\n{summary(profile)}\nsaved       {path}\n")
+        warn_if_disturbed(profile)
     if not args.scenario and local_profile_path() not in files:
-        sys.stdout.write(f"use it      --profile {next(iter(files))}\n")
+        by_itself = f"local:{args.model}; sponge serve --model {args.model} does so by itself"
+        sys.stdout.write(f"use it      --profile {args.out or by_itself}\n")
     return 0
 
 
@@ -77,7 +77,7 @@ def _parser() -> cli.Parser:
         ("--seconds", None, float, f"about how long to measure (default: {times})"),
     ):
         parser.add_argument(option, metavar=metavar, type=kind, help=text)
-    limiters = [name for name in get_args(Limiter) if name not in ("none", "outside")]
+    limiters = [name for name in cli.LIMITERS if name != "none"]
     text = f"means to limit CPU: {', '.join(limiters)}"
     limiter = cli.one_of("limiter", limiters)
     parser.add_argument("--limiter", type=limiter, default="auto", help=text)
@@ -88,6 +88,7 @@ def _parser() -> cli.Parser:
 
 def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
     if not args.scenario:
+        cli.check_file("--out", args.out)
         cores = args.cores or 16
         config = LiveConfig(
             model=args.model or LOCAL_MODEL,

@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.config import Backend, Limiter, Start
-from sponge_env.utils.files import check_writable
+from sponge_env.scenario.config import Backend, Start
 
 NOT_FOR_SUITES = (
     *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
@@ -50,14 +49,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
     only_single = [n for n in NOT_FOR_SUITES if not (arguments.traces and n in CHANGING)]
+    given = {word.partition("=")[0] for word in argv}
     for name in only_single if arguments.suite else ("jobs", "ray", "traces", "requests", "cells"):
-        if getattr(arguments, name) != parser.get_default(name):
+        if (option := f"--{name.replace('_', '-')}") in given:
             relation = "does not go with" if arguments.suite else "needs"
-            raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
-    if arguments.json:
-        if not arguments.json.absolute().parent.is_dir():
-            raise ConfigError(f"--json {str(arguments.json)!r} is in no folder that exists")
-        check_writable(arguments.json)
+            raise ConfigError(f"{option} {relation} --suite")
+    cli.check_file("--json", arguments.json)
     return arguments
 
 
@@ -67,7 +64,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     backends = cli.one_of("backend", (*get_args(Backend), "both"))
     add("--backend", type=backends, default="sim", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
-    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=text)
+    add("--limiter", type=cli.one_of("limiter", cli.LIMITERS), default="auto", help=text)
     cli.add_replicas(parser)
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)

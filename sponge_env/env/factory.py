@@ -100,6 +100,7 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise a SpongeError now if the scenario cannot run on the real worker."""
+    from sponge_env.live.calibration import warn_if_disturbed
     from sponge_env.live.local import PLACE
 
     stages = stage_profiles(scenario, profile)
@@ -115,6 +116,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
         measured_on, this = each.host.get("cpu_model"), describe_host()["cpu_model"]
         if measured_on not in (None, this):
             LOG.warning("profile %r was measured on %s, this is %s", each.name, measured_on, this)
+        warn_if_disturbed(each)
     spec = make_spec(scenario, profile)
     if not (spec.is_chain or spec.models):
         raise ConfigError(

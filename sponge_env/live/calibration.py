@@ -141,8 +141,15 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
     return profile
 
 
-def doubts(profile: Profile) -> list[str]:
-    """Return signs that something else ran on the CPU during a calibration."""
+def warn_if_disturbed(profile: Profile) -> None:
+    """Warn of a profile with signs that something else ran on the CPU during its calibration."""
+    if found := _doubts(profile):
+        text = "other work disturbed the calibration of %s (%s%s); calibrate again when the "
+        more = f", and {len(found) - 1} more" * (len(found) > 1)
+        LOG.warning(text + "machine is idle", profile.model, found[0], more)
+
+
+def _doubts(profile: Profile) -> list[str]:
     found, quota = [], profile.quota
     for run in profile.samples:
         if quota is None or run.cores < profile.cores[-1]:
@@ -195,8 +202,4 @@ def calibrate_files(
     ]
     for path, profile in zip(files, profiles, strict=True):
         save_profile(profile, path)
-        if found := doubts(profile):
-            text = "other work disturbed the calibration of %s (%s%s); calibrate again when the "
-            more = f", and {len(found) - 1} more" * (len(found) > 1)
-            LOG.warning(text + "machine is idle", profile.model, found[0], more)
     return profiles

@@ -252,10 +252,13 @@ def load_profile(name_or_path: str | Path) -> Profile:
                 "--scenario"
             )
     elif path.suffix != ".json":
-        shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}
-        if str(path) not in shipped:
-            raise ProfileError(unknown("profile", str(path), shipped))
-        path = shipped[str(path)]
+        folders = local_profile_path().parent, PROFILE_DIR
+        named = {file.stem: file for folder in folders for file in folder.glob("*.json")}
+        if str(path) not in named:
+            if path.is_file():
+                raise ProfileError(f"{path} is not a latency profile, whose name ends in .json")
+            raise ProfileError(unknown("profile", str(path), named))
+        path = named[str(path)]
     try:
         read = partial(json.loads, parse_float=_finite, parse_constant=_finite)
         data = parsed(read, read_text(path))
