@@ -253,6 +253,9 @@ def test_a_controller_names_its_options_and_may_fail_at_once(refused, monkeypatc
     said = refused(evaluate.main, f"{line} --option odd:Odd.shar=2")
     assert "unknown option of agent odd:Odd 'shar' (did you mean 'share'?)" in said
     assert evaluate.main(line.split()) == 2
+    said = "".join(capsys.readouterr())
+    assert re.fullmatch(r"5 s are little .*\nerror: odd:Odd\.decide\(\) failed in .*\n", said)
+    assert evaluate.main([*line[:-3].split(), "more", "--agent", "odd:Odd", "static-8"]) == 2
     out = capsys.readouterr().out
     assert re.search(r"^odd:Odd\*( +-)+$", out, re.MULTILINE)
     assert "* interrupted or failed" in out
@@ -377,11 +380,14 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_by_default(line, drop, caps
         ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),
         ("--agent static-8 --scenario local", "python -m sponge_env calibrate"),
         ("", "the following arguments are required: --agent, or --suite"),
-        ("--suite quick --scenario bursty", "--scenario does not go with --suite"),
+        ("--suite quick --scenario paper", "--scenario does not go with --suite"),
         ("--agent fa2 --json gone/x.json", "--json 'gone/x.json' is in no folder that exists"),
         ("--agent fa2 --seeds 1001", "the last seed must be below 1000"),
         ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
-        ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
+        ("--agent static-8 --trace files/short.csv", r"\) brings its 300000 .* check the units"),
+        ("--agent static-8 --profile files/short.csv", "is not a latency profile, whose name ends"),
+        ("--agent static-8 fa2 static-8", "agents must be all different, not .'static-8', 'fa2'"),
+        ("--agent static-8 --limiter outside", "unknown limiter 'outside'"),
         ("--agent static-8 --trace files/huge", "huge is not a trace: it holds more than 200"),
         ("--agent static-8 --arrivals files/pipe", "cannot read.* files/pipe: it is no regular"),
         ("--agent static-8 --trace /proc/kmsg", "/proc/kmsg is not a trace: it is empty"),

@@ -17,7 +17,7 @@ from sponge_env.live.calibration import calibrate_files
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
-from sponge_env.scenario.config import Limiter, Start
+from sponge_env.scenario.config import Start
 from sponge_env.scenario.profile import local_profile_path
 from sponge_env.scenario.scenario import load_scenario, with_own_slo
 
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE")
     first = "measure this machine first (its speed drifts from one hour to the next)"
     add("--calibrate", action="store_true", help=first)
-    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
+    add("--limiter", type=cli.one_of("limiter", cli.LIMITERS), default="auto")
     cli.add_machine(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     return parser.parse_args(argv)

@@ -196,7 +196,8 @@ def chosen(
     files = registered("FILES")
     bounds = {name: control for control, name in BOUND_AGENTS.items()}
     agents: dict[str, AgentEntry] = {}
-    for name in dict.fromkeys(names):
+    require(len({*names}) == len(names), "agents", [*names], "all different")
+    for name in names:
         kind, colon, file = name.partition(":")
         if colon and kind in files:
             called = f"{kind}:{Path(file).stem}"
@@ -207,7 +208,7 @@ def chosen(
             agents[name] = defined.get(name, AgentEntry())
         elif name not in bounds:
             raise ConfigError(unknown("agent", name, {*defined, *known, *bounds}))
-    return agents, tuple(bounds[name] for name in dict.fromkeys(names) if name in bounds)
+    return agents, tuple(bounds[name] for name in names if name in bounds)
 
 
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:

@@ -5,12 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from typing import get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
-from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
@@ -114,7 +112,7 @@ def _parser() -> cli.Parser:
     add("--queue", type=cli.at_least(1), default=1024, metavar="N",
         help="requests of a model beyond which others are refused (default: 1024)")  # fmt: skip
     add("--refuse-nan", action="store_true", help="refuse requests that hold NaN or infinity")
-    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
+    add("--limiter", type=cli.one_of("limiter", cli.LIMITERS), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
     cli.add_replicas(parser)
     cli.add_machine(parser)
