@@ -179,10 +179,7 @@ class Allocation:
 
 
 def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> int:
-    """Return the cores of all replicas of all stages.
-
-    Of each stage those beyond the ``ready`` ones start, and hold one core; if left out, all are.
-    """
+    """Return the cores of all replicas; those beyond the ``ready`` ones, if given, hold one."""
     if not ready:
         return sum([each.cores * each.replicas for each in stages])
     held = 0
@@ -321,11 +318,8 @@ class SystemSpec:
         return len(self.stages) == 1 and not self.has_variants
 
     def fitting(self, allocation: Allocation, ready: Sequence[int] = ()) -> Allocation:
-        """Return an allocation as far as it fits on the machine, see :meth:`fit_stages`.
-
-        It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
-        What a set of models asks for is fitted later (:mod:`sponge_env.core.sharing`).
-        """
+        """Return an allocation as far as the machine has room, see :func:`fits`."""
+        # What a set of models asks for is fitted later (:mod:`sponge_env.core.sharing`).
         if self.models or fits(self.nodes, allocation.stages, ready):
             return allocation
         return dataclasses.replace(allocation, stages=self.fit_stages(allocation.stages))
@@ -336,12 +330,10 @@ class SystemSpec:
         give_up: GiveUp = "replicas, then cores",
         ready: Sequence[int] = (),
     ) -> tuple[StageAllocation, ...]:
-        """Return the stages' allocations as far as they fit on the machine.
-
-        One unit after the other is given up: by the stage that holds the most cores, a replica or,
-        if it has only one, a core; by that with the most cores for each replica, a core; or by that
-        with the most replicas beyond the ``ready`` ones, which hold one core each, a replica.
-        """
+        """Return the stages' allocations as far as they fit on the machine."""
+        # One unit after the other is given up: by the stage that holds the most cores, a replica
+        # or, if it has only one, a core; by that with the most cores for each replica, a core; or
+        # by that with the most replicas beyond the ``ready`` ones, which hold one core, a replica.
         fitted = list(stages)
 
         def size(k: int) -> int:
@@ -474,11 +466,10 @@ class WorkerStatus:
 class Worker(Protocol):
     """Runs batches on replicas under a CPU limit, and owns the clock.
 
-    Semantics shared by every implementation (``tests/test_worker_contract.py``):
-    a resize acts at once, also on a running batch; new replicas serve after their cold
-    start and hold one core until then, the others as many as asked for, as far as the
-    machine has room; a replica that is scaled in finishes its batch first; a batch on a
-    replica that dies comes back as a completion that is not ``ok``.
+    In every implementation (``tests/test_worker_contract.py``) a resize acts at once, also on a
+    running batch; new replicas serve after their cold start and hold one core until then, the
+    others as many as asked for, as far as the machine has room; a replica that is scaled in
+    finishes its batch first; one that dies brings its batch back as a completion not ``ok``.
     """
 
     @property

@@ -40,10 +40,9 @@ class VariantPlanning(Planning):
 class BaseController(ABC):
     """A controller with options, which decides by a rule and draws no random number.
 
-    A subclass says which options it takes by the type of ``config``, and its rule by
-    :meth:`allocate`. Where there are several stages or variants and it does not plan for them, it
-    controls each stage by itself, with its share of the SLO (:mod:`.split`) and the
-    variant that is in force at first.
+    A subclass names its options by the type of ``config``, and its rule by :meth:`allocate`. Of
+    several stages or variants for which it does not plan, it controls each stage by itself, with
+    its share of the SLO (:mod:`.split`) and the variant that is in force at first.
     """
 
     config: Any  # Options: an instance of the type with which a subclass annotates this attribute
@@ -117,10 +116,7 @@ class ArrayController(BaseController):
 
     @abstractmethod
     def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
-        """Return cores, batch and perhaps replicas, a number each or (n,) of them.
-
-        The view is one of a single system or a :class:`sponge_env.simulation.batch.BatchView`.
-        """
+        """Return cores, batch and perhaps replicas: numbers, or (n,) each for a ``BatchView``."""
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Apply the rule to a single system."""

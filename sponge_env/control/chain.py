@@ -90,12 +90,9 @@ class Chain:
         return chosen
 
     def cheapest(self, count_late: bool = False) -> int:
-        """Write the options of least cost to ``chosen``, and return what they cost.
-
-        They hold no more than all cores. Either nothing may be late, and the cost is at least
-        :data:`BIG_M` where that is impossible; or the fewest are late by ``late``, and each costs
-        :data:`BIG_M`.
-        """
+        """Write the options of least cost, within all cores, to ``chosen``; return their cost."""
+        # Either nothing may be late, and the cost is at least :data:`BIG_M` where that is
+        # impossible; or the fewest are late by ``late``, and each costs :data:`BIG_M`.
         late = self.late_rows(count_late)
         relax_all(self.choices, late, self.any_cores)
         cost = read_back(self.choices, late, self.any_cores, self.chosen)
@@ -124,11 +121,9 @@ def _tables(stages: int, horizon: int, levels: int) -> CostTables:
 
 @entry_point
 def relax_all(choices: Choices, late: IntArray, tables: CostTables) -> None:
-    """Relax the tables with all options.
-
-    If ``late`` has rows, (options, horizon + 1) say how many requests each option makes late before
-    latencies of 0, 1, ... ticks, the last of which stands for all beyond.
-    """
+    """Relax the tables with all options."""
+    # If ``late`` has rows, (options, horizon + 1) say how many requests each option makes late
+    # before latencies of 0, 1, ... ticks, the last of which stands for all beyond.
     stages, levels = tables.option_at.shape[:2]
     for k in range(stages - 1, -1, -1):
         begin_stage(tables, k)

@@ -63,8 +63,7 @@ class PodReplica(RemoteReplica):
 class KubernetesLauncher(RemoteLauncher):
     """Runs replicas in the pods of a Deployment. Implements ``Launcher``.
 
-    ``where`` is the Deployment, ``DEPLOYMENT`` or ``NAMESPACE/DEPLOYMENT``. That there is none, or
-    that the API server cannot be asked, is a ``SpongeError``.
+    Without Deployment at ``[NAMESPACE/]DEPLOYMENT``, or without API server: a ``SpongeError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig], where: str, token: str) -> None:

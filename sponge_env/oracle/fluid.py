@@ -83,10 +83,7 @@ def fluid(e: KnownEpisode) -> Fluid:
 
 
 def in_whole_intervals(f: Fluid) -> Fluid:
-    """Return a fluid that counts at the ends of intervals only, and for which service is instant.
-
-    Its plans are others, and at times better ones.
-    """
+    """Return a fluid of whole intervals and instant service: its plans are at times better ones."""
     arrived = f.arrived[:, -1:].copy()
     startable = np.repeat(arrived[:, :, None], f.startable.shape[2], axis=2)
     hopeless = np.zeros_like(startable)
@@ -184,10 +181,8 @@ def mixed(
 
 
 def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> IntArray:
-    """Return the least cost of such an interval; LEVELS if there is none.
-
-    (replicas_max, replicas_max, replicas_max - 1) by replicas that stay, start and have gone.
-    """
+    """Return the least cost of such an interval; LEVELS if there is none."""
+    # (replicas_max, replicas_max, replicas_max - 1) by replicas that stay, start and have gone.
     after, cores, starting, draining = np.ogrid[
         1 : replicas_max + 1, 1 : cores_max + 1, :replicas_max, 1:replicas_max
     ]

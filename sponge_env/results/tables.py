@@ -91,11 +91,8 @@ def with_block(page: str, name: str, content: str) -> str:
 
 
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
-    """Compare agents: a row for each, in order of appearance, with means over its seeds.
-
-    Where there are several seeds, the range stands beside the mean. A dash stands where nothing
-    was measured, a star after an agent that was interrupted, or failed, in an episode.
-    """
+    """Compare agents: a row for each, in order of appearance, with mean and range of its seeds."""
+    # A star stands after an agent that was interrupted, or failed, in an episode.
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
     shown = metrics.columns("evaluation", accuracies=[episode.accuracy for episode in episodes])

@@ -171,10 +171,8 @@ class Scenario:
 
 
 def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned.
-
-    File names inside a scenario are taken relative to its file and returned absolute.
-    """
+    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned."""
+    # File names inside a scenario are taken relative to its file and returned absolute.
     if isinstance(name_or_path, Scenario):
         return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
@@ -196,10 +194,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
 
 
 def with_own_slo(scenario: Scenario) -> Scenario:
-    """Return a scenario whose objective is what it says relative to its models.
-
-    To be asked again wherever these, or what is measured of them, have changed since it was loaded.
-    """
+    """Return a scenario whose objective is what it says relative to its models, as measured now."""
     if scenario.slo_services is None:
         return scenario
     stages = scenario.pipeline
@@ -245,11 +240,8 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
-    """Return the scenario that a model is served under: the shipped one for it, or a given one.
-
-    A model replaces that of a scenario of one stage without variants. Impossible names are a
-    ``ConfigError``.
-    """
+    """Return the scenario that a model is served under: the shipped one for it, or a given one."""
+    # A model replaces that of a scenario of one stage without variants; else a ``ConfigError``.
     if scenario is None:
         scenario = OCR if model == OCR else "local"
     loaded = load_scenario(scenario)

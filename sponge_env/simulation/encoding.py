@@ -61,10 +61,8 @@ class Control:
         return any("replicas" in names for names in self.choices)
 
     def fingerprint(self, spec: SystemSpec) -> str:
-        """Hash what gives observations and actions their meaning: a policy fits where it is equal.
-
-        To one replica it makes no difference what a machine has beyond its limits.
-        """
+        """Hash what gives observations and actions their meaning, as a policy needs it."""
+        # To one replica it makes no difference what a machine has beyond its limits.
         return f"{spec.fingerprint}-{spec.total_cores}" if self.scales_out else spec.fingerprint
 
     def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, "Box[Any]"]:
@@ -163,10 +161,8 @@ class ActionMasks:
         self._rates = np.repeat(rates, [len(each) for each in up_to])
 
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which choices are allowed under (..., fields) observations.
-
-        They are (..., choices): all of the first part of an action, then all of the next.
-        """
+        """Return which (..., choices) are allowed under (..., fields) observations."""
+        # Those are all choices of the first part of an action, then all of the next.
         allowed: NDArray[np.bool_] = self._up_to >= _MASKED_SHARE * observations[..., self._rates]
         return allowed
 

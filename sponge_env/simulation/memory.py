@@ -71,10 +71,8 @@ class Room:
             setattr(self, name, max(getattr(self, name), count))
 
     def hold(self, spec: SystemSpec, requests: int, tasks: int = 1) -> None:
-        """Hold so many requests at once, and their tasks as far as memory is no matter.
-
-        ``tasks`` is how many an answer may lead to where the scenario says fewer.
-        """
+        """Hold so many requests at once, and their tasks as far as memory is no matter."""
+        # ``tasks`` is how many an answer may lead to where the scenario says fewer.
         most = math.prod(max(tasks, len(stage.tasks) - 1) for stage in spec.stages[:-1])
         self.ledger = requests
         self.queue = max(requests, min(requests * most, _MOST_ROOM))
@@ -142,10 +140,7 @@ def _check_free(count: int, one_bytes: int) -> None:
 
 
 def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return memory for what environments are asked for, twice.
-
-    As (count, stages, 4) cores, batch, replicas and variant, and as (count, stages) records.
-    """
+    """Return (count, stages, 4) allocations, and the records that share their memory."""
     numbers = np.ones((count, stages, 4), np.int64)
     numbers[..., 3] = 0
     return numbers, asked_for(numbers)

@@ -50,11 +50,9 @@ class System(ABC):
         workload: Workload | None = None,
         measured_work: Sequence[FloatArray] = (),
     ) -> None:
-        """Start an episode; what is left out is that of scenario and seed.
-
-        ``measured_work`` is a table of the work of each stage's simulated batches, see
-        :mod:`sponge_env.core.service`. A SpongeError says what cannot be used.
-        """
+        """Start an episode, by default with scenario and seed's own; a SpongeError if it cannot."""
+        # ``measured_work`` is a table of the work of each stage's simulated batches, see
+        # :mod:`sponge_env.core.service`.
         setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
         self.spec = setup.specs[0]
         self.plan = setup.scenarios[0]
@@ -124,11 +122,9 @@ class System(ABC):
 
     @abstractmethod
     def drain(self) -> None:
-        """End the episode: serve what is left under the allocation in force.
-
-        No request arrives any more. Requests that still wait when the last deadline has
-        passed are dropped, so that afterwards nothing is queued or running.
-        """
+        """End the episode: serve what is left under the allocation in force."""
+        # No request arrives any more. Requests that still wait when the last deadline has
+        # passed are dropped, so that afterwards nothing is queued or running.
 
     @abstractmethod
     def close(self) -> None:
@@ -192,10 +188,9 @@ class System(ABC):
         return encode(self.view(), self.spec, control)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force and serve until the interval ends; return its metrics.
+        """Serve an interval under an allocation, decided in a time; return its metrics.
 
-        ``decision_s`` is how long the decision took, for the record. An allocation outside the
-        limits is a ConfigError, a step after the episode's end a RuntimeError.
+        An allocation outside the limits is a ConfigError, a step after the end a RuntimeError.
         """
         if self.done:
             raise RuntimeError("the episode is over; start a new one")
