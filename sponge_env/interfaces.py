@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 HISTORY = 30  # Past intervals that a view shows
 
 ACCURACY_PRICE = 2.0
-"""Cores that a percent of accuracy is worth, if nothing else is said: to the programs, and to those
-that are tuned to compare with them."""
+"""Cores that a percent of accuracy is worth by default, to programs and what is beside them."""
 
 
 class Outcome(IntEnum):
@@ -168,8 +167,7 @@ class Allocation:
 
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
-        first = self.stages[0]._replace(**changes)
-        stages = (first, *self.stages[1:])
+        stages = (self.stages[0]._replace(**changes), *self.stages[1:])
         return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
 
     @property
@@ -243,8 +241,7 @@ class StageSpec:
 
     def service_s(self, variant: int) -> FloatArray:
         """Return the (cores_max, batch_max) seconds of a batch, as measured if that is known."""
-        models = self.measured or self.latencies
-        return models[variant].table_s(self.batch_max, self.cores_max).T
+        return (self.measured or self.latencies)[variant].table_s(self.batch_max, self.cores_max).T
 
     @property
     def latency(self) -> LatencyModel:

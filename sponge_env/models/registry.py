@@ -67,8 +67,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
 
 
 def _answers(model: Model) -> str:
-    up_to = f"up to {model.max_tasks} times " if model.max_tasks else ""
-    return up_to + described(model.outputs)
+    return f"up to {model.max_tasks} times " * (model.max_tasks > 0) + described(model.outputs)
 
 
 def _own(name: str) -> Model:

@@ -72,27 +72,27 @@ def fluid(e: KnownEpisode) -> Fluid:
     # What a replica still answers while it holds less than a core, or than two, three, ... cores.
     best = float((served / np.arange(1, served.size + 1)).max())
     costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
+    arrived, due, startable, hopeless, answerable = _requests(e)
     return Fluid(
-        **_requests(e), **_starts(e), served=served, ahead=ahead, ahead_awake=awake, refill=refill,
-        cores=cores, mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
+        arrived, due, startable, hopeless, served, ahead, awake, refill, cores, **_starts(e),
+        mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
         last_batch=np.minimum(e.batch_max, costs * best + awake.max()), cores_count=e.cores_count,
         replicas=min(e.replicas_max, int(e.models["initial"]["replicas"][0])),
-        replicas_max=e.replicas_max, violation=0.0,
+        replicas_max=e.replicas_max, answerable=answerable, violation=0.0,
         **working_space(e.intervals, e.replicas_max, e.cores_max, e.quota),
     )  # fmt: skip
 
 
 def in_whole_intervals(f: Fluid) -> Fluid:
     """Return a fluid of whole intervals and instant service: its plans are at times better ones."""
-    arrived = f.arrived[:, -1:].copy()
+    arrived, due = f.arrived[:, -1:].copy(), f.due[:, -1:].copy()
     startable = np.repeat(arrived[:, :, None], f.startable.shape[2], axis=2)
     hopeless = np.zeros_like(startable)
-    due = f.due[:, -1:].copy()
     return f._replace(arrived=arrived, due=due, startable=startable, hopeless=hopeless)
 
 
-def _requests(e: KnownEpisode) -> dict[str, Any]:
-    """Count what arrives, is due and can be done by the end of each step."""
+def _requests(e: KnownEpisode) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int]:
+    """Return the first four fields of :class:`Fluid`, and how many requests can be answered."""
     possible = (e.deadline_s - e.release_s >= e.fastest_s) & (e.counts > 0)
     release_s, deadline_s = e.release_s[possible], e.deadline_s[possible]
     ends_s = np.arange(1, e.intervals * STEPS + 1).reshape(-1, STEPS) * (e.interval_s / STEPS)
@@ -108,13 +108,7 @@ def _requests(e: KnownEpisode) -> dict[str, Any]:
         np.subtract.at(startable[:, :, c], interval, undone)
         late = (deadline_s - release_s < fastest_s - SLACK_S)[:, None] & over
         np.add.at(hopeless[:, :, c], interval, np.diff(late, axis=1, prepend=False))
-    return {
-        "arrived": arrived,
-        "due": due,
-        "startable": startable,
-        "hopeless": hopeless,
-        "answerable": int(possible.sum()),
-    }
+    return arrived, due, startable, hopeless, int(possible.sum())
 
 
 def _starts(e: KnownEpisode) -> dict[str, Any]:
@@ -191,8 +185,7 @@ def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> In
     limited = (shared > 0) & (shared < cores) & (cores + after + starting - 1 <= total_cores)
     cost = np.minimum(shared * (after + draining), cores * after)
     cost = np.where(limited, cost, LEVELS).min(axis=1)
-    cheapest: IntArray = np.minimum.accumulate(cost, axis=2)
-    return cheapest
+    return np.minimum.accumulate(cost, axis=2)
 
 
 def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:

@@ -181,11 +181,15 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     def found(own: config.Arrivals) -> config.Arrivals:
         return replace(own, file=own.file and relative_to(folder, own.file))
 
+    def located(stage: config.Stage) -> config.Stage:
+        own = (replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
+        return replace(stage, variants=tuple(own))
+
     pairs = ((kind, kind.arrivals and found(kind.arrivals)) for kind in scenario.classes)
     scenario = replace(
         scenario,
         profile=relative_to(folder, scenario.profile),
-        stages=tuple(_with_files(folder, stage) for stage in scenario.stages),
+        stages=tuple(map(located, scenario.stages)),
         classes=tuple(replace(kind, arrivals=arrivals) for kind, arrivals in pairs),
         arrivals=found(scenario.arrivals),
         network=replace(network, trace=relative_to(folder, network.trace)),
@@ -207,11 +211,6 @@ def with_own_slo(scenario: Scenario) -> Scenario:
         return scenario  # not measured here yet; whoever needs a profile says so
     slo_s = scenario.slo_services * longest_path(stages, own_s)
     return replace(scenario, slo_s=float(f"{slo_s:.2g}"))
-
-
-def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
-    own = (replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
-    return replace(stage, variants=tuple(own))
 
 
 def served_name(model: str, scenario: str | None = None) -> str:

@@ -132,8 +132,7 @@ class BatchSimulator:
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""
-        self._machine = np.array([self.specs[0].nodes] * 2)
-        """(2, nodes) cores of each, and memory."""
+        self._machine = np.array([self.specs[0].nodes] * 2)  # (2, nodes) cores of each, and memory
         self._shares = bool(self.specs[0].models)  # Whether by :mod:`sponge_env.core.sharing`
         unbound = grows_ready or self._shares
         self._nodes = np.array([[MAX_TOTAL_CORES]] * 2) if unbound else self._machine

@@ -51,8 +51,7 @@ class System(ABC):
         measured_work: Sequence[FloatArray] = (),
     ) -> None:
         """Start an episode, by default with scenario and seed's own; a SpongeError if it cannot."""
-        # ``measured_work`` is a table of the work of each stage's simulated batches, see
-        # :mod:`sponge_env.core.service`.
+        # ``measured_work``: the work of each stage's simulated batches, see ``core/service.py``.
         setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
         self.spec = setup.specs[0]
         self.plan = setup.scenarios[0]
@@ -254,8 +253,7 @@ class System(ABC):
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         """Return the ledger's rows of the interval that is over, which began at one of them."""
-        rows: NDArray[Any] = self._arrays.ledger[0, ended : self._env["ended"]]
-        return rows
+        return self._arrays.ledger[0, ended : self._env["ended"]]
 
     def _measured_stages(self, ended: NDArray[Any]) -> dict[str, dict[str, float]]:
         """Return what was measured of each stage; nothing where one model is all there is."""
