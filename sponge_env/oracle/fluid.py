@@ -144,14 +144,9 @@ def mixed(
 
     While they hold cores there may be fewer for the others, which then do not have the same cores
     all the time: what those serve lies on a line between what they serve with one number of cores
-    and another, and so does what they cost.
-
-    Args:
-        cores: (replicas_max,) most cores that each of so many replicas can have.
-        steady: (cores_max,) requests that a replica serves in an interval.
-        burst: (cores_max,) how many more it can serve each time that its quota is written.
-        total_cores: Core units of the machine.
-        batch_max: Most requests that each of those that go has left.
+    and another, and so does what they cost. ``cores`` are (replicas_max,) the most that each of so
+    many can have, ``steady`` (cores_max,) requests that a replica serves in an interval, ``burst``
+    how many more each time that its quota is written; each that goes has ``batch_max`` left.
 
     Returns:
         (replicas_max, replicas_max - 1, costs) by how many stay and serve, how many have gone, and

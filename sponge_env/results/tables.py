@@ -166,11 +166,8 @@ def _mean_text(c: Column, episodes: Sequence[Mapping[str, float]]) -> str:
 
 def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
     measured = [episode for episode in episodes if episode["answered"]] or episodes[:1]
-    shares = {
-        name.removeprefix(SHARE): fmean(episode[name] for episode in measured)
-        for name in episodes[0]
-        if name.startswith(SHARE)
-    }
+    names = [name for name in episodes[0] if name.startswith(SHARE)]
+    shares = {name.removeprefix(SHARE): fmean(e[name] for e in measured) for name in names}
     shown = [f"{name} {share * 100:.0f} %" for name, share in shares.items() if share > 0]
     return ", ".join(shown) or MISSING
 
