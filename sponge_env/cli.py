@@ -54,8 +54,7 @@ def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
     """Let a termination or a terminal that is closed unwind like Ctrl-C, and only once."""
-    # Then workers are cleaned up and what was measured is kept; a second signal only says so. What
-    # is ignored when this begins (``nohup``) stays so.
+    # So workers are cleaned up and what was measured is kept. What is ignored (``nohup``) stays so.
     stopping = False
 
     def raise_interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 HISTORY = 30  # Past intervals that a view shows
 
 ACCURACY_PRICE = 2.0
-"""Cores that a percent of accuracy is worth by default, to programs and what is beside them."""
+"""Cores that a percent of accuracy is worth by default, to programs and to their tuned rivals."""
 
 
 class Outcome(IntEnum):
@@ -378,8 +378,7 @@ class StageView:
     replicas_ready: int
     """Replicas that can run a batch now."""
     arrivals: FloatArray
-    """(<= 30,) requests or tasks that came in each past interval, newest last, also those that were
-    refused because the queue was full."""
+    """(<= 30,) requests or tasks that came in each past interval, refused or not, newest last."""
     cores_in_force: int
     """Core units that each replica has now."""
     starting_s: tuple[float, ...] = ()

@@ -29,8 +29,7 @@ class Choices(NamedTuple):
 
     first: IntArray  # (stages + 1,) where each stage's options begin, and their number
     ticks: IntArray  # (options,) latency of a request that comes later, at most the horizon
-    # (options,) longest latency of the stages after it with which nothing here is late, or
-    # :data:`NEVER`
+    # (options,) longest latency of later stages with which nothing here is late, or :data:`NEVER`
     room: IntArray
     cores: IntArray  # (options,) cores held
     cost: IntArray  # (options,) at least 0; of all stages together below :data:`BIG_M`

@@ -63,7 +63,7 @@ class PodReplica(RemoteReplica):
 class KubernetesLauncher(RemoteLauncher):
     """Runs replicas in the pods of a Deployment. Implements ``Launcher``.
 
-    Without Deployment at ``[NAMESPACE/]DEPLOYMENT``, or without API server: a ``SpongeError``.
+    That ``where``, ``[NAMESPACE/]DEPLOYMENT``, is not there, or no API, is a ``SpongeError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig], where: str, token: str) -> None:

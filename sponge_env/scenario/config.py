@@ -316,7 +316,7 @@ class Simulation:
     actuation_scatter: float = option(0.0, at_least=0, at_most=5)
     """Standard deviation of the logarithm of that time; 0 makes it the same always."""
     service_scale: float = option(1.0, above=0, at_most=1000)
-    """Time that service really takes over the profile's, with whose fit controllers plan."""
+    """Time that service really takes over the profile's, whose fit controllers plan with."""
 
     def __post_init__(self) -> None:
         check_options(self, "simulation.")
@@ -327,8 +327,7 @@ class Reward:
     """Weights of the reward; see :mod:`sponge_env.core.measure`."""
 
     violation_weight: float = option(20.0, at_least=0)
-    """Cost of an interval whose requests all miss their deadline, against 1 for an interval
-    in which all cores are held."""
+    """Cost of an interval whose requests are all missed, against 1 for one on all cores."""
     accuracy_weight: float = option(0.0, at_least=0)
     """Gain of an interval whose requests are all answered right and in time."""
 

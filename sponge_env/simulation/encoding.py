@@ -61,7 +61,7 @@ class Control:
         return any("replicas" in names for names in self.choices)
 
     def fingerprint(self, spec: SystemSpec) -> str:
-        """Hash what gives observations and actions their meaning, as a policy needs it."""
+        """Hash the meaning of observations and actions: a policy fits where it is equal."""
         # To one replica it makes no difference what a machine has beyond its limits.
         return f"{spec.fingerprint}-{spec.total_cores}" if self.scales_out else spec.fingerprint
 

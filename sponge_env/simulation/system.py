@@ -187,7 +187,7 @@ class System(ABC):
         return encode(self.view(), self.spec, control)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Serve an interval under an allocation, decided in a time; return its metrics.
+        """Serve an interval under an allocation whose decision took so long; return its metrics.
 
         An allocation outside the limits is a ConfigError, a step after the end a RuntimeError.
         """
