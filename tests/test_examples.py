@@ -10,11 +10,11 @@ import subprocess
 import sys
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pytest
 from fake_oip import FakeServer, serving
 from PIL import Image
+from project import ROOT
 from scenarios import SHORT
 from served import running
 from served_story import SERVED, Story
@@ -26,8 +26,6 @@ from sponge_env.serve.load.__main__ import _parse as parse_load
 from sponge_env.serve.monitor.exposition import exposition
 
 pytestmark = pytest.mark.usefixtures("unpainted")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def example(name):

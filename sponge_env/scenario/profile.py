@@ -181,11 +181,8 @@ class Profile:
         return table
 
     def work_table_s(self, batch_max: int) -> FloatArray:
-        """(batch_max,) CPU seconds of batches of 1 .. batch_max requests under a quota.
-
-        It is linear beyond the largest batch that was measured. A profile that was not measured
-        under a quota has none, which is a :class:`ProfileError`.
-        """
+        """(batch_max,) CPU seconds of batches; a ``ProfileError`` if not measured under a quota."""
+        # It is linear beyond the largest batch that was measured.
         if self.quota is None:
             raise self._error("was not measured under a CPU quota")
         work_s = np.asarray(self.quota.work_s, dtype=np.float64)
