@@ -134,7 +134,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"what becomes of late requests: {', '.join(get_args(Drop))}"
     add("--drop", type=one_of("drop rule", get_args(Drop)), metavar="RULE", help=text)
     add_machine(parser)
-    text = "folder for the results: a new one, or that of a run to go on with"
+    text = "folder for the results: a new one, or (not to train) that of a run to go on with"
     add("--run-dir", type=Path, help=text)
 
 

@@ -37,10 +37,7 @@ FORMAT = 1  # Version of the JSON layout
 PROFILE_DIR = Path(__file__).parents[1] / "profiles"  # Profiles that ship with the package
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on the measured grid takes its place."""
-REMEDY = (
-    "plans use the measured table; fewer and larger core units, measured on an idle machine, can "
-    "be described better (sponge calibrate --cores 4)"
-)
+REMEDY = "plans use the measured table; sponge calibrate measures it anew, best on an idle machine"
 
 
 @dataclass(frozen=True, slots=True)
