@@ -129,5 +129,5 @@ docs: setup  ## write the generated pages again, and build the site in build/sit
 	$(PY) -m benchmarks.results
 	$(PY) -m benchmarks.pages
 
-clean:  ## remove the environment and caches, not the runs
+clean:  ## remove the environment and its caches, not runs or profiles
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

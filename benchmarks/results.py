@@ -66,8 +66,7 @@ def main(argv: Sequence[str]) -> int:
             files |= {f"results/{suite}-{name}": text for name, text in found.items()}
             files |= _pictures(run) if suite == "standard" else {}
     if arguments.fidelity:
-        live = fidelity_rows(arguments.fidelity)
-        files["results/fidelity.csv"] = suite_tables.csv_text(live)
+        files["results/fidelity.csv"] = suite_tables.csv_text(fidelity_rows(arguments.fidelity))
     write_all(docs, files)
     readme = docs.parent / "README.md"
     if (scores := folder / "standard-score.csv").exists():

@@ -52,8 +52,7 @@ def main(argv: Sequence[str]) -> int:
     module, _ = COMMANDS[chosen.command]
     name = f"sponge_env.{module}" if module else f"{bundled('agents')}.training"
     first = ["--list"] if chosen.command == "list" else []
-    result: int = importlib.import_module(name).main([*first, *chosen.arguments])
-    return result
+    return int(importlib.import_module(name).main([*first, *chosen.arguments]))
 
 
 def run() -> None:

@@ -13,6 +13,5 @@ IntArray = NDArray[np.int64]
 
 def total(values: Iterable[float]) -> float:
     """Add numbers one after the other."""
-    # :func:`sum` does so only up to Python 3.11; from 3.12 on it compensates for rounding, which
-    # compiled code does not.
+    # From Python 3.12 on :func:`sum` compensates for rounding, which compiled code does not.
     return reduce(operator.add, values, 0.0)

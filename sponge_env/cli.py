@@ -28,7 +28,6 @@ DROP_NOTICE = (  # Says why recorded traces have a drop policy of their own
 )
 LIMITERS = [name for name in get_args(Limiter) if name != "outside"]  # That is for nodes only
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Signals that end a command
-ALARM = signal.SIGALRM
 RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised again
 
 
@@ -57,8 +56,7 @@ def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
     """Let a termination or a terminal that is closed unwind like Ctrl-C, and only once."""
-    # Then workers are cleaned up and what was measured is kept; a second signal only says so. What
-    # is ignored when this begins (``nohup``) stays so.
+    # So workers are cleaned up and what was measured is kept. What is ignored (``nohup``) stays so.
     stopping = False
 
     def raise_interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -79,8 +77,9 @@ def terminate_like_interrupt() -> Iterator[None]:
         stopping = False
         signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_S)
 
-    handled = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, raise_interrupt) for number in (*handled, ALARM)}
+    ending = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    handled = (*ending, signal.SIGALRM)
+    previous = {number: signal.signal(number, raise_interrupt) for number in handled}
     previous_hook, sys.unraisablehook = sys.unraisablehook, raise_again
     try:
         yield
@@ -145,7 +144,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"what becomes of late requests: {', '.join(get_args(Drop))}"
     add("--drop", type=one_of("drop rule", get_args(Drop)), metavar="RULE", help=text)
     add_machine(parser)
-    text = "folder for the results: a new one, or that of a run to go on with"
+    text = "folder for the results: a new one, or (not to train) that of a run to go on with"
     add("--run-dir", type=Path, help=text)
 
 
@@ -154,8 +153,7 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", action=Once, metavar="P", help=text)
-    text = "bandwidth trace instead of the scenario's"
-    add("--trace", action=Once, metavar="FILE", help=text)
+    add("--trace", action=Once, metavar="FILE", help="bandwidth trace instead of the scenario's")
     text = "arrival trace instead of the scenario's arrivals"
     add("--arrivals", action=Once, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
@@ -295,11 +293,9 @@ def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, di
         if not (equals and dot and agent and key):
             agent = agents[0] if len(agents) == 1 else "AGENT"
             meant = f"; did you mean {agent}.{option}?" * bool(equals and key and not dot)
-            message = f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}"
-            raise ConfigError(message)
+            raise ConfigError(f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}")
         if agent not in agents:
-            whose = unknown("agent of this run", agent, agents)
-            raise ConfigError(f"--option {option!r}: {whose}")
+            raise ConfigError(f"--option {option!r}: {unknown('agent of this run', agent, agents)}")
         parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)
     return parsed
 

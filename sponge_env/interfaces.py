@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 HISTORY = 30  # Past intervals that a view shows
 
 ACCURACY_PRICE = 2.0
-"""Cores that a percent of accuracy is worth, if nothing else is said: to the programs, and to those
-that are tuned to compare with them."""
+"""Cores that a percent of accuracy is worth by default, to programs and to their tuned rivals."""
 
 
 class Outcome(IntEnum):
@@ -163,8 +162,7 @@ class Allocation:
 
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
-        first = self.stages[0]._replace(**changes)
-        stages = (first, *self.stages[1:])
+        stages = (self.stages[0]._replace(**changes), *self.stages[1:])
         return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
 
     @property
@@ -174,10 +172,7 @@ class Allocation:
 
 
 def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> int:
-    """Return the cores of all replicas of all stages.
-
-    Of each stage those beyond the ``ready`` ones start, and hold one core; if left out, all are.
-    """
+    """Return the cores of all replicas; those beyond the ``ready`` ones, if given, hold one."""
     if not ready:
         return sum([each.cores * each.replicas for each in stages])
     held = 0
@@ -232,8 +227,7 @@ class StageSpec:
 
     def service_s(self, variant: int) -> FloatArray:
         """Return the (cores_max, batch_max) seconds of a batch, as measured if that is known."""
-        models = self.measured or self.latencies
-        return models[variant].table_s(self.batch_max, self.cores_max).T
+        return (self.measured or self.latencies)[variant].table_s(self.batch_max, self.cores_max).T
 
     @property
     def latency(self) -> LatencyModel:
@@ -303,11 +297,8 @@ class SystemSpec:
         return len(self.stages) == 1 and not self.has_variants
 
     def fitting(self, allocation: Allocation, ready: Sequence[int] = ()) -> Allocation:
-        """Return an allocation as far as it fits on the machine, see :meth:`fit_stages`.
-
-        It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
-        What a set of models asks for is fitted later (:mod:`sponge_env.core.sharing`).
-        """
+        """Return an allocation as far as the machine has room, see :func:`fits`."""
+        # What a set of models asks for is fitted later (:mod:`sponge_env.core.sharing`).
         if self.models or fits(self.nodes, allocation.stages, ready):
             return allocation
         return dataclasses.replace(allocation, stages=self.fit_stages(allocation.stages))
@@ -318,12 +309,10 @@ class SystemSpec:
         give_up: GiveUp = "replicas, then cores",
         ready: Sequence[int] = (),
     ) -> tuple[StageAllocation, ...]:
-        """Return the stages' allocations as far as they fit on the machine.
-
-        One unit after the other is given up: by the stage that holds the most cores, a replica or,
-        if it has only one, a core; by that with the most cores for each replica, a core; or by that
-        with the most replicas beyond the ``ready`` ones, which hold one core each, a replica.
-        """
+        """Return the stages' allocations as far as they fit on the machine."""
+        # One unit after the other is given up: by the stage that holds the most cores, a replica
+        # or, if it has only one, a core; by that with the most cores for each replica, a core; or
+        # by that with the most replicas beyond the ``ready`` ones, which hold one core, a replica.
         fitted = list(stages)
 
         def size(k: int) -> int:
@@ -367,8 +356,7 @@ class StageView:
     allocation: StageAllocation  # The last one asked for
     replicas_ready: int  # Replicas that can run a batch now
     arrivals: FloatArray
-    """(<= 30,) requests or tasks that came in each past interval, newest last, also those that were
-    refused because the queue was full."""
+    """(<= 30,) requests or tasks that came in each past interval, refused or not, newest last."""
     cores_in_force: int  # Core units that each replica has now
     starting_s: tuple[float, ...] = ()
     """Expected seconds until each cold-starting replica is ready, ascending."""
@@ -436,11 +424,10 @@ class WorkerStatus:
 class Worker(Protocol):
     """Runs batches on replicas under a CPU limit, and owns the clock.
 
-    Semantics shared by every implementation (``tests/test_worker_contract.py``):
-    a resize acts at once, also on a running batch; new replicas serve after their cold
-    start and hold one core until then, the others as many as asked for, as far as the
-    machine has room; a replica that is scaled in finishes its batch first; a batch on a
-    replica that dies comes back as a completion that is not ``ok``.
+    In every implementation (``tests/test_worker_contract.py``) a resize acts at once, also on a
+    running batch; new replicas serve after their cold start and hold one core until then, the
+    others as many as asked for, as far as the machine has room; a replica that is scaled in
+    finishes its batch first; one that dies brings its batch back as a completion not ``ok``.
     """
 
     @property

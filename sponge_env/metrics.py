@@ -37,10 +37,8 @@ def unit_of(name: str) -> str:
 
 
 def metric(group: str, help: str, better: Better = "", default: Any = 0) -> Any:
-    """Declare a metric; ``default`` is its value where nothing was measured.
-
-    The group is TensorBoard's and the docs', the help a sentence, ``better`` the good direction.
-    """
+    """Declare a metric; ``default`` is its value where nothing was measured."""
+    # The group is TensorBoard's and the docs', the help a sentence, ``better`` the good direction.
     return field(default=default, metadata={"group": group, "help": help, "better": better})
 
 
@@ -84,9 +82,7 @@ class IntervalMetrics:
     violations: int = metric("slo", "Late, dropped and failed requests.", "less")
     avoidable_violations: int = metric("slo", "Violations without hopeless requests.", "less")
     hopeless: int = metric("slo", "Arrivals whose budget was shorter than the fastest service.")
-    violation_rate: float = metric(
-        "slo", "Violations per request that ended in the interval.", "less"
-    )
+    violation_rate: float = metric("slo", "Violations per request that has ended.", "less")
     queued: int = metric("queue", "Requests waiting at the end of the interval.", "less")
     running: int = metric("queue", "Requests in flight at the end of the interval.")
     batch_mean: float = metric("queue", "Mean size of the batches that ended.", default=NAN)
@@ -98,9 +94,7 @@ class IntervalMetrics:
     core_seconds: float = metric("resources", "Core units held over time.", "less")
     physical_core_seconds: float = metric("resources", "The same in physical core-seconds.", "less")
     requested_cores: int = metric("resources", "Cores requested per replica; of the first stage.")
-    effective_cores: float = metric(
-        "resources", "Cores the limiter grants each replica at the interval's end."
-    )
+    effective_cores: float = metric("resources", "Cores the limiter grants a replica at the end.")
     batch: int = metric("resources", "Largest batch allowed; of a pipeline's first stage.")
     replicas: int = metric("resources", "Replicas requested; of a pipeline's first stage.")
     replicas_ready: int = metric("resources", "Replicas serving at the interval's end.")
@@ -119,9 +113,7 @@ class IntervalMetrics:
         "accuracy", "The same of all that ended, late and unanswered ones counting 0.", "more", NAN
     )
     feasible: int = metric("controller", "1 if the allocation met every budget on paper.")
-    guarded: int = metric(
-        "controller", "Decisions that a guard took over from a learned policy.", "less"
-    )
+    guarded: int = metric("controller", "Decisions a guard took over from a policy.", "less")
     decision_s: float = metric("controller", "Wall time of the decision.", "less")
     paused_s: float = metric("controller", "Time the live system stood still before it.")
     reward: float = metric("controller", "Reward of the interval.", "more")
@@ -130,10 +122,7 @@ class IntervalMetrics:
 
 @dataclass(slots=True)
 class StageMetrics:
-    """One stage in an interval. Its queue holds tasks: one or several of a request.
-
-    Over an episode, counts are sums and the others means.
-    """
+    """One stage in an interval, in tasks: one or several of a request. See :data:`AVERAGED`."""
 
     queued: int = metric("stage", "Tasks waiting at the end of the interval.", "less")
     running: int = metric("stage", "Tasks in batches then.")
@@ -197,19 +186,15 @@ class EpisodeMetrics:
     failed: int = _same("failed")
     queued: int = metric("queue", "Requests that still waited; 0 unless interrupted.", "less")
     running: int = metric("queue", "Requests that still ran; 0 unless interrupted.")
-    hopeless: int = metric(
-        "slo", "Requests whose budget on arrival was shorter than the fastest service."
-    )
+    hopeless: int = _same("hopeless")
     violations: int = _same("violations")
-    violation_rate: float = metric("slo", "Violations per request that has ended.", "less")
+    violation_rate: float = _same("violation_rate")
     avoidable_violation_rate: float = metric(
-        "slo", "Violations among the requests that are not hopeless, per request that has ended.",
-        "less",
-    )  # fmt: skip
+        "slo", "Violations of requests that are not hopeless, per request that has ended.", "less"
+    )
     more_cores_rate: float = metric(
-        "slo", "Avoidable violations, per request, that only replicas of more cores could prevent.",
-        "less",
-    )  # fmt: skip
+        "slo", "Avoidable violations per request that only larger replicas could prevent.", "less"
+    )
     hopeless_rate: float = metric("slo", "Hopeless requests per request that has ended.")
     mean_cores: float = metric("resources", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
@@ -217,12 +202,10 @@ class EpisodeMetrics:
     utilisation: float = _same("utilisation")
     throttled_share: float = _same("throttled_share")
     restarts: int = _same("restarts")
-    latency_mean_s: float = metric("latency", "Mean end-to-end latency of answers.", "less", NAN)
-    latency_p50_s: float = metric("latency", "Median latency; infinite if given up.", "less", NAN)
-    latency_p99_s: float = metric("latency", "99th percentile of it.", "less", NAN)
-    infeasible_decisions: int = metric(
-        "controller", "Decisions that left some budget unmet.", "less"
-    )
+    latency_mean_s: float = _same("latency_mean_s")
+    latency_p50_s: float = _same("latency_p50_s")
+    latency_p99_s: float = _same("latency_p99_s")
+    infeasible_decisions: int = metric("controller", "Decisions that left a budget unmet.", "less")
     guarded: int = _same("guarded")
     accuracy: float = _same("accuracy")
     effective_accuracy: float = _same("effective_accuracy")
@@ -271,8 +254,7 @@ class Column:
         return f"{value * self.scale:z.{self.digits}f}"
 
 
-EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "tensorboard")
-_of_all = partial(Column, places=EVERYWHERE, interval=True)
+_of_all = partial(Column, places=("evaluation", "cell", "tensorboard"), interval=True)
 
 COLUMNS = (
     _of_all("violation_rate", "violated", "%", 3),
@@ -363,11 +345,8 @@ def over_episode(columns: Columns) -> ByStage:
     return found
 
 
-INFO = {
-    f.name: float if f.type == "float" else int
-    for f in declared(IntervalMetrics)
-    if f.name != "reward"
-}
+_OF_INFO = [f for f in declared(IntervalMetrics) if f.name != "reward"]
+INFO = {f.name: float if f.type == "float" else int for f in _OF_INFO}
 """Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
 _of_info = attrgetter(*INFO)
 _NOTHING: dict[str, Any] = {n: kind(getattr(IntervalMetrics(), n)) for n, kind in INFO.items()}
@@ -376,11 +355,9 @@ _MAY_BE_UNMEASURED = [name for name, value in _NOTHING.items() if math.isnan(val
 
 
 def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
-    """Return :data:`INFO` of an interval in finite numbers, because learners add it up.
-
-    It is 0 where nothing was measured; an infinite latency, of a request that was given up, is
-    the longest time ``waited_s`` that one had waited until then.
-    """
+    """Return :data:`INFO` of an interval in finite numbers, because learners add it up."""
+    # It is 0 where nothing was measured; an infinite latency, of a request that was given up, is
+    # the longest time ``waited_s`` that one had waited until then.
     found = dict(zip(INFO, _of_info(metrics), strict=True))
     for name in _MAY_BE_UNMEASURED:
         if not math.isfinite(found[name]):
@@ -416,15 +393,11 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
-    """Return the metrics from the data of :func:`summary`.
-
-    None is infinity again where requests were never answered, and NaN elsewhere.
-    """
+    """Return the metrics from the data of :func:`summary`."""
+    # None is infinity again where requests were never answered, and NaN elsewhere.
     infinite = ("latency_p50_s", "latency_p99_s") if values["offered"] else ()
     blanks = {name: math.inf if name in infinite else NAN for name in names(EpisodeMetrics)}
     measured: dict[str, Any] = {k: blanks[k] if v is None else v for k, v in values.items()}
-    stages = {
-        stage: {name: NAN if value is None else value for name, value in own.items()}
-        for stage, own in values.get("stages", {}).items()
-    }
+    of_stages = values.get("stages", {}).items()
+    stages = {s: {k: NAN if v is None else v for k, v in own.items()} for s, own in of_stages}
     return EpisodeMetrics(**measured | {"stages": stages})

@@ -28,11 +28,9 @@ def most_cores(nodes: Any, replicas: int, starting: int = 0) -> int:
 
 
 def placed(nodes: Sequence[int], sizes: Sequence[tuple[int, int]]) -> tuple[list[list[int]], bool]:
-    """Return on which node each replica of each stage starts, and whether all find room.
-
-    ``sizes`` are cores and replicas of each stage. The largest come first, each where most room is
-    left. One stage finds room wherever there is some; several may not.
-    """
+    """Return on which node each replica of each stage starts, and whether all find room."""
+    # ``sizes`` are cores and replicas of each stage. The largest come first, each where most room
+    # is left. One stage finds room wherever there is some; several may not.
     room, where = list(nodes), [list[int]() for _ in sizes]
     for k in sorted(range(len(sizes)), key=lambda k: -sizes[k][0]):
         cores, replicas = sizes[k]

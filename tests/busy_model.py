@@ -11,7 +11,6 @@ LOOPS = 400_000
 
 
 def config(**settings):
-    """Return the settings of a worker that serves it."""
     from sponge_env.live.replica import LiveConfig  # not in a replica's process
 
     return LiveConfig(model=BUSY, **settings)

@@ -125,6 +125,15 @@ def refused(own_folder, capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def server(request):
+    """Serve, with a fake engine and what the module of the tests says in ``OPTIONS``."""
+    from served import running
+
+    with running(**getattr(request.module, "OPTIONS", {})) as found:
+        yield found
+
+
 @pytest.fixture
 def unpainted(monkeypatch):
     """Lay pictures out without painting them, which takes longer than a short evaluation."""

@@ -7,7 +7,6 @@ from sponge_env.live.cgroups import find_hierarchy
 
 
 def groups_of(pid):
-    """Find all groups that a process made, wherever they are."""
     hierarchy = find_hierarchy()
     folders = os.walk(hierarchy.mount) if hierarchy else ()
     found = (Path(folder, name) for folder, names, _ in folders for name in names)

@@ -48,10 +48,8 @@ def ledger_of(batch, i):
 
 
 def check_equal(scenarios, seeds, replicas_max=None):
-    """Run an episode of each scenario under random allocations in all three and compare.
-
-    The single system shows the reference's, up to rounding, the batch simulator that to the bit.
-    """
+    """Run an episode of each scenario under random allocations in all three and compare."""
+    # The single system shows the reference's, up to rounding, the batch simulator that to the bit.
     batch = simulator(scenarios, obs_dim=JOINT.obs_dim)
     singles = [SimulatedSystem(s, seed) for s, seed in zip(scenarios, seeds, strict=True)]
     plans = [allocations(s, seed, replicas_max) for s, seed in zip(scenarios, seeds, strict=True)]
@@ -128,7 +126,6 @@ def check_same(value, expected, name, tolerance=TOLERANCE):
 
 
 def check_columns(system, other, tolerance=TOLERANCE):
-    """Check that two ledgers are the same."""
     check_same(dict(system.columns()), dict(other.columns()), "ledger", tolerance)
 
 

@@ -19,7 +19,6 @@ TRACES = {
 
 
 def write_files(folder):
-    """Write what drawn scenarios read; return the folder."""
     for name, text in TRACES.items():
         (folder / name).write_text(text)
     save_profile(QUOTA_PROFILE, folder / "quota.json")

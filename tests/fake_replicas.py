@@ -34,10 +34,7 @@ LOAD_S = 0.01  # CPU time that a replica takes until it is ready
 
 
 class FakeReplica:
-    """A replica without a process. Implements ``Replica``.
-
-    A test makes it :meth:`ready`, lets it :meth:`answer` and :meth:`die`; a willing one needs none.
-    """
+    """A ``Replica`` without a process, whose events a test makes; a willing one needs no test."""
 
     pid = None
     silent = False

@@ -16,10 +16,7 @@ WARMUP_S = 30.0
 
 
 def write_suite(path, agents, cells=(COLD, WARM), bounds=None, arrangement=None):
-    """Write a suite's folder.
-
-    Agents have violations of each seed and mean cores, bounds mean cores without violations.
-    """
+    """Write a suite's folder, by agents' violations of each seed and mean cores, and bounds'."""
     shown = {"cells": cells, **(arrangement or {})}
     write(path / "run.json", {"format": FORMAT, "suite": "made-up", "arrangement": shown})
     write(path / "host.json", {"cpu_model": "M", "cpus": 2, "cpus_allowed": 2, "kernel": "Linux"})

@@ -103,7 +103,6 @@ def short(**changes):
 
 
 def episode_of(scenario, controller, seed=0):
-    """Let a controller play a simulated episode."""
     run = Run.of("played", scenario, "sim", seed)
     return run_episode(make_system(scenario, seed), controller, run)
 

@@ -21,11 +21,7 @@ def noise_free(scenario):
 
 
 def replay(scenario, profile, seed, schedule):
-    """Run a schedule on the simulated system without noise.
-
-    Raises:
-        SpongeError: The scenario cannot be used.
-    """
+    """Run a schedule on the simulated system without noise."""
     system = make_system(noise_free(scenario), seed, profile=profile)
     return run_episode(system, Scripted(*schedule), Run.of("oracle", scenario, "sim", seed)).summary
 
@@ -33,9 +29,8 @@ def replay(scenario, profile, seed, schedule):
 def replay_all(scenario, seed, replicas):
     """Run all schedules with at most so many replicas: their violations and core-seconds."""
     profile, limits, quiet = scenario_profile(scenario), scenario.limits, noise_free(scenario)
-    choices = itertools.product(
-        range(1, limits.cores + 1), range(1, limits.batch + 1), range(1, replicas + 1)
-    )
+    largest = limits.cores, limits.batch, replicas
+    choices = itertools.product(*(range(1, most + 1) for most in largest))
     allocations = [each for each in choices if each[0] * each[2] <= limits.machine_cores]
     schedules = np.array(list(itertools.product(allocations, repeat=scenario.intervals)))
     count, workload = len(schedules), draw_workload(quiet, profile, seed)

@@ -27,14 +27,16 @@ from sponge_env.simulation.traffic import rate_rps
 FORM = Form(1, BATCHES, any_model=True)
 
 
+def observation(**observed):
+    """Return an observation of which some fields are given, and all others are 0."""
+    return np.array([[observed.get(name, 0.0) for name in JOINT.fields]], np.float32)
+
+
 def needs(spec, replicas=1, **observed):
-    """Return what a policy sees where some fields are observed, and all others are 0."""
+    """Return what a policy sees of such an observation."""
     state = PolicyState([spec], FORM)
     state.replicas[:] = replicas
-    row = np.zeros((1, JOINT.obs_dim), np.float32)
-    for name, value in {"replicas_ready": replicas / spec.first.replicas_max, **observed}.items():
-        row[0, JOINT.fields.index(name)] = value
-    state.see(row, None)
+    state.see(observation(replicas_ready=replicas / spec.first.replicas_max, **observed), None)
     return dict(zip(INPUTS, state.seen[0].tolist(), strict=True))
 
 
@@ -59,10 +61,7 @@ def test_a_rate_needs_the_cores_that_serve_it(cores, replicas):
 
 def test_slow_service_needs_more_cores():
     state = PolicyState([SPEC], FORM)
-    rate = served_rps(SPEC, 4) / SPEC.first.capacity_rps
-    row = np.zeros((1, JOINT.obs_dim), np.float32)
-    row[0, JOINT.fields.index("arrivals_last")] = rate
-    needed = []
+    row, needed = observation(arrivals_last=served_rps(SPEC, 4) / SPEC.first.capacity_rps), []
     for _ in range(60):
         alone_s = float(SPEC.first.latency.table_s(1, 1)[0, 0])
         state.see(row, np.array([[1.5 * alone_s, 1.0, 1.0, 0.0]]))
@@ -91,8 +90,7 @@ def test_no_replica_is_given_up_that_the_highest_rate_needs():
     down[0, CORES + len(BATCHES)] = 1.0
     rates = {n: n * served_rps(SPEC, SPEC.total_cores // n) / 1.15 for n in (1, 2, 4)}
     for fewest, rate in rates.items():
-        row = np.zeros((1, JOINT.obs_dim), np.float32)
-        row[0, JOINT.fields.index("arrivals_last")] = 0.999 * rate / SPEC.first.capacity_rps
+        row = observation(arrivals_last=0.999 * rate / SPEC.first.capacity_rps)
         state.intervals[:] = 0
         state.replicas[:] = 6
         for _ in range(8):

@@ -41,7 +41,6 @@ DOORS = {  # files that may import a library
 
 
 def files(*folders):
-    """Return the paths of all modules below some folders."""
     paths = (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
     return [str(path.relative_to(ROOT)) for path in paths]
 
@@ -137,7 +136,6 @@ def test_controllers_work_within_another_package(tmp_path):
 
 
 def layer(name):
-    """Return the layer of a dotted name within ``sponge_env``."""
     return next(k for k, each in enumerate(LAYERS.split("|")) if name.split(".")[0] in each.split())
 
 

@@ -125,10 +125,7 @@ class TestHPA:
 
 
 def fa2_as_published(spec, rate, delay_s):
-    """Return the first (replicas, batch) that fits, by the published nested loops.
-
-    Published for an SLO of 1 s, of which it takes the requests.
-    """
+    """Return the first (replicas, batch) that fits, by the loops published for an SLO of 1 s."""
     rate *= spec.slo_s
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_s * 1e3
     budget_ms = slo_ms - delay_ms

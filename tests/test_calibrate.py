@@ -183,7 +183,7 @@ WAITED = "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 m
         ((4, 3), 0.9, 1.0, "a batch of 16 took 900.0 ms on 8 units, one of 16 only 700.9 on 4"),
     ],
 )
-def test_a_calibration_on_a_loaded_machine_warns(
+def test_a_loaded_machine_is_warned_of(
     cell, latency_s, wall, reason, tmp_path, monkeypatch, caplog, capsys
 ):
     profile = load_profile("lite0")

@@ -79,11 +79,7 @@ class Tiny:
             (self.source / f"{name}.py").write_text(content)
 
     def run(self):
-        """Call it in a new process.
-
-        Returns:
-            Its answer, how often each entry point was loaded from the cache, lines of notice.
-        """
+        """Call it in a new process; return answer, entry points' loads from the cache, notices."""
         with PROCESSES.Pool(1) as pool:
             return pool.apply(call, (self.source, self.cache, self.home))
 

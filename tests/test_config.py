@@ -33,8 +33,7 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path):
         name = "b"
         variants = [{ profile = "RESNET" }]
     """
-    path = tmp_path / "relative.toml"
-    path.write_text(pipeline.replace("RESNET", "resnet18"))
+    path = write(tmp_path, pipeline.replace("RESNET", "resnet18"))
     alone_s = {name: load_profile(name).fastest_s(16) for name in ("yolov5s", "resnet18")}
     expected_s = 10 * (alone_s["yolov5s"] + 1.5 * alone_s["resnet18"])
     assert load_scenario(path).slo_s == pytest.approx(expected_s, rel=0.05)

@@ -6,17 +6,16 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import grpc
 import pytest
 import urllib3
 import yaml
+from project import ROOT
 from served import running
 
 from sponge_env.serve.__main__ import _parser as serve_parser
 
-ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 CADDY = "{\n admin off\n auto_https disable_redirects\n skip_install_trust\n}\nimport %s\n"
 

@@ -10,24 +10,23 @@ import subprocess
 import sys
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pytest
 from fake_oip import FakeServer, serving
 from PIL import Image
+from project import ROOT
 from scenarios import SHORT
 from served import running
 from served_story import SERVED, Story
 
 from benchmarks import throughput
 from sponge_env.k8s.launcher import Resizes
+from sponge_env.run.suite import chosen
 from sponge_env.serve.__main__ import _parser as serve_parser
 from sponge_env.serve.load.__main__ import _parse as parse_load
 from sponge_env.serve.monitor.exposition import exposition
 
 pytestmark = pytest.mark.usefixtures("unpainted")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def example(name):
@@ -68,6 +67,14 @@ def test_the_page_shows_the_example_that_runs():
     source = re.sub(r"(reset|decide)\(self, (.*?)\) -> \w+:", _without_types, source)
     lines = {line.strip() for line in source.splitlines()}
     assert [line for line in code if line not in lines] == []
+
+
+def test_every_controller_that_the_page_names_is_there():
+    page = (ROOT / "docs" / "controllers.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    names = re.findall(r"`([a-z0-9-]+)`", " ".join(rows))
+    agents, bounds = chosen(names)
+    assert len(agents) + len(bounds) == len(names) > 20
 
 
 def _without_types(match):

@@ -175,9 +175,7 @@ def test_a_dead_replica_gives_its_batch_back_and_is_replaced(clock, make_rig):
 
 
 @pytest.mark.parametrize("serving", [0, 1])
-def test_replicas_that_fail_to_start_are_started_again_after_longer_pauses(
-    serving, clock, make_rig, caplog
-):
+def test_replicas_that_fail_start_again_after_longer_pauses(serving, clock, make_rig, caplog):
     rig = make_rig(1)
     rig.scale(2 + serving)
     if not serving:
@@ -315,12 +313,6 @@ def make_worker(launcher):
     return LiveWorker(CONFIG, launcher=launcher)
 
 
-@pytest.fixture
-def worker(launcher):
-    with make_worker(launcher) as worker:
-        yield worker
-
-
 def test_a_worker_that_is_dropped_is_closed_but_not_by_a_fork(launcher, monkeypatch):
     worker = make_worker(launcher)
     monkeypatch.setattr("sponge_env.live.worker.os.getpid", lambda: -1)
@@ -353,20 +345,21 @@ def test_cores_are_charged_as_they_are_held(clock, launcher, monkeypatch):
     assert status.used_core_seconds == pytest.approx(CPU_S * 16), "not what loading took at first"
 
 
-def test_a_limit_that_comes_late_shows_in_the_status(worker, launcher):
-    worker.resize(Allocation(cores=8, batch=1, replicas=2))
-    worker.wait(worker.now())
-    launcher.limit_delay_s = 0.05
-    worker.resize(Allocation(cores=4, batch=1, replicas=2))
-    resized = worker.status()
-    assert (resized.held_cores, resized.effective_cores) == (16.0, 8.0)
-    while worker.status().effective_cores != 4.0:
-        assert not worker.wait(worker.now() + 0.01)
-    assert worker.status().held_cores == 8.0
-    assert worker.status().core_seconds >= resized.core_seconds + 0.04 * 16
-    launcher.launched[1].limit(0.75)  # by somebody else
-    time.sleep(launcher.limit_delay_s)
-    status = worker.status()
+def test_a_limit_that_comes_late_shows_in_the_status(launcher):
+    with make_worker(launcher) as worker:
+        worker.resize(Allocation(cores=8, batch=1, replicas=2))
+        worker.wait(worker.now())
+        launcher.limit_delay_s = 0.05
+        worker.resize(Allocation(cores=4, batch=1, replicas=2))
+        resized = worker.status()
+        assert (resized.held_cores, resized.effective_cores) == (16.0, 8.0)
+        while worker.status().effective_cores != 4.0:
+            assert not worker.wait(worker.now() + 0.01)
+        assert worker.status().held_cores == 8.0
+        assert worker.status().core_seconds >= resized.core_seconds + 0.04 * 16
+        launcher.launched[1].limit(0.75)  # by somebody else
+        time.sleep(launcher.limit_delay_s)
+        status = worker.status()
     assert (status.held_cores, status.effective_cores) == (16.0, 8.0), "of all replicas"
 
 

@@ -46,10 +46,8 @@ def scenario_file(tmp_path, machine_profile):
 
 
 def start_evaluation(scenario_file):
-    """Start a live evaluation in a process of its own; return it in mid-run, and its folder.
-
-    Its controller has cores to spare, for a machine that is slower than when it was measured.
-    """
+    """Start a live evaluation in a process of its own; return it in mid-run, and its folder."""
+    # Its controller has cores to spare, for a machine that is slower than when it was measured.
     run, said = scenario_file.parent / "run", scenario_file.parent / "stderr"
     command = [sys.executable, *f"evaluate.py --agent {AGENT} --backend live".split()]
     command += ["--scenario", str(scenario_file), "--run-dir", str(run)]
@@ -92,12 +90,10 @@ def replica_of(pid):
 
 
 def test_simulator_and_real_worker_agree(machine_profile, scenario_file):
-    """Same arrivals, same controller: the violations and the latencies are alike.
-
-    A shared machine's speed drifts after the calibration, and others take the CPU now and
-    then. So the simulator gets the CPU work of each batch that the live run measured, and one live
-    run in three that agrees will do.
-    """
+    """Same arrivals, same controller: the violations and the latencies are alike."""
+    # A shared machine's speed drifts after the calibration, and others take the CPU now and then.
+    # So the simulator gets the CPU work of each batch that the live run measured, and one live run
+    # in three that agrees will do.
     profile = machine_profile
     scenario = dataclasses.replace(load_scenario(scenario_file), duration_s=10.0)
     differences = []

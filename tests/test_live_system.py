@@ -140,11 +140,9 @@ def slow_system(requests, duration_s, replicas, **more):
     return live_system(scenario, profile=STEADY_PROFILE, workload=requests, **more)
 
 
-@pytest.mark.parametrize(
-    ("deadline_s", "outcome"), [(0.5, "failed"), (math.nextafter(0.5, 1), "late")]
-)
-def test_no_budget_is_left_at_the_deadline(deadline_s, outcome):
-    system = slow_system(requests_at((0.0, deadline_s)), 4.0, 1, crashes_s=(0.5,))
+@pytest.mark.parametrize(("due_s", "outcome"), [(0.5, "failed"), (math.nextafter(0.5, 1), "late")])
+def test_no_budget_is_left_at_the_deadline(due_s, outcome):
+    system = slow_system(requests_at((0.0, due_s)), 4.0, 1, crashes_s=(0.5,))
     for _ in range(4):
         system.step(Allocation(1, 1))
     assert system.columns()["outcome"].tolist() == [outcome]

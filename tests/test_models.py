@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,6 +79,15 @@ def test_a_replica_of_root_opens_each_session_once(threads, tmp_path, monkeypatc
     with memory_of(make_job([inspect_onnx(write_model(tmp_path / "own.onnx"))], 2)) as job:
         child.load(dataclasses.replace(job, threads=threads))
     assert opened == [threads]
+
+
+def test_onnx_runtime_tells_its_maker_nothing(tmp_path):
+    """It would name this machine in the cache, and ask for its maker's address."""
+    code = "from sponge_env.models.model import import_onnxruntime as get; get().get_device()"
+    subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, check=True
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_weights_are_real():

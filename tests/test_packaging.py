@@ -7,16 +7,15 @@ import re
 import sys
 import tomllib
 from functools import cache
-from pathlib import Path
 
 import pytest
+from project import ROOT
 
 import sponge_env
 from sponge_env.__main__ import COMMANDS, main
 from sponge_env.errors import ConfigError
 from sponge_env.utils import installation
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 

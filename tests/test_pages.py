@@ -8,8 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
-ROOT = Path(__file__).resolve().parent.parent
+from project import ROOT
 
 
 def test_the_site_has_every_page_and_no_dead_link(tmp_path):

@@ -39,7 +39,6 @@ def batch(size):
 
 
 def run(worker, size):
-    """Run a batch and return how it ended."""
     worker.start(batch(size))
     end_s = worker.now() + PATIENCE_S
     while not (done := worker.wait(end_s)):

@@ -117,15 +117,10 @@ def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(tmp_path, result,
                 store.missing([UNIT])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"arrangement": []},
-        {"arrangement": None},
-        {"definition": None},
-        {"definition": {"agents": []}},
-    ],
-)
+DAMAGES = {"arrangement": []}, {"arrangement": None}, {"definition": None}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, {"definition": {"agents": []}}])
 def test_a_damaged_definition_is_named(tmp_path, damage):
     with RunStore.open(tmp_path, IDENTITY):
         pass

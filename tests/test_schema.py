@@ -1,21 +1,20 @@
 """The schema of metrics, and what is generated from it."""
 
 import math
-from pathlib import Path
 
 import pytest
+from project import ROOT
 
 from benchmarks.results import environment_page, field_table, metric_table, metrics_page
 from sponge_env import metrics
 from sponge_env.core.fields import JOINT_NAMES
 
 SCHEMAS = (metrics.IntervalMetrics, metrics.EpisodeMetrics, metrics.StageMetrics)
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_the_docs_are_what_the_schema_generates():
     for name, page_of in {"environment.md": environment_page, "metrics.md": metrics_page}.items():
-        page = (DOCS / name).read_text()
+        page = (ROOT / "docs" / name).read_text()
         assert page == page_of(page), "run: make docs"
     assert [row.split("`")[1] for row in field_table().splitlines()[2:]] == list(JOINT_NAMES)
 
@@ -75,15 +74,11 @@ def test_accuracy_has_columns_only_where_some_answers_are_wrong():
         assert wrong - sure == {"effective_accuracy"}
 
 
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("latency_p99_s", "latency p99 [s]"),
-        ("cores", "cores [core units]"),
-        ("violations", "violations"),
-        ("bandwidth_bytes_per_s", "bandwidth [B/s]"),
-    ],
-)
+LABELS = {"latency_p99_s": "latency p99 [s]", "cores": "cores [core units]",
+          "violations": "violations", "bandwidth_bytes_per_s": "bandwidth [B/s]"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "label"), LABELS.items())
 def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
     assert metrics.axis_label(metrics.IntervalMetrics, name) == label
 

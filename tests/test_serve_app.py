@@ -203,12 +203,22 @@ def test_later_controllers_are_registered_ones():
 @pytest.mark.parametrize(
     "arguments",
     ["--agent static --port 70000", "--agent static --grpc-port x", "--agent static --slo-ms 0",
-     "--agent static --queue 0", "--agent static --limiter hope", "--model ocr",
+     "--agent static --queue 0", "--agent static --limiter hope",
      "--agent static --replicas 127.0.0.1:7700 --limiter cgroup"],
 )  # fmt: skip
 def test_a_mistyped_option_is_one_sentence(arguments, refused):
-    name = arguments.split()[-2].removeprefix("--model").strip("-")
+    name = arguments.split()[-2].strip("-")
     assert name.replace("-", "_") in refused(command.main, arguments).replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [("--agent nope", "unknown agent 'nope'"), ("--agent oracle", "is a bound"),
+     ("--host 999.1.1.1", "cannot listen on port 8000 of 999.1.1.1")],
+)  # fmt: skip
+def test_it_is_refused_before_anything_is_measured(arguments, reason, refused, monkeypatch):
+    monkeypatch.setattr("sponge_env.env.factory.prepare_machine", None)
+    assert reason in refused(command.main, arguments)
 
 
 def test_a_server_is_named_after_its_model():

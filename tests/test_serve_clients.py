@@ -21,6 +21,7 @@ with warnings.catch_warnings():
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
 SUMS = np.array([[6, 3], [22, 7]], np.float32)
+OPTIONS = {"compress_from_bytes": 0}
 CLIENTS = ("http", "http.aio", "grpc", "grpc.aio")
 
 
@@ -57,12 +58,6 @@ class Client:
 
     def output(self, **how):
         return self.tensors.InferRequestedOutput("output", **how)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running(compress_from_bytes=0) as found:
-        yield found
 
 
 @pytest.fixture(params=CLIENTS)

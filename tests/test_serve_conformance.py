@@ -5,19 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from served import running
 
 CASES = [
     pytest.param(case, id=f"{file.stem}: {case['name']}")
     for file in sorted((Path(__file__).parent / "conformance").glob("*.json"))
     for case in json.loads(file.read_text())
 ]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as found:
-        yield found
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -27,13 +27,7 @@ from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.wire import protocol
 from sponge_env.serve.wire.inline import InlineFuture, run_inline
 
-LIMITS = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running(**LIMITS) as found:
-        yield found
+OPTIONS = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
 
 @pytest.fixture
@@ -298,7 +292,7 @@ def test_a_token_guards_all_but_health():
 
 
 def test_what_never_comes_to_the_engine_is_counted():
-    with running(FakeEngine(answer=lambda _: Reply(Status.REFUSED)), **LIMITS) as server:
+    with running(FakeEngine(answer=lambda _: Reply(Status.REFUSED)), **OPTIONS) as server:
         for data, status in (
             (infer([[1, 2, 3, 4]]), 503),  # it came there
             (infer([[1, 2, 3]]), 400),

@@ -15,11 +15,7 @@ from sponge_env.serve.rpc.codec import SERVICE
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.regions import FOLDER, MAX_REGIONS, OFFSET, REGION, SIZE, Regions
 
-
-@pytest.fixture(scope="module")
-def server():
-    with running(shared_memory=True) as found:
-        yield found
+OPTIONS = {"shared_memory": True}
 
 
 @pytest.fixture

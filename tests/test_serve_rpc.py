@@ -29,11 +29,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tritonclient.grpc import service_pb2
 
-
-@pytest.fixture(scope="module")
-def server():
-    with running(max_body_bytes=10_000, max_header_bytes=4000) as found:
-        yield found
+OPTIONS = {"max_body_bytes": 10_000, "max_header_bytes": 4000}
 
 
 @pytest.fixture(scope="module")

@@ -167,10 +167,9 @@ def test_core_and_reference_keep_the_same_account(cores, phase, wake_s, resume_s
 
 
 class Kernel:
-    """The same account in steps of 10 microseconds, looked through at every step.
+    """The same account in steps of 10 microseconds, looked through at every step."""
 
-    Refills, ticks and begins of work never fall together here: their order is not defined.
-    """
+    # Refills, ticks and begins of work never fall together here: their order is not defined.
 
     STEP_S = 1e-5
     PERIOD, TICK, SLICE, KEPT = 2000, 400, 500, 100

@@ -21,10 +21,8 @@ STATES = 300  # random states of each seed
 
 
 def exhaustive(spec, view, forecast, margin):
-    """Try every pair: fewest misses, then fewest cores and batch.
-
-    If some miss, least work for a request comes before these, told apart by 2**-30 s.
-    """
+    """Try every pair: fewest misses, then fewest cores and batch."""
+    # If some miss, least work for a request comes before these, told apart by 2**-30 s.
     late = count_late(spec, view, forecast, margin)
     fewest, latency_s = late.min(), spec.first.latency.table_s(*late.shape)
     work_s = (1 + margin) * latency_s / np.arange(1, late.shape[0] + 1)[:, np.newaxis]

@@ -57,11 +57,9 @@ def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
 
 
 def played(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
-    """Play a chain as the look-ahead does: the late requests, weighted.
-
-    Requests (requests, 2) go through stages whose batches take ``service_s`` (stages, cores,
-    batches), with some cores up to a moment and others after it; each answer leads to ``tasks``.
-    """
+    """Play a chain as the look-ahead does: the late requests, weighted."""
+    # Requests (requests, 2) go through stages whose batches take ``service_s`` (stages, cores,
+    # batches), with some cores up to a moment and others after it; each answer leads to ``tasks``.
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
     fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
     arrivals, kept = np.zeros((stages, most, 2)), np.zeros_like(replicas)

@@ -11,8 +11,6 @@ from sponge_env.scenario.profile import load_profile
 
 NOTHING = np.zeros(0)
 INITIAL = Allocation(cores=4, batch=4)
-
-
 OF_STAGE = {each.name for each in dataclasses.fields(StageSpec)}
 SEEN_OF_STAGE = {each.name for each in dataclasses.fields(StageView)} - {"allocation", "last"}
 

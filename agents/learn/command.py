@@ -105,7 +105,7 @@ def _start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
     if resumes and policy.info.fingerprint != plan.fingerprint:
         raise PolicyError(
             f"{path} was trained on {', '.join(policy.info.scenarios)}, whose profile or stages, "
-            "interval or limits differ; train anew"
+            "interval or limits differ; resume it with the options that it was trained with"
         )
     return policy
 

@@ -125,8 +125,7 @@ def _folders(path: Path, backends: Sequence[Backend]) -> dict[Backend, Path]:
         return {backends[0]: path}
     folders = {backend: path / backend for backend in backends}
     if holds_something(path) and not any(folder.exists() for folder in folders.values()):
-        message = f"{str(path)!r} is no run on both backends; choose a new folder"
-        raise RunDirectoryError(message)
+        raise RunDirectoryError(f"{str(path)!r} is no run on both backends; choose a new folder")
     return folders
 
 

@@ -116,10 +116,7 @@ class ArrayController(BaseController):
 
     @abstractmethod
     def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
-        """Return cores, batch and perhaps replicas, each one number or (n,).
-
-        The view is of a single system, or a :class:`sponge_env.simulation.batch.BatchView`.
-        """
+        """Return cores, batch and perhaps replicas: numbers, or (n,) each for a ``BatchView``."""
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Apply the rule to a single system."""

@@ -29,8 +29,7 @@ class Choices(NamedTuple):
 
     first: IntArray  # (stages + 1,) where each stage's options begin, and their number
     ticks: IntArray  # (options,) latency of a request that comes later, at most the horizon
-    # (options,) longest latency of the stages after it with which nothing here is late, or
-    # :data:`NEVER`
+    # (options,) longest latency of later stages with which nothing here is late, or :data:`NEVER`
     room: IntArray
     cores: IntArray  # (options,) cores held
     cost: IntArray  # (options,) at least 0; of all stages together below :data:`BIG_M`
@@ -124,11 +123,9 @@ def _tables(stages: int, horizon: int, levels: int) -> CostTables:
 
 @entry_point
 def relax_all(choices: Choices, late: IntArray, tables: CostTables) -> None:
-    """Relax the tables with all options.
-
-    If ``late`` has rows, (options, horizon + 1) say how many requests each option makes late before
-    latencies of 0, 1, ... ticks, the last of which stands for all beyond.
-    """
+    """Relax the tables with all options."""
+    # If ``late`` has rows, (options, horizon + 1) say how many requests each option makes late
+    # before latencies of 0, 1, ... ticks, the last of which stands for all beyond.
     stages, levels = tables.option_at.shape[:2]
     for k in range(stages - 1, -1, -1):
         begin_stage(tables, k)

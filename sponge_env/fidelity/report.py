@@ -163,12 +163,10 @@ def side_by_side(
     return Table(headings, [*lines.values()]), notes
 
 
-def tables(rows: Iterable[Row]) -> dict[str, Table]:
+def tables(rows: Sequence[Row]) -> dict[str, Table]:
     """Return a table for each scenario, in order of appearance."""
-    of_scenario: dict[str, list[Row]] = {}
-    for row in rows:
-        of_scenario.setdefault(row.scenario, []).append(row)
-    return {scenario: Table.of(COLUMNS, own) for scenario, own in of_scenario.items()}
+    names = dict.fromkeys(row.scenario for row in rows)
+    return {name: Table.of(COLUMNS, [r for r in rows if r.scenario == name]) for name in names}
 
 
 _OWN = ("kind", "repetition", "cpu_ratio")  # What a trial has beside its summary

@@ -63,8 +63,7 @@ class PodReplica(RemoteReplica):
 class KubernetesLauncher(RemoteLauncher):
     """Runs replicas in the pods of a Deployment. Implements ``Launcher``.
 
-    ``where`` is the Deployment, ``DEPLOYMENT`` or ``NAMESPACE/DEPLOYMENT``. That there is none, or
-    that the API server cannot be asked, is a ``SpongeError``.
+    That ``where``, ``[NAMESPACE/]DEPLOYMENT``, is not there, or no API, is a ``SpongeError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig], where: str, token: str) -> None:
@@ -192,8 +191,7 @@ class KubernetesLauncher(RemoteLauncher):
         # let go of what is kept for pods that are gone
         for gone in self._retired.keys() - self._pods.keys():
             self._retired.pop(gone).close()
-        for gone in self._sent.keys() - self._pods.keys():
-            del self._sent[gone]
+        self._sent = {pod: sent for pod, sent in self._sent.items() if pod in self._pods}
         for what in list(self._trouble):
             if what[1] and what[1] not in self._pods:
                 del self._trouble[what]
@@ -202,8 +200,7 @@ class KubernetesLauncher(RemoteLauncher):
         unreachable = {pod for kind, pod in self._resumes_s if kind == "assign"}
         wants = [Want(at, each.pod, each.milli) for at, each in enumerate(self._wanting)]
         calls = next_calls(self._pods, wants, unreachable | self._retired.keys(), self._scale)
-        due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
-        return next(due, None)
+        return next((each for each in calls if (each.kind, each.pod) not in self._resumes_s), None)
 
     def _pause(self, kind: str, pod: str) -> None:
         self._resumes_s[kind, pod] = time.monotonic() + RETRY_S

@@ -30,7 +30,6 @@ from sponge_env.utils.installation import ONE_THREAD
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 STDERR_BYTES = 1 << 16  # Kept between two batches of what a child says on its standard error
 MAX_REPORT_BYTES = 1 << 16  # Of a child's report, with all reasons for which its model failed
-SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}  # Further threads would use up the quota
 END_TIMEOUT_S = 10.0  # How long a killed process may take to be gone
 
 too_many_as_sentence = partial(
@@ -84,7 +83,7 @@ class LocalReplica:
                     stdout=subprocess.DEVNULL,
                     stderr=self._stderr,
                     start_new_session=True,
-                    env=environment() | SETTINGS,
+                    env=environment() | ONE_THREAD,  # further threads would use up the quota
                 )
             self._opened = opened.pop_all()
         pid = self._process.pid

@@ -2,9 +2,8 @@
 
 Only then is PyTorch needed, and the rest of the extra ``export``. The exported file begins with a
 bilinear resize to the size that the model was trained for, so that models of several sizes can take
-the same images; of its own size that leaves them as they are. Each is there once more for pixels as
-they are, uint8, under its name and ``-uint8``: the graph itself makes floats of them, so that a
-quarter of the bytes travels and nothing is copied once more.
+the same images. Each is there once more for pixels as they are, uint8, under its name and
+``-uint8``: its graph makes floats of them, so that a quarter of the bytes travels.
 """
 
 import logging

@@ -169,15 +169,21 @@ class OnnxModel(OnnxFile):
 @cache
 def open_onnx(path: str) -> int:
     """Open a file for good: what root alone may open a replica cannot open a second time."""
-    import onnxruntime  # noqa: F401  # from where root alone may read, too
-
+    import_onnxruntime()  # from where root alone may read, too
     return os.open(path, os.O_RDONLY)
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, which sends nothing to its maker from here."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime  # takes a while, and most parents of replicas do without
+
+    return onnxruntime
 
 
 def onnx_session(path: str, threads: int) -> Any:
     """Open an ONNX file in the CPU's runtime."""
-    import onnxruntime  # takes a while, and most parents of replicas do without
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

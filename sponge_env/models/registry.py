@@ -31,10 +31,7 @@ TENSORS = {  # NumPy's types by those of the runtime
 
 
 def resolve_model(name: str) -> Model:
-    """Find a model by its name in :data:`KNOWN`, an ONNX file's path, or ``module:Class``.
-
-    What cannot be used is a ``ConfigError``, a missing extra a ``MissingExtraError``.
-    """
+    """Find a model: a name in :data:`KNOWN`, a file or ``module:Class``; else a ``SpongeError``."""
     if "onnxruntime" in missing("live"):  # more is not needed to serve
         require_extra("live", "the real worker")
     if name.endswith(".onnx"):
@@ -50,11 +47,8 @@ def resolve_model(name: str) -> Model:
 
 
 def resolve_variants(names: Sequence[str]) -> list[Model]:
-    """Find models that answer the same question, for one replica to hold.
-
-    They all take the largest of their inputs; smaller models of :data:`EFFICIENTNETS` resize it.
-    Those that cannot take the same inputs, or answer in different shapes, are a ``ConfigError``.
-    """
+    """Find models that answer alike, for one replica to hold; else a ``ConfigError``."""
+    # They all take the largest of their inputs; smaller models of :data:`EFFICIENTNETS` resize it.
     models = [resolve_model(name) for name in names]
     largest = max(range(len(models)), key=lambda at: models[at].inputs.shape)
     inputs = models[largest].inputs
@@ -73,8 +67,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
 
 
 def _answers(model: Model) -> str:
-    up_to = f"up to {model.max_tasks} times " if model.max_tasks else ""
-    return up_to + described(model.outputs)
+    return f"up to {model.max_tasks} times " * (model.max_tasks > 0) + described(model.outputs)
 
 
 def _own(name: str) -> Model:

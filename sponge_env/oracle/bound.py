@@ -23,11 +23,9 @@ MARGINS = (1.0, 0.94, 0.88)  # of the replicas' throughput that plans count on; 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What can be had by knowing all arrivals and delays in advance.
+    """What can be had by knowing all arrivals and delays, when service takes its usual time."""
 
-    Service takes exactly its usual time. The fewest violations come first, then the fewest
-    core-seconds; both count from where the scenario counts.
-    """
+    # The fewest violations come first, then the fewest core-seconds; both as the scenario counts.
 
     offered: int  # Requests that count
     violations_lower: int  # No schedule has fewer
@@ -39,10 +37,8 @@ class Bound:
 
 
 def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
-    """Bound what any controller can reach in an episode, or raise a SpongeError where none can be.
-
-    With ``joint``, replicas may be added; else there is one. The lower side knows no one request.
-    """
+    """Bound what any controller can reach in an episode; a SpongeError where there is no bound."""
+    # With ``joint``, replicas may be added; else there is one. The lower side knows no one request.
     if scenario.stages:
         raise ConfigError(f"scenario {scenario.name!r} lists stages, which have no bound")
     e = known_episode(scenario, scenario_profile(scenario), seed)

@@ -216,10 +216,8 @@ def count_late(e: KnownEpisode, speedup: float) -> int:
 
 @compiled
 def unavoidable(e: KnownEpisode, kind: int, start: int, free_s: float, speedup: float) -> int:
-    """Count the violations of one class that nothing can avoid, from the request ``start`` on.
-
-    It is the first of the class that was not started; a replica can begin with it at ``free_s``.
-    """
+    """Count the violations of one class that nothing can avoid, from the request ``start`` on."""
+    # It is the first of the class that was not started; a replica can begin with it at ``free_s``.
     end = e.first[kind + 1]
     if start >= end:
         return 0

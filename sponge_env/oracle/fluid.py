@@ -72,30 +72,27 @@ def fluid(e: KnownEpisode) -> Fluid:
     # What a replica still answers while it holds less than a core, or than two, three, ... cores.
     best = float((served / np.arange(1, served.size + 1)).max())
     costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
+    arrived, due, startable, hopeless, answerable = _requests(e)
     return Fluid(
-        **_requests(e), **_starts(e), served=served, ahead=ahead, ahead_awake=awake, refill=refill,
-        cores=cores, mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
+        arrived, due, startable, hopeless, served, ahead, awake, refill, cores, **_starts(e),
+        mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
         last_batch=np.minimum(e.batch_max, costs * best + awake.max()), cores_count=e.cores_count,
         replicas=min(e.replicas_max, int(e.models["initial"]["replicas"][0])),
-        replicas_max=e.replicas_max, violation=0.0,
+        replicas_max=e.replicas_max, answerable=answerable, violation=0.0,
         **working_space(e.intervals, e.replicas_max, e.cores_max, e.quota),
     )  # fmt: skip
 
 
 def in_whole_intervals(f: Fluid) -> Fluid:
-    """Return a fluid that counts at the ends of intervals only, and for which service is instant.
-
-    Its plans are others, and at times better ones.
-    """
-    arrived = f.arrived[:, -1:].copy()
+    """Return a fluid of whole intervals and instant service: its plans are at times better ones."""
+    arrived, due = f.arrived[:, -1:].copy(), f.due[:, -1:].copy()
     startable = np.repeat(arrived[:, :, None], f.startable.shape[2], axis=2)
     hopeless = np.zeros_like(startable)
-    due = f.due[:, -1:].copy()
     return f._replace(arrived=arrived, due=due, startable=startable, hopeless=hopeless)
 
 
-def _requests(e: KnownEpisode) -> dict[str, Any]:
-    """Count what arrives, is due and can be done by the end of each step."""
+def _requests(e: KnownEpisode) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int]:
+    """Return the first four fields of :class:`Fluid`, and how many requests can be answered."""
     possible = (e.deadline_s - e.release_s >= e.fastest_s) & (e.counts > 0)
     release_s, deadline_s = e.release_s[possible], e.deadline_s[possible]
     ends_s = np.arange(1, e.intervals * STEPS + 1).reshape(-1, STEPS) * (e.interval_s / STEPS)
@@ -111,13 +108,7 @@ def _requests(e: KnownEpisode) -> dict[str, Any]:
         np.subtract.at(startable[:, :, c], interval, undone)
         late = (deadline_s - release_s < fastest_s - SLACK_S)[:, None] & over
         np.add.at(hopeless[:, :, c], interval, np.diff(late, axis=1, prepend=False))
-    return {
-        "arrived": arrived,
-        "due": due,
-        "startable": startable,
-        "hopeless": hopeless,
-        "answerable": int(possible.sum()),
-    }
+    return arrived, due, startable, hopeless, int(possible.sum())
 
 
 def _starts(e: KnownEpisode) -> dict[str, Any]:
@@ -153,14 +144,9 @@ def mixed(
 
     While they hold cores there may be fewer for the others, which then do not have the same cores
     all the time: what those serve lies on a line between what they serve with one number of cores
-    and another, and so does what they cost.
-
-    Args:
-        cores: (replicas_max,) most cores that each of so many replicas can have.
-        steady: (cores_max,) requests that a replica serves in an interval.
-        burst: (cores_max,) how many more it can serve each time that its quota is written.
-        total_cores: Core units of the machine.
-        batch_max: Most requests that each of those that go has left.
+    and another, and so does what they cost. ``cores`` are (replicas_max,) the most that each of so
+    many can have, ``steady`` (cores_max,) requests that a replica serves in an interval, ``burst``
+    how many more each time that its quota is written; each that goes has ``batch_max`` left.
 
     Returns:
         (replicas_max, replicas_max - 1, costs) by how many stay and serve, how many have gone, and
@@ -184,10 +170,8 @@ def mixed(
 
 
 def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> IntArray:
-    """Return the least cost of such an interval; LEVELS if there is none.
-
-    (replicas_max, replicas_max, replicas_max - 1) by replicas that stay, start and have gone.
-    """
+    """Return the least cost of such an interval; LEVELS if there is none."""
+    # (replicas_max, replicas_max, replicas_max - 1) by replicas that stay, start and have gone.
     after, cores, starting, draining = np.ogrid[
         1 : replicas_max + 1, 1 : cores_max + 1, :replicas_max, 1:replicas_max
     ]
@@ -196,8 +180,7 @@ def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> In
     limited = (shared > 0) & (shared < cores) & (cores + after + starting - 1 <= total_cores)
     cost = np.minimum(shared * (after + draining), cores * after)
     cost = np.where(limited, cost, LEVELS).min(axis=1)
-    cheapest: IntArray = np.minimum.accumulate(cost, axis=2)
-    return cheapest
+    return np.minimum.accumulate(cost, axis=2)
 
 
 def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:

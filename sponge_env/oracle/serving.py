@@ -33,12 +33,10 @@ class _Members:
     end: PerClass  # Request of each class after the last in the batch
 
 
+# The members come first in memory: a record that begins like the simulator's would pass for one
+# with numba, which could then call what it has compiled for the shorter one.
 class PlannedReplica(records.ReplicaState, _Members):
-    """A replica and what it runs.
-
-    The members come first in memory: a record that begins like the simulator's would pass for
-    one with numba, which could then call what it has compiled for the shorter one.
-    """
+    """A replica and what it runs."""
 
 
 class ScheduleState(records.WorkerState):
@@ -104,10 +102,7 @@ def begin(e: KnownEpisode, w: Branch) -> None:
 
 @called
 def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
-    """Serve an interval under an allocation; return how many requests the largest batch had.
-
-    After the last interval, what is left is served, too.
-    """
+    """Serve an interval, after the last one what is left, too; return the largest batch's size."""
     held_core_s, w.env.planned_cores = worker.held_core_s(_world(w)), cores
     worker.resize(_world(w), cores, replicas)
     largest, until_s = 0, (interval + 1) * e.interval_s

@@ -98,10 +98,8 @@ class RunFolder:
 
 
 def load_run(path: Path, reference: str = "") -> RunFolder:
-    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
-
-    Its agents are compared with that one if there; else as its suite says.
-    """
+    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``."""
+    # Its agents are compared with the ``reference`` if there; else as its suite says.
     episodes = read.load_results(path)
     agents = in_order(set(episodes["agent"]) - set(BOUND_AGENTS.values()))
     if not agents:

@@ -185,11 +185,9 @@ def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
 
 
 def profile_figure(rows: pd.DataFrame, reference: str, styles: Styles) -> Figure:
-    """Draw a performance profile (Dolan and More, 2002), with a panel for each start.
-
-    By a suite's rows of :func:`~sponge_env.results.suite_tables.ratios` it shows the share of the
-    cells that agents meet with at most so many times the reference's cores.
-    """
+    """Draw a performance profile (Dolan and More, 2002), with a panel for each start."""
+    # By a suite's rows of :func:`~sponge_env.results.suite_tables.ratios` it shows the share of the
+    # cells that agents meet with at most so many times the reference's cores.
     starts = [*rows["start"].unique()]
     figure = Figure((0.7 + 4.6 * len(starts), 3.4), dpi=100, layout="constrained")
     grid = figure.subplots(1, len(starts), squeeze=False, sharex=True, sharey=True)

@@ -59,10 +59,7 @@ def scores(c: Comparison) -> dict[str, Table]:
 
 
 def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
-    """Return the agents with results on one cell, and what its bounds attain.
-
-    It has the columns of more places if named; without bounds, none relative to one.
-    """
+    """Return the agents with results on one cell, and what its bounds, if any, attain."""
     bounds = comparison.bounds_on(cell)
     names = [*comparison.agents_on(cell), *bounds]
     shown = columns("cell", *more, accuracies=comparison.accuracies(cell))
@@ -118,10 +115,8 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Return the agents' rows with ``met`` and, where it is true, their cores over those of others.
-
-    These are ``cores_over_reference`` and ``cores_over_bound``; NaN where there is none.
-    """
+    """Return the agents' rows with ``met`` and, where it is true, cores relative to others'."""
+    # These are ``cores_over_reference`` and ``cores_over_bound``; NaN where there is none.
     bounds = cells["agent"].isin(BOUND_AGENTS.values())
     others = {"reference": cells[cells["agent"] == reference], "bound": cells[bounds]}
     rows = cells[~bounds].copy()

@@ -91,11 +91,8 @@ def with_block(page: str, name: str, content: str) -> str:
 
 
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
-    """Compare agents: a row for each, in order of appearance, with means over its seeds.
-
-    Where there are several seeds, the range stands beside the mean. A dash stands where nothing
-    was measured, a star after an agent that was interrupted, or failed, in an episode.
-    """
+    """Compare agents: a row for each, in order of appearance, with mean and range of its seeds."""
+    # A star stands after an agent that was interrupted, or failed, in an episode.
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
     shown = metrics.columns("evaluation", accuracies=[episode.accuracy for episode in episodes])
@@ -170,11 +167,8 @@ def _mean_text(c: Column, episodes: Sequence[Mapping[str, float]]) -> str:
 
 def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
     measured = [episode for episode in episodes if episode["answered"]] or episodes[:1]
-    shares = {
-        name.removeprefix(SHARE): fmean(episode[name] for episode in measured)
-        for name in episodes[0]
-        if name.startswith(SHARE)
-    }
+    names = [name for name in episodes[0] if name.startswith(SHARE)]
+    shares = {name.removeprefix(SHARE): fmean(e[name] for e in measured) for name in names}
     shown = [f"{name} {share * 100:.0f} %" for name, share in shares.items() if share > 0]
     return ", ".join(shown) or MISSING
 

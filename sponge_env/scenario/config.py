@@ -180,8 +180,7 @@ class Stage:
 
 
 OLD_STAGE_KEYS = {"chooses": "controller", "switch_s": 0.0}
-"""Keys that stages had until version 0.3, with what holds now: part of fingerprints, so that
-those of shipped policies, bounds and options stay valid."""
+"""Keys of stages until version 0.3: in fingerprints, so that those of shipped files stay valid."""
 
 
 def check_initial(initial: Initial, limits: Limits, prefix: str = "") -> None:
@@ -277,8 +276,7 @@ class RequestClass:
     slo_s: float = option(0.0, above=0)  # End-to-end latency objective; has to be given
     payload_bytes: float = option(-1.0, at_least=0)  # Size of one of them; has to be given
     stage: str = ""  # Stage of a set of models that they are for; the first if left out
-    arrivals: Arrivals | None = None
-    """When they are sent, where each class is a stream of its own."""
+    arrivals: Arrivals | None = None  # When they are sent, where each class is a stream of its own
 
     def __post_init__(self) -> None:
         check_options(self, "classes.")
@@ -318,8 +316,7 @@ class Simulation:
     actuation_scatter: float = option(0.0, at_least=0, at_most=5)
     """Standard deviation of the logarithm of that time; 0 makes it the same always."""
     service_scale: float = option(1.0, above=0, at_most=1000)
-    """Time that service really takes, relative to the profile's; controllers plan with the
-    profile's fit."""
+    """Time that service really takes over the profile's, whose fit controllers plan with."""
 
     def __post_init__(self) -> None:
         check_options(self, "simulation.")
@@ -330,8 +327,7 @@ class Reward:
     """Weights of the reward; see :mod:`sponge_env.core.measure`."""
 
     violation_weight: float = option(20.0, at_least=0)
-    """Cost of an interval whose requests all miss their deadline, against 1 for an interval
-    in which all cores are held."""
+    """Cost of an interval whose requests are all missed, against 1 for one on all cores."""
     accuracy_weight: float = option(0.0, at_least=0)
     """Gain of an interval whose requests are all answered right and in time."""
 

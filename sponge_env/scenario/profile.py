@@ -37,10 +37,7 @@ FORMAT = 1  # Version of the JSON layout
 PROFILE_DIR = Path(__file__).parents[1] / "profiles"  # Profiles that ship with the package
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on the measured grid takes its place."""
-REMEDY = (
-    "plans use the measured table; fewer and larger core units, measured on an idle machine, can "
-    "be described better (sponge calibrate --cores 4)"
-)
+REMEDY = "plans use the measured table; sponge calibrate measures it anew, best on an idle machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +178,8 @@ class Profile:
         return table
 
     def work_table_s(self, batch_max: int) -> FloatArray:
-        """(batch_max,) CPU seconds of batches of 1 .. batch_max requests under a quota.
-
-        It is linear beyond the largest batch that was measured. A profile that was not measured
-        under a quota has none, which is a :class:`ProfileError`.
-        """
+        """(batch_max,) CPU seconds of batches; a ``ProfileError`` if not measured under a quota."""
+        # It is linear beyond the largest batch that was measured.
         if self.quota is None:
             raise self._error("was not measured under a CPU quota")
         work_s = np.asarray(self.quota.work_s, dtype=np.float64)

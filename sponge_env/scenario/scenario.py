@@ -171,10 +171,8 @@ class Scenario:
 
 
 def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned.
-
-    File names inside a scenario are taken relative to its file and returned absolute.
-    """
+    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned."""
+    # File names inside a scenario are taken relative to its file and returned absolute.
     if isinstance(name_or_path, Scenario):
         return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
@@ -183,11 +181,15 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     def found(own: config.Arrivals) -> config.Arrivals:
         return replace(own, file=own.file and relative_to(folder, own.file))
 
+    def located(stage: config.Stage) -> config.Stage:
+        own = (replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
+        return replace(stage, variants=tuple(own))
+
     pairs = ((kind, kind.arrivals and found(kind.arrivals)) for kind in scenario.classes)
     scenario = replace(
         scenario,
         profile=relative_to(folder, scenario.profile),
-        stages=tuple(_with_files(folder, stage) for stage in scenario.stages),
+        stages=tuple(map(located, scenario.stages)),
         classes=tuple(replace(kind, arrivals=arrivals) for kind, arrivals in pairs),
         arrivals=found(scenario.arrivals),
         network=replace(network, trace=relative_to(folder, network.trace)),
@@ -196,10 +198,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
 
 
 def with_own_slo(scenario: Scenario) -> Scenario:
-    """Return a scenario whose objective is what it says relative to its models.
-
-    To be asked again wherever these, or what is measured of them, have changed since it was loaded.
-    """
+    """Return a scenario whose objective is what it says relative to its models, as measured now."""
     if scenario.slo_services is None:
         return scenario
     stages = scenario.pipeline
@@ -212,11 +211,6 @@ def with_own_slo(scenario: Scenario) -> Scenario:
         return scenario  # not measured here yet; whoever needs a profile says so
     slo_s = scenario.slo_services * longest_path(stages, own_s)
     return replace(scenario, slo_s=float(f"{slo_s:.2g}"))
-
-
-def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
-    own = (replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
-    return replace(stage, variants=tuple(own))
 
 
 def served_name(model: str, scenario: str | None = None) -> str:
@@ -247,11 +241,8 @@ def scenario_of_all(models: Sequence[str], scenario: str | None = None) -> Scena
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
-    """Return the scenario that a model is served under: the shipped one for it, or a given one.
-
-    A model replaces that of a scenario of one stage without variants. Impossible names are a
-    ``ConfigError``.
-    """
+    """Return the scenario that a model is served under: the shipped one for it, or a given one."""
+    # A model replaces that of a scenario of one stage without variants; else a ``ConfigError``.
     if scenario is None:
         scenario = OCR if model == OCR else "local"
     loaded = load_scenario(scenario)

@@ -9,8 +9,7 @@ EVALUATION_SEEDS = 1000
 TRAINING_SEEDS = tuple(range(EVALUATION_SEEDS, EVALUATION_SEEDS + 5))
 """Those that options and constants are chosen on."""
 SEED_LIMIT = 2**31
-"""Seeds of training episodes are drawn below this; what judges a policy while it is trained
-uses those from here on."""
+"""Seeds of training episodes are below this; those from here on judge policies in training."""
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:

@@ -145,11 +145,8 @@ _LIMITS = ("cores", "batch", "replicas")
 
 
 def check_allocation(allocation: Allocation, spec: SystemSpec, ready: Sequence[int] = ()) -> None:
-    """Raise a :class:`ConfigError` where an allocation is not within a system's limits.
-
-    Replicas beyond a stage's ``ready`` ones start, and hold one core; if left out, none do. Each of
-    a set of models may ask for the whole machine.
-    """
+    """Raise a :class:`ConfigError` where an allocation is not within a system's limits."""
+    # Replicas beyond the ``ready`` ones, if given, hold one core. Each of a set may ask for all.
     own, stages = allocation.stages, spec.stages
     if len(own) != len(stages):
         raise ConfigError(f"an allocation must be one of {len(stages)} stages, not {len(own)}")

@@ -16,10 +16,7 @@ T = TypeVar("T")
 
 
 def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) -> tuple[T, Path]:
-    """Load a configuration by its name in a folder of those that ship, or any TOML file.
-
-    Its ``name`` is the file's if it says none; its folder is returned with it.
-    """
+    """Load a configuration, and its folder, by its name among those that ship, or any TOML file."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         files = {file.stem: file for file in shipped.glob("*.toml")}
@@ -43,10 +40,7 @@ def relative_to(folder: Path, name: str) -> str:
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
-    """Build a configuration dataclass from parsed TOML; tables become nested dataclasses.
-
-    Unknown keys (after ``prefix``) and values of the wrong type or range are a ``ConfigError``.
-    """
+    """Build a dataclass from parsed TOML, tables nested ones; a ``ConfigError`` names a bad key."""
     hints = get_type_hints(cls)
     values = {}
     for key, value in data.items():

@@ -10,7 +10,7 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.toml import from_mapping
-from sponge_env.serve.options import TOKEN, ServeOptions
+from sponge_env.serve.options import TOKEN, ServeOptions, listening_socket
 from sponge_env.utils.installation import require_extra
 
 SERVER = "server"  # Prefix of the server's settings, as an agent's name is that of its options
@@ -27,10 +27,12 @@ def main(argv: Sequence[str]) -> int:
     from sponge_env.env.factory import ensure_profile, prepare_machine
     from sponge_env.scenario.scenario import scenario_of_all, served_name
     from sponge_env.serve.app import serve
-    from sponge_env.serve.make import make_engine
+    from sponge_env.serve.make import controllers, make_engine
     from sponge_env.serve.monitor.page import monitored
 
     options = _server_options(arguments)
+    controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring
+    listening_socket(options.host, options.port).close()
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
     sys.setswitchinterval(SWITCH_S)
     with cli.terminate_like_interrupt():  # the first process of a container gets no signal unasked
@@ -97,8 +99,9 @@ def _parser() -> cli.Parser:
     add("--scenario", metavar="S",
         help="shipped scenario or TOML file: limits, interval, stages, variants "
         "(default: that of the model)")  # fmt: skip
-    add("--agent", required=True, metavar="NAME",
-        help="agent in charge of cores and batches: a name that sponge list shows")  # fmt: skip
+    add("--agent", default="sponge-joint", metavar="NAME",
+        help="agent in charge: a name that sponge list shows, but no bound "
+        "(default: %(default)s)")  # fmt: skip
     add("--policy", metavar="FILE", help="policy of the learned agent (default: the shipped one)")
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE",
         help="setting of the agent or the server, e.g. static.cores=5, server.max_rows=64; "

@@ -103,10 +103,8 @@ class BatchSimulator:
 
         Args:
             scenarios: A pool of scenarios with the same limits and interval.
-            assignment: (n,) scenario of each environment. Changes to this array take
-                effect at an environment's next reset.
-            replicas_max: Most replicas that an allocation asks for, if not the limit; few need
-                less memory.
+            assignment: (n,) scenario of each environment, which its next reset reads again.
+            replicas_max: Most replicas that an allocation asks for; fewer need less memory.
             queue_capacity: Requests that can wait and run in one environment, rounded up to a
                 power of two. Further ones are dropped and counted as ``overflowed``. If left out,
                 an episode's expected requests and a quarter more, between 1024 and 65536.
@@ -114,10 +112,8 @@ class BatchSimulator:
                 all CPUs (``NUMBA_NUM_THREADS``).
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
-            grows_ready: Whether an allocation may be of more cores than the machine has while
-                replicas start, which hold one core each.
-            workloads: (n,) requests of each environment's only episode, in place of those that
-                are drawn; what becomes of them is kept in the ledger.
+            grows_ready: Whether more cores than there are may be asked for while replicas start.
+            workloads: (n,) requests of each environment's only episode, which has a ledger.
         """
         self.num_envs = count = len(assignment)
         for name, value in (
@@ -136,8 +132,7 @@ class BatchSimulator:
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""
-        self._machine = np.array([self.specs[0].nodes] * 2)
-        """(2, nodes) cores of each, and memory."""
+        self._machine = np.array([self.specs[0].nodes] * 2)  # (2, nodes) cores of each, and memory
         self._shares = bool(self.specs[0].models)  # Whether by :mod:`sponge_env.core.sharing`
         unbound = grows_ready or self._shares
         self._nodes = np.array([[MAX_TOTAL_CORES]] * 2) if unbound else self._machine
@@ -201,10 +196,8 @@ class BatchSimulator:
     def play(
         self, seeds: NDArray[np.int64], decide: Callable[[BatchView], IntArray]
     ) -> Iterator[NDArray[Any]]:
-        """Play an episode in each environment; yield each interval's metrics, as of a step.
-
-        ``decide`` returns the (n, stages, 4) allocations for an interval.
-        """
+        """Play an episode in each environment; yield each interval's metrics, as of a step."""
+        # ``decide`` returns the (n, stages, 4) allocations for an interval.
         observations, last = np.zeros((self.num_envs, self._obs_dim), np.float32), None
         self.reset(np.ones(self.num_envs, np.bool_), seeds, observations)
         while not self.over.all():
@@ -248,11 +241,8 @@ class BatchSimulator:
         return observations, self._metrics
 
     def drain(self) -> NDArray[Any]:
-        """End all episodes: serve what is left under the allocations in force.
-
-        Returned are (n,) records of :data:`~sponge_env.core.records.METRICS` that count how
-        those requests ended, and mean nothing beyond that.
-        """
+        """End all episodes: serve what is left under the allocations in force."""
+        # The (n,) metrics returned count how those requests ended, and mean nothing beyond that.
         self._metrics = blank_metrics(self.num_envs)
         self._move(entry.DRAIN, np.zeros((self.num_envs, self._obs_dim), np.float32))
         return self._metrics

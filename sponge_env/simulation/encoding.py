@@ -61,10 +61,8 @@ class Control:
         return any("replicas" in names for names in self.choices)
 
     def fingerprint(self, spec: SystemSpec) -> str:
-        """Hash what gives observations and actions their meaning: a policy fits where it is equal.
-
-        To one replica it makes no difference what a machine has beyond its limits.
-        """
+        """Hash the meaning of observations and actions: a policy fits where it is equal."""
+        # To one replica it makes no difference what a machine has beyond its limits.
         return f"{spec.fingerprint}-{spec.total_cores}" if self.scales_out else spec.fingerprint
 
     def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, "Box[Any]"]:
@@ -137,8 +135,7 @@ def combination(number: IntArray, choices: IntArray) -> IntArray:
 def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:
     """Return the (parts,) choices at real numbers, clipped to -1, the least, to 1, the most."""
     share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
-    chosen: IntArray = np.minimum((share * choices).astype(np.int64), choices - 1)
-    return chosen
+    return np.minimum((share * choices).astype(np.int64), choices - 1)
 
 
 def _count(spec: SystemSpec, k: int, name: str) -> int:
@@ -163,12 +160,9 @@ class ActionMasks:
         self._rates = np.repeat(rates, [len(each) for each in up_to])
 
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which choices are allowed under (..., fields) observations.
-
-        They are (..., choices): all of the first part of an action, then all of the next.
-        """
-        allowed: NDArray[np.bool_] = self._up_to >= _MASKED_SHARE * observations[..., self._rates]
-        return allowed
+        """Return which (..., choices) are allowed under (..., fields) observations."""
+        # Those are all choices of the first part of an action, then all of the next.
+        return self._up_to >= _MASKED_SHARE * observations[..., self._rates]
 
 
 def _sensible(spec: SystemSpec, control: Control, k: int, name: str) -> FloatArray:

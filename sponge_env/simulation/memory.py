@@ -142,10 +142,7 @@ def _check_free(count: int, one_bytes: int) -> None:
 
 
 def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return memory for the allocations of environments in two views of it.
-
-    They are (count, stages, 4) cores, batch, replicas and variant, and (count, stages) records.
-    """
+    """Return (count, stages, 4) allocations, and the records that share their memory."""
     numbers = np.ones((count, stages, 4), np.int64)
     numbers[..., 3] = 0
     return numbers, asked_for(numbers)

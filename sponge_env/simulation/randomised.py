@@ -82,11 +82,8 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
 
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
-    """Draw another system in a scenario's place: what the next deployment of the model changes.
-
-    Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
-    the network fades. A trace keeps its load.
-    """
+    """Draw another system in a scenario's place: what the next deployment of the model changes."""
+    # In half of them the network fades. A trace keeps its load.
     longer, larger, busier = (_between(random, 1 / most, most) for most in (1.3, 2.0, 1.2))
     network, arrivals, scales = scenario.network, scenario.arrivals, ("rate_rps", "load", "peak")
     rates = {name: x and x * busier for name in scales for x in [getattr(arrivals, name)]}

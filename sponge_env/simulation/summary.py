@@ -50,10 +50,7 @@ def summarise_requests(
 def summarise_accuracy(
     outcome: NDArray[np.str_], accuracy: FloatArray, needs_cores: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Return what only the system itself knows of (n,) requests, under the schema's names.
-
-    Effective accuracy is that of the answers in time, over all requests that have ended.
-    """
+    """Return what only the system itself knows of (n,) requests, under the schema's names."""
     answered, ended = _is_one(outcome, ANSWERED), has_ended(outcome)
     in_time = accuracy[outcome == "on_time"]
     return {
@@ -82,15 +79,10 @@ def rate(which: NDArray[np.bool_], ended: NDArray[np.bool_]) -> float:
 def latency_quantiles_s(
     outcome: NDArray[np.str_], latency_s: FloatArray, probabilities: ArrayLike
 ) -> list[float]:
-    """Return quantiles of the latency of (n,) requests; NaN without any that has ended.
-
-    Requests that were never answered count as infinite: otherwise a controller that gives up
-    requests would look fast. With ``n`` requests the quantile ``p`` lies at the position
-    ``p * (n - 1)`` of the sorted latencies, between two of them by linear interpolation. It is
-    infinite as soon as an infinite one takes part: of 100 answers and 1 dropped request the p99 is
-    the slowest answer, of 99 answers and 2 dropped ones infinite.
-    :func:`sponge_env.latency.latency_quantile_s` is the same for the few requests of an interval.
-    """
+    """Return quantiles of the latency of (n,) requests; NaN without any that has ended."""
+    # Requests that were never answered count as infinite, and interpolation is linear, as in
+    # :func:`sponge_env.latency.latency_quantile_s` for the few requests of an interval. So of 100
+    # answers and 1 dropped request the p99 is the slowest answer, of 99 and 2 it is infinite.
     answered_s = latency_s[_is_one(outcome, ANSWERED)]
     unanswered = int(np.sum(_is_one(outcome, UNANSWERED)))
     last = answered_s.size + unanswered - 1
@@ -104,11 +96,9 @@ def latency_quantiles_s(
 
 
 def interval_latencies(ended: NDArray[Any], ends: IntArray) -> dict[str, FloatArray]:
-    """Return the mean, p50 and p99 latency of intervals under their names, (intervals,) each.
-
-    ``ended`` are the records of requests in the order in which they ended; those before ``ends``
-    did so by the end of each interval. See :func:`~sponge_env.latency.latency_quantile_s`.
-    """
+    """Return the mean, p50 and p99 latency of intervals under their names, (intervals,) each."""
+    # ``ended`` are the records of requests in the order in which they ended; those before ``ends``
+    # did so by the end of each interval. See :func:`~sponge_env.latency.latency_quantile_s`.
     ended, counts = ended[: ends[-1]], np.diff(ends, prepend=0)
     interval = np.repeat(np.arange(len(ends)), counts)
     took_s, lost = ended["finished_s"] - ended["sent_s"], ended["outcome"] > Outcome.LATE

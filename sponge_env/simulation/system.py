@@ -124,11 +124,9 @@ class System(ABC):
 
     @abstractmethod
     def drain(self) -> None:
-        """End the episode: serve what is left under the allocation in force.
-
-        No request arrives any more. Requests that still wait when the last deadline has
-        passed are dropped, so that afterwards nothing is queued or running.
-        """
+        """End the episode: serve what is left under the allocation in force."""
+        # No request arrives any more. Requests that still wait when the last deadline has
+        # passed are dropped, so that afterwards nothing is queued or running.
 
     @abstractmethod
     def close(self) -> None:
@@ -192,10 +190,9 @@ class System(ABC):
         return encode(self.view(), self.spec, control)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force and serve until the interval ends; return its metrics.
+        """Serve an interval under an allocation whose decision took so long; return its metrics.
 
-        ``decision_s`` is how long the decision took, for the record. An allocation outside the
-        limits is a ConfigError, a step after the episode's end a RuntimeError.
+        An allocation outside the limits is a ConfigError, a step after the end a RuntimeError.
         """
         if self.done:
             raise RuntimeError("the episode is over; start a new one")
@@ -259,8 +256,7 @@ class System(ABC):
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         """Return the ledger's rows of the interval that is over, which began at one of them."""
-        rows: NDArray[Any] = self._arrays.ledger[0, ended : self._env["ended"]]
-        return rows
+        return self._arrays.ledger[0, ended : self._env["ended"]]
 
     def _measured_stages(self, ended: NDArray[Any]) -> dict[str, dict[str, float]]:
         """Return what was measured of each stage; nothing where one model is all there is."""

@@ -149,11 +149,9 @@ def streams(scenario: Scenario, profile: Profile) -> list[tuple[Scenario, Profil
 
 
 def mixed_rps(scenario: Scenario, profile: Profile) -> float:
-    """Return the mean rate of the stream that classes are mixed into.
-
-    A load is taken of what one replica of each stage can serve within its limits, a peak of what
-    the machine can; a trace has the rate of its part that the episode plays.
-    """
+    """Return the mean rate of the stream that classes are mixed into."""
+    # A load is taken of what one replica of each stage can serve within its limits, a peak of what
+    # the machine can; a trace has the rate of its part that the episode plays.
     arrivals = scenario.arrivals
     if arrivals.rate_rps is not None:
         rate = arrivals.rate_rps
@@ -170,10 +168,7 @@ def mixed_rps(scenario: Scenario, profile: Profile) -> float:
 
 
 def peak_factor(arrivals: Arrivals, duration_s: float) -> float:
-    """Return the highest rate of a scenario relative to the mean one.
-
-    That of a trace is of :data:`PEAK_S` seconds of it, that of the other kinds the expected one.
-    """
+    """Return the highest rate, of a trace that of :data:`PEAK_S` seconds, over the mean one."""
     if arrivals.kind == "diurnal":
         return 1.0 + arrivals.diurnal_amplitude
     if arrivals.kind == "bursty":
@@ -216,10 +211,8 @@ def check_record(scenario: Scenario, rate: float) -> None:
 
 
 def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
-    """Return the largest rate of requests that one replica of each stage can serve.
-
-    With ``joint``, as many as the machine has room for, shared as suits the stages best.
-    """
+    """Return the largest rate of requests that one replica of each stage can serve."""
+    # With ``joint``, as many as the machine has room for, shared as suits the stages best.
     profiles, tasks = stage_profiles(scenario, profile), mean_tasks(scenario.pipeline)
     passed = [k for k, mean in enumerate(tasks) if mean > 0]
     stages = [(scenario.pipeline[k].limits, profiles[k], tasks[k]) for k in passed]

@@ -43,11 +43,8 @@ class Workload:
 
 
 def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
-    """Draw the requests of one episode of a scenario.
-
-    They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
-    when its transfer ends, plus the base delay; those after the episode's end are included.
-    """
+    """Draw the requests of one episode, sent over ``[0, duration_s)`` and numbered in order."""
+    # One arrives when its transfer ends, plus the base delay; that may be after the episode's end.
     traffic.check_record(scenario, traffic.rate_rps(scenario, profile))
     arrays = _begun(scenario, profile, seed)
     own = [

@@ -69,7 +69,6 @@ class CoreService:
     """The core's service of one replica under a quota, with the face of the reference's."""
 
     def __init__(self, quota, core_unit, cores, phase):
-        """Start idle."""
         plan, sizes = MemoryPlan(1), len(quota.work_s)
         row = plan.models[0, 0]
         # A table of measured work that is used up: every batch takes the ratio at its beginning.

@@ -1,9 +1,8 @@
 """A Kubernetes cluster of one node in this process: API server, Deployment controller, kubelet.
 
 Pods are real processes in real control groups (version 1), with loopback addresses of their own.
-Images, volumes and probes but those of TCP are ignored: a container's command runs as it is. The
-service account in a bearer token ``sa:NAME`` may do what stored Roles say; without a token,
-everything is allowed.
+Images, volumes and probes but those of TCP are ignored: a container's command runs as it is. A
+bearer token ``sa:NAME`` may do what stored Roles allow that service account, no token everything.
 """
 
 import threading
@@ -15,14 +14,11 @@ from fake_cluster.store import Store
 
 
 class FakeCluster(ThreadingHTTPServer):
-    """The API server, with a node of some capacity behind it; runs within a ``with`` block.
-
-    A resize comes into force after a time drawn from a range.
-    """
+    """The API server, with a node of some capacity behind it; runs within a ``with`` block."""
 
     daemon_threads = True
 
-    def __init__(self, capacity_milli, delay_s):
+    def __init__(self, capacity_milli, delay_s):  # a range of what a resize takes
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         # While it is away, connections are cut.

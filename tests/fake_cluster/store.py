@@ -6,18 +6,13 @@ import threading
 
 
 class ApiError(Exception):
-    """An answer of the API server that is an error."""
-
     def __init__(self, code, reason, message):
         self.status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
         self.status |= {"reason": reason, "message": message, "metadata": {}}
 
 
 class Store:
-    """All objects, by plural of the kind, namespace, name.
-
-    Who changes one holds ``changed`` from reading until it is put back.
-    """
+    """All objects, by plural, namespace, name; who changes one holds ``changed`` meanwhile."""
 
     def __init__(self):
         self.changed = threading.Condition(threading.RLock())
@@ -89,7 +84,6 @@ def merge(target, patch, strategic):
 
 
 def cpu_milli(resources, side="requests"):
-    """Return thousandths of a core."""
     text = str(resources.get(side, {}).get("cpu", 0))
     return int(text[:-1]) if text.endswith("m") else round(float(text) * 1000)
 

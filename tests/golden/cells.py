@@ -142,7 +142,6 @@ class Episode:
 
 
 def agents_of(cell, known):
-    """Return the agents that are played in a cell."""
     able = list(known)
     if not cell.shipped_policies:
         able = [agent for agent in able if agent not in LEARNED]

@@ -86,12 +86,16 @@ def _single(env, what, infos):
             seen.append(observation)
             seeds.append(info["episode_seed"])
         masks.append(env.unwrapped.action_masks())
+    tables = _tables(what, seen, rewards, over, measured, seeds, infos)
+    return tables | {"masks": {"allowed": np.array(masks)}}
+
+
+def _tables(what, seen, rewards, over, measured, seeds, infos):
     return {
         "observations": play.by_field(np.array(seen), what.control),
         "rewards": {"reward": np.array(rewards)},
         "ends": {"over": np.array(over)},
-        "masks": {"allowed": np.array(masks)},
-        "infos": {name: np.array([info[name] for info in measured]) for name in infos},
+        "infos": {name: np.array([one[name] for one in measured]) for name in infos},
         "seeds": {"seeds": np.array(seeds)},
     }
 
@@ -113,13 +117,7 @@ def _vector(env, what, infos):
         if "final_obs" in info:
             last_seen += [info["final_obs"][i] for i in np.flatnonzero(info["_final_obs"])]
             last_measured.append(_valid(info["final_info"], infos))
-    tables = {
-        "observations": play.by_field(np.array(seen), what.control),
-        "rewards": {"reward": np.array(rewards)},
-        "ends": {"over": np.array(over)},
-        "infos": {name: np.array([one[name] for one in measured]) for name in infos},
-        "seeds": {"seeds": np.array(seeds)},
-    }
+    tables = _tables(what, seen, rewards, over, measured, seeds, infos)
     if last_seen:
         tables["final_observations"] = play.by_field(np.array(last_seen), what.control)
         final = {name: np.array([one[name] for one in last_measured]) for name in infos}
@@ -173,17 +171,14 @@ def keys():
 
 
 def subset(recorded):
-    """Choose what is checked in every test run.
-
-    Of each cell the two agents seen least so far, one of each start where there are two and four of
-    each where there are stages; the cheapest bound; and of the other files every third entry.
-    """
+    """Choose what is checked in every test run."""
+    # Of each cell the two agents seen least so far, one of each start where there are two and four
+    # of each where there are stages; the cheapest bound; and of the other files every third entry.
     starts = {}
     for key in recorded["episodes"]:
         one = cells.Episode.of(key)
         starts.setdefault((one.cell, one.start), []).append(key)
-    chosen = []
-    seen = Counter()
+    chosen, seen = [], Counter()
     for (cell, _), keys in starts.items():
         where = cells.CELLS[cell]
         for _ in range(4 if where.stages else 2 // len(where.starts)):

@@ -49,7 +49,6 @@ def _lines(entries):
 
 
 def record(only):
-    """Write files anew."""
     if not COLUMNS.exists():
         COLUMNS.write_text(json.dumps({"columns": play.column_names()}, indent=1) + "\n")
     names = read_names()

@@ -43,10 +43,8 @@ def usual_times(scenario, served):
 
 
 def worker_settings(scenario, profile, spec, seed):
-    """Return the arguments of an episode's simulated worker.
-
-    Drawn are a factor for each batch and, under a quota, the phase of each replica's refills.
-    """
+    """Return the arguments of an episode's simulated worker."""
+    # Drawn are a factor for each batch and, under a quota, the phase of each replica's refills.
     limits, rng = scenario.limits, stream(seed, "noise")
     profile = profile.scaled(scenario.simulation.service_scale)
     quota, limited = profile.quota, profile.resolve_service(scenario.simulation.service) == "quota"

@@ -13,16 +13,10 @@ from agents.rates import ROUNDING
 def count_late(spec, view, forecast, margin):
     """Count the requests that miss their own deadline under each pair.
 
-    Queued requests leave batch by batch in order of their deadlines, after the batch that
-    is running. Forecast arrivals come behind the queue. The throughput must reach the
-    forecast rate. A queued request that not even the fastest service could save is
-    *hopeless*: it takes its service time from the next ones, but does not count as late.
-
-    Args:
-        spec: The system.
-        view: What is queued and running.
-        forecast: What will arrive.
-        margin: Relative allowance on every predicted latency.
+    Queued requests leave batch by batch in order of their deadlines, after the batch that is
+    running, and forecast arrivals behind them. The throughput must reach the forecast rate. A
+    queued request that not even the fastest service could save is *hopeless*: it takes its service
+    time from the next ones, but does not count as late. ``margin`` is relative, on every latency.
     """
     table_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
     service_s = (1 + margin) * table_s
@@ -46,10 +40,8 @@ def count_late(spec, view, forecast, margin):
 
 
 def _free_after_s(spec, view, margin):
-    """Return (cores_max,) seconds until a replica takes the next batch, per core count.
-
-    What is left of a running batch scales with the cores, for a resize acts on it at once.
-    """
+    """Return (cores_max,) seconds until a replica takes the next batch, per core count."""
+    # What is left of a running batch scales with the cores, for a resize acts on it at once.
     cores = np.arange(1, spec.first.cores_max + 1)
     free_s = np.zeros(spec.first.cores_max)
     if not view.first.replicas_ready and view.first.starting_s:
@@ -89,10 +81,7 @@ def _resized_s(spec, view, as_it_is_s, at_once_s):
 
 
 def _queue_done_s(service_s, free_s, queued):
-    """Return (queued, batch_max, cores_max) seconds until each queued request is done.
-
-    Full batches go first; the last batch holds what is left.
-    """
+    """Return (queued, batch_max, cores_max) seconds until each is done; the last batch is small."""
     order = np.arange(queued)[:, None]
     batches = np.arange(1, service_s.shape[0] + 1)
     before = order // batches
@@ -101,10 +90,8 @@ def _queue_done_s(service_s, free_s, queued):
 
 
 def _settled_s(service_s, forecast):
-    """Return (batch_max, cores_max) seconds that a batch takes once the queue is gone.
-
-    Batches settle at the smallest size that holds what arrives during one, at most ``b``.
-    """
+    """Return (batch_max, cores_max) seconds that a batch takes once the queue is gone."""
+    # Batches settle at the smallest size that holds what arrives during one, at most ``b``.
     batches = np.arange(1, service_s.shape[0] + 1)[:, None]
     expected = forecast.rate_rps * service_s
     holds = batches >= expected + forecast.noise * np.sqrt(expected)
@@ -114,13 +101,11 @@ def _settled_s(service_s, forecast):
 
 
 def _late_arrivals(spec, view, tables_s, clears_s, forecast):
-    """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
-
-    An arrival is served behind the queue and the arrivals before it, or after the batch it
-    finds in service, whichever is later. They come as early as their scatter lets them:
-    number ``n`` when ``x`` are expected with ``x + noise * sqrt(x) = n``. Budgets are spread
-    evenly; the first arrivals, which meet the queue, get the lowest.
-    """
+    """Count the forecast arrivals that miss their deadline: (batch_max, cores_max)."""
+    # An arrival is served behind the queue and the arrivals before it, or after the batch it finds
+    # in service, whichever is later. They come as early as their scatter lets them: number ``n``
+    # when ``x`` are expected with ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first
+    # arrivals, which meet the queue, get the lowest.
     delay_s = spec.resize_delay_s
     count = math.ceil(forecast.rate_rps * (spec.interval_s + delay_s) - ROUNDING)
     if not count:

@@ -41,7 +41,6 @@ class QuotaBucket:
     """
 
     def __init__(self, quota, work_s, core_unit, cores, phase=0.0):
-        """Start idle, with a full pool."""
         self._quota, self._work_s, self._core_unit = quota, work_s, core_unit
         self._grant(float(cores))
         self._now = Account(phase * quota.period_s, self._granted_s)

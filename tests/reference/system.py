@@ -46,10 +46,8 @@ def requests_of(workload):
 
 
 def batch_in_time(takes_s, left_s, waiting):
-    """Return how many requests a batch may have for its first to be in time, 0 if none may.
-
-    Nor may a batch whose throughput is 5 % below that of a full one, if there are more requests.
-    """
+    """Return how many requests a batch may have for its first to be in time, 0 if none may."""
+    # Nor may a batch whose throughput is 5 % below that of a full one, if there are more requests.
     full = min(len(takes_s), waiting)
     size = max((n for n in range(1, full + 1) if takes_s[n - 1] <= left_s), default=0)
     slower = size and size / takes_s[size - 1] < 0.95 * full / takes_s[full - 1]
@@ -60,7 +58,6 @@ class System:
     """Queue, batches, ledger and worker under control."""
 
     def __init__(self, scenario, spec, requests, worker, fastest_s, one_core_s, takes_s):
-        """Start at time 0."""
         self.spec, self.intervals, self._scenario = spec, scenario.intervals, scenario
         self.worker = worker
         self._fastest_s, self._one_core_s, self._takes_s = fastest_s, one_core_s, takes_s
@@ -86,10 +83,7 @@ class System:
         return self._measure()
 
     def drain(self):
-        """End the episode: serve what is left under the allocation in force.
-
-        No request arrives any more. What still waits when the last deadline has passed is dropped.
-        """
+        """Serve what is left; what still waits when the last deadline has passed is dropped."""
         left = [r for requests, _ in self._running.values() for r in requests] + self._queue
         last_s = max((request.deadline_s for request in left), default=0.0)
         while (self._queue or self._running) and self.worker.now() < last_s:
@@ -136,11 +130,9 @@ class System:
         )
 
     def _serve(self, until_s, arriving):
-        """Serve until a moment, at which nothing is started any more.
-
-        A batch starts as soon as a replica is idle and a request waits. What falls together
-        happens in this order: batches end, requests arrive, batches start.
-        """
+        """Serve until a moment, at which nothing is started any more."""
+        # A batch starts as soon as a replica is idle and a request waits. What falls together
+        # happens in this order: batches end, requests arrive, batches start.
         while True:
             now_s = self.worker.now()
             next_s = math.inf
@@ -208,10 +200,7 @@ class System:
             self._ended.append(request)
 
     def _settle(self, completion):
-        """Enter the end of a batch.
-
-        When its replica died, requests with budget left wait again; the others failed.
-        """
+        """Enter the end of a batch; those with budget left wait again if its replica died."""
         requests, _ = self._running.pop(completion.batch.id)
         self._completions.append(completion)
         for request in requests:

@@ -1,8 +1,7 @@
 """The simulated worker: replicas on a virtual clock that jumps from event to event.
 
-How long a batch takes is the business of a service: :class:`ProfileService` charges the measured
-l(b, c), right for whole cores; :class:`~reference.quota.QuotaBucket` is the kernel's CPU
-bandwidth control.
+How long a batch takes is a service's business: :class:`ProfileService` charges the measured
+l(b, c), right for whole cores; ``reference.quota.QuotaBucket`` is the kernel's bandwidth control.
 """
 
 import math
@@ -17,9 +16,8 @@ from sponge_env.latency import quantile
 class ProfileService:
     """Every batch takes l(b, c); a resize rescales the time that is left.
 
-    Loading the model takes its time on any cores, and is not counted as use of them. Like a
-    :class:`~reference.quota.QuotaBucket` it says when its batch ends if nothing changes, and keeps
-    the replica's counters up to the moment to which it was advanced.
+    Loading takes its time on any cores, of which it is no use. Like a ``QuotaBucket`` it says when
+    its batch ends if nothing changes, and keeps counters up to where it was advanced.
     """
 
     throttled_s = 0.0
@@ -234,11 +232,9 @@ class SimulatedWorker:
         return completions
 
     def _apply(self, allocation):
-        """Put an allocation in force, as far as the machine has room for it.
-
-        Cold replicas go first, then those on the node with the least room, idle ones before busy
-        ones, which finish their batch; the youngest first.
-        """
+        """Put an allocation in force, as far as the machine has room for it."""
+        # Cold replicas go first, then those on the node with the least room, idle ones before busy
+        # ones, which finish their batch; the youngest first.
         self._target = allocation.stages[0]
         self.in_force.append((self._now_s, self._target.cores))
         while len(staying := self._staying) > self._target.replicas:
@@ -250,11 +246,9 @@ class SimulatedWorker:
         self._fit()
 
     def _fit(self):
-        """Come as close to the allocation as those that still drain, and hold cores, allow.
-
-        One core each goes to those that start, and as many to each of the others as are left; if
-        there are no others, those that start share all.
-        """
+        """Come as close to the allocation as those that still drain, and hold cores, allow."""
+        # One core each goes to those that start, and as many to each of the others as are left; if
+        # there are no others, those that start share all.
         places, missing = [], self._target.replicas - len(self._staying)
         while len(places) < missing and (node := self._next_node(places)) is not None:
             places.append(node)

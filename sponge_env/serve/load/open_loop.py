@@ -82,7 +82,8 @@ def _scenario(arguments: Namespace) -> tuple[Scenario, Profile | None]:
         return scenario, scenario_profile(scenario)
     except ProfileError as error:
         if arguments.profile or scenario.arrivals.rate_rps is None:
-            raise ConfigError(f"{error}; or say --rate") from None
+            text = f"{error}; or say --rate, or --profile of the model that is called"
+            raise ConfigError(text) from None
     return scenario, None
 
 

@@ -54,7 +54,7 @@ class Front:
         self.served = metrics.served
         self.memory: MemoryLimit = first.memory if first else MemoryLimit(options.max_held_bytes)
         regions = Regions(options.max_body_bytes) if options.shared_memory else None
-        self.regions = first.regions if first else regions
+        self.regions: Regions | None = first.regions if first else regions
         self.all_metrics = first.metrics if first else metrics  # Of what is not of one model
         others = [Front(engine, options, each, self) for each in metrics.others]
         self.fronts = {front.served.name: front for front in (self, *others)}
