@@ -15,6 +15,7 @@ _KNOWN = {
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when used."""
+SERVING = "sponge-joint"  # In charge of a server that names no controller
 FILES = {"sb3": f"{__name__}.stable_baselines:SB3Policy"}
 """For ``word:FILE``: word -> controller, whose option ``file`` is the file."""
 ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {

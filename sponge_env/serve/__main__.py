@@ -11,7 +11,7 @@ from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions, listening_socket
-from sponge_env.utils.installation import require_extra
+from sponge_env.utils.installation import bundled, imported, require_extra
 
 SERVER = "server"  # Prefix of the server's settings, as an agent's name is that of its options
 FAILED = 1  # Exit code of a server that stopped by itself
@@ -99,9 +99,9 @@ def _parser() -> cli.Parser:
     add("--scenario", metavar="S",
         help="shipped scenario or TOML file: limits, interval, stages, variants "
         "(default: that of the model)")  # fmt: skip
-    add("--agent", default="sponge-joint", metavar="NAME",
-        help="agent in charge: a name that sponge list shows, but no bound "
-        "(default: %(default)s)")  # fmt: skip
+    agent = imported(f"{bundled('agents')}:SERVING")
+    add("--agent", default=agent, metavar="NAME",
+        help=f"agent in charge: any of sponge list but the bounds (default: {agent})")  # fmt: skip
     add("--policy", metavar="FILE", help="policy of the learned agent (default: the shipped one)")
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE",
         help="setting of the agent or the server, e.g. static.cores=5, server.max_rows=64; "
