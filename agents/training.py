@@ -68,8 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "for any model, if it has the same inputs and choices)"
     )
     add("--start", metavar="programs|FILE", help=text)
-    text = "run folder whose policy to go on with, to the steps that were planned; the new run has "
-    text += "a folder of its own, and needs the same other options"
+    text = "run folder whose policy to go on with, to the planned steps; needs its other options"
     add("--resume", type=Path, metavar="RUN", help=text)
     arguments = parser.parse_args(argv)
     for option, value in (("--held-out", arguments.held_out), ("--like", arguments.like)):

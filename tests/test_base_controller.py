@@ -35,16 +35,14 @@ class Fixed(BaseController):
 
 @pytest.mark.parametrize(
     ("options", "rule"),
-    [
-        ({"count": 0}, "count must be at least 1, not 0"),
-        ({"price": math.inf}, "price must be a number of at least 0, not inf"),
-        ({"period_s": math.nan}, "period_s must be a number above 0, not nan"),
-        ({"share": 1.5}, r"share must be above 0 and at most 1, not 1\.5"),
-        ({"guard": 1.0}, r"guard must be above 0 and below 1, not 1\.0"),
-        ({"depth": 6}, "depth must be between 0 and 5, not 6"),
-        ({"count": 1.5}, r"count must be a whole number, not 1\.5"),
-    ],
-)
+    [({"count": 0}, "count must be at least 1, not 0"),
+     ({"price": math.inf}, "price must be a number of at least 0, not inf"),
+     ({"period_s": math.nan}, "period_s must be a number above 0, not nan"),
+     ({"share": 1.5}, r"share must be above 0 and at most 1, not 1\.5"),
+     ({"guard": 1.0}, r"guard must be above 0 and below 1, not 1\.0"),
+     ({"depth": 6}, "depth must be between 0 and 5, not 6"),
+     ({"count": 1.5}, r"count must be a whole number, not 1\.5")],
+)  # fmt: skip
 def test_an_option_out_of_its_limits_is_named(options, rule):
     with pytest.raises(ConfigError, match=rule):
         Fixed(**options)

@@ -28,13 +28,11 @@ def decide(controller, *views, **spec):
 
 @pytest.mark.parametrize(
     ("rule", "held", "first"),
-    [
-        (QueueRule(batch_slo_share=0.01, down_after=1), Allocation(6, 9), Allocation(6, 1)),
-        (HPA(batch_slo_share=0.01), Allocation(8, 2, 4), Allocation(1, 1, 4)),
-        (FA2(), Allocation(4, 2, 3), Allocation(4, 2, 3)),
-        (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4)),
-    ],
-)
+    [(QueueRule(batch_slo_share=0.01, down_after=1), Allocation(6, 9), Allocation(6, 1)),
+     (HPA(batch_slo_share=0.01), Allocation(8, 2, 4), Allocation(1, 1, 4)),
+     (FA2(), Allocation(4, 2, 3), Allocation(4, 2, 3)),
+     (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4))],
+)  # fmt: skip
 def test_the_first_decision_keeps_what_a_rule_scales(rule, held, first):
     assert decide(rule, make_view(allocation=held)) == first
 

@@ -149,18 +149,16 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(tmp_path, ca
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [
-        ("--model efficientnet-lite9", "unknown model 'efficientnet-lite9'"),
-        ("--batch many", "--batch: must be a whole number of at least 2, not 'many'"),
-        ("--seconds nan", "seconds to measure must be a number above 0"),
-        ("--core-unit 0", "core_unit must be a number above 0"),
-        ("--limiter none", "unknown limiter 'none'"),
-        ("--scenario ocr --batch 8", "leave out --batch"),
-        ("--out gone/p.json", "--out 'gone/p.json' is in no folder that exists"),
-        ("--cpus 0,3-1", "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
-        ("--cpus 99999", "--cpus names CPU 99999, but this process may use "),
-    ],
-)
+    [("--model efficientnet-lite9", "unknown model 'efficientnet-lite9'"),
+     ("--batch many", "--batch: must be a whole number of at least 2, not 'many'"),
+     ("--seconds nan", "seconds to measure must be a number above 0"),
+     ("--core-unit 0", "core_unit must be a number above 0"),
+     ("--limiter none", "unknown limiter 'none'"),
+     ("--scenario ocr --batch 8", "leave out --batch"),
+     ("--out gone/p.json", "--out 'gone/p.json' is in no folder that exists"),
+     ("--cpus 0,3-1", "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
+     ("--cpus 99999", "--cpus names CPU 99999, but this process may use ")],
+)  # fmt: skip
 def test_bad_options_end_in_one_sentence(arguments, reason, refused):
     assert reason in refused(main, arguments)
 
@@ -176,13 +174,11 @@ WAITED = "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 m
 
 @pytest.mark.parametrize(
     ("cell", "latency_s", "wall", "reason"),
-    [
-        ((0, 0), 0.175, 1.0, None),
-        ((0, 0), 0.175, 1.5, WAITED),
-        ((0, 4), 0.030, 1.0, "a batch of 1 took 30.0 ms on 16 units, one of 2 only 19.6 on 16"),
-        ((4, 3), 0.9, 1.0, "a batch of 16 took 900.0 ms on 8 units, one of 16 only 700.9 on 4"),
-    ],
-)
+    [((0, 0), 0.175, 1.0, None),
+     ((0, 0), 0.175, 1.5, WAITED),
+     ((0, 4), 0.030, 1.0, "a batch of 1 took 30.0 ms on 16 units, one of 2 only 19.6 on 16"),
+     ((4, 3), 0.9, 1.0, "a batch of 16 took 900.0 ms on 8 units, one of 16 only 700.9 on 4")],
+)  # fmt: skip
 def test_a_loaded_machine_is_warned_of(
     cell, latency_s, wall, reason, tmp_path, monkeypatch, caplog, capsys
 ):

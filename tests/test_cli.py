@@ -137,18 +137,16 @@ EVIL_FILES = {
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
-    [
-        ("evaluate --suite class.toml", "agent 'thing_evil:Thing' runs code, .*; add --trust"),
-        ("evaluate --suite shell.toml --agent a", "agent 'subprocess:check_output' runs code"),
-        ("evaluate --suite zip.toml", "model 'thing_evil.py' runs code"),
-        ("evaluate --agent static-8 --scenario local.toml --backend live", "model 'thing_evil:Thi"),
-        ("evaluate --agent static-8 --profile own.json --backend live", "model 'thing_evil:Thing'"),
-        ("serve --agent static-8 --scenario local.toml", "model 'thing_evil:Thing' runs code"),
-        ("calibrate --scenario local.toml", "model 'thing_evil:Thing' runs code"),
-        ("evaluate --agent sys:exit", "'sys:exit' is no controller: it must be a class with reset"),
-        ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no"),
-    ],
-)
+    [("evaluate --suite class.toml", "agent 'thing_evil:Thing' runs code, .*; add --trust"),
+     ("evaluate --suite shell.toml --agent a", "agent 'subprocess:check_output' runs code"),
+     ("evaluate --suite zip.toml", "model 'thing_evil.py' runs code"),
+     ("evaluate --agent static-8 --scenario local.toml --backend live", "model 'thing_evil:Thi"),
+     ("evaluate --agent static-8 --profile own.json --backend live", "model 'thing_evil:Thing'"),
+     ("serve --agent static-8 --scenario local.toml", "model 'thing_evil:Thing' runs code"),
+     ("calibrate --scenario local.toml", "model 'thing_evil:Thing' runs code"),
+     ("evaluate --agent sys:exit", "'sys:exit' is no controller: it must be a class with reset"),
+     ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no")],
+)  # fmt: skip
 def test_code_that_only_a_file_names_is_not_run(line, sentence, refused):
     for name, text in EVIL_FILES.items():
         Path(name).write_text(text)
@@ -414,21 +412,19 @@ def test_bad_arguments_end_with_one_sentence(arguments, sentence, refused):
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [
-        ("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
-        ("--envs 0", "must be a whole number of at least 1"),
-        ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
-        ("--resume nowhere", "there is no policy file 'nowhere/policy.safetensors'"),
-        ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
-        ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
-        ("--suite standard-v1 --profile lite0 --envs 8", "24 scenarios need at least as many"),
-        ("--option learning_rat=1", "did you mean 'learning_rate'"),
-        ("--option ppo.hidden=8", "must have the form KEY=VALUE, not 'ppo.hidden=8'"),
-        ("--run-dir /proc/none", "cannot write '/proc/none'"),
-        ("--also variants", "'paper' and 'variants' cannot be trained on together"),
-        ("--backend live", "unrecognized arguments: --backend live"),
-    ],
-)
+    [("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
+     ("--envs 0", "must be a whole number of at least 1"),
+     ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
+     ("--resume nowhere", "there is no policy file 'nowhere/policy.safetensors'"),
+     ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
+     ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
+     ("--suite standard-v1 --profile lite0 --envs 8", "24 scenarios need at least as many"),
+     ("--option learning_rat=1", "did you mean 'learning_rate'"),
+     ("--option ppo.hidden=8", "must have the form KEY=VALUE, not 'ppo.hidden=8'"),
+     ("--run-dir /proc/none", "cannot write '/proc/none'"),
+     ("--also variants", "'paper' and 'variants' cannot be trained on together"),
+     ("--backend live", "unrecognized arguments: --backend live")],
+)  # fmt: skip
 def test_bad_training_arguments_import_no_learner(arguments, sentence, monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "agents.learn.phased", None)  # cannot be imported
     assert re.search(sentence, refused(train.main, arguments))

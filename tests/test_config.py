@@ -178,12 +178,10 @@ def test_the_fastest_service_under_a_quota_is_full_speed():
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [
-        ({"cores": "1, 2"}, "cores must be a list of numbers, not '1, 2'"),
-        ({"kores": [1, 2]}, "unknown key 'kores'"),
-        ({"cold_start_s": None}, "cold_start_s must be a number, not None"),
-    ],
-)
+    [({"cores": "1, 2"}, "cores must be a list of numbers, not '1, 2'"),
+     ({"kores": [1, 2]}, "unknown key 'kores'"),
+     ({"cold_start_s": None}, "cold_start_s must be a number, not None")],
+)  # fmt: skip
 def test_a_damaged_profile_says_what_is_wrong(tmp_path, change, reason):
     data = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
     (tmp_path / "damaged.json").write_text(json.dumps(data | change))

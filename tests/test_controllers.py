@@ -49,20 +49,18 @@ def decide(answer):
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [
-        (None, "must return an Allocation, not NoneType"),
-        ((4, 4), "must return an Allocation, not tuple"),
-        (Allocation(17, 4), "allocation.cores must be a whole number between 1 and 16, not 17"),
-        (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
-        (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),
-        (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
-        (Allocation(4, 4, variant=1), "allocation.variant must be 0: there is only one, not 1"),
-        (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
-        (RuntimeError(), r"failed in test_controllers.py, line \d+: RuntimeError$"),
-        (StopIteration(), r"line \d+: StopIteration$"),
-        (SilentError(), r"line \d+: SilentError$"),
-    ],
-)
+    [(None, "must return an Allocation, not NoneType"),
+     ((4, 4), "must return an Allocation, not tuple"),
+     (Allocation(17, 4), "allocation.cores must be a whole number between 1 and 16, not 17"),
+     (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
+     (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),
+     (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
+     (Allocation(4, 4, variant=1), "allocation.variant must be 0: there is only one, not 1"),
+     (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
+     (RuntimeError(), r"failed in test_controllers.py, line \d+: RuntimeError$"),
+     (StopIteration(), r"line \d+: StopIteration$"),
+     (SilentError(), r"line \d+: SilentError$")],
+)  # fmt: skip
 def test_a_bad_answer_is_named(answer, reason):
     with pytest.raises(ControllerError, match=rf"test_controllers:Answers\.decide\(\).* ?{reason}"):
         decide(answer)
@@ -118,17 +116,15 @@ MADE = "class C:\n    reset = decide = print\n    def __init__(self): {}"
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [
-        ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
-        ("def x(:", "cannot be imported: SyntaxError: "),
-        ("import nothing_here", "cannot be imported: No module named 'nothing_here'"),
-        ("raise SystemExit(0)", "cannot be imported: SystemExit: 0"),
-        (MADE.format("{}['model']"), "cannot be made: KeyError"),
-        (MADE.format("raise GeneratorExit"), "cannot be made: GeneratorExit"),
-        (MADE.format("import os; os.chdir('/')"), "cannot be made: it changes the working folder"),
-        ("class C:\n    def decide(self, view): ...", "must be a class with reset() and decide()"),
-    ],
-)
+    [("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+     ("def x(:", "cannot be imported: SyntaxError: "),
+     ("import nothing_here", "cannot be imported: No module named 'nothing_here'"),
+     ("raise SystemExit(0)", "cannot be imported: SystemExit: 0"),
+     (MADE.format("{}['model']"), "cannot be made: KeyError"),
+     (MADE.format("raise GeneratorExit"), "cannot be made: GeneratorExit"),
+     (MADE.format("import os; os.chdir('/')"), "cannot be made: it changes the working folder"),
+     ("class C:\n    def decide(self, view): ...", "must be a class with reset() and decide()")],
+)  # fmt: skip
 def test_a_module_that_does_not_work_is_named(code, reason, tmp_path, monkeypatch):
     module = tmp_path.name  # another one for each case, for Python imports a name once
     (tmp_path / f"{module}.py").write_text(code)
@@ -155,12 +151,10 @@ class Ends(Scripted):
 
 @pytest.mark.parametrize(
     ("agent", "sentence"),
-    [
-        ("FailsLater", r"FailsLater\.decide\(\): allocation\.cores must be"),
-        ("Ends --option {}.how=exit", r"decide\(\) failed in .*, line \d+: SystemExit: 0$"),
-        ("Ends --option {}.how=chdir", "ValueError: it changes the working folder$"),
-    ],
-)
+    [("FailsLater", r"FailsLater\.decide\(\): allocation\.cores must be"),
+     ("Ends --option {}.how=exit", r"decide\(\) failed in .*, line \d+: SystemExit: 0$"),
+     ("Ends --option {}.how=chdir", "ValueError: it changes the working folder$")],
+)  # fmt: skip
 @pytest.mark.usefixtures("own_folder")
 def test_a_command_ends_with_the_sentence(agent, sentence, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

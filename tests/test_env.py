@@ -142,16 +142,14 @@ def test_rendering():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ({"scenario": "papre"}, "did you mean 'paper'"),
-        ({"render_mode": "human"}, "render_mode must be one of"),
-        ({"control": "joined"}, r"unknown control 'joined'.*did you mean 'joint'"),
-        ({"scenario": CHAIN}, "a system with 3 stages; use control 'pipeline'"),
-        ({"scenario": CHAIN, "control": "variants"}, "use control 'pipeline'"),
-        ({"scenario": VARIANTS}, "3 variants of its model; use control 'variants'"),
-        ({"scenario": VARIANTS, "control": "joint"}, "use control 'pipeline'"),
-    ],
-)
+    [({"scenario": "papre"}, "did you mean 'paper'"),
+     ({"render_mode": "human"}, "render_mode must be one of"),
+     ({"control": "joined"}, r"unknown control 'joined'.*did you mean 'joint'"),
+     ({"scenario": CHAIN}, "a system with 3 stages; use control 'pipeline'"),
+     ({"scenario": CHAIN, "control": "variants"}, "use control 'pipeline'"),
+     ({"scenario": VARIANTS}, "3 variants of its model; use control 'variants'"),
+     ({"scenario": VARIANTS, "control": "joint"}, "use control 'pipeline'")],
+)  # fmt: skip
 def test_bad_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SpongeEnv(**arguments)

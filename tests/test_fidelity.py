@@ -137,16 +137,14 @@ def made_up(kind, repetition, **values):
 
 @pytest.mark.parametrize(
     ("metric", "live_s", "simulated_s", "verdict"),
-    [
-        ("latency_mean_s", (0.09, 0.11), 0.104, "met"),
-        ("latency_mean_s", (0.09, 0.11), 0.109, "within spread"),
-        ("latency_mean_s", (0.09, 0.11), 0.12, "missed"),
-        ("latency_p99_s", (0.9, math.inf), 0.9, "within spread"),
-        ("latency_p99_s", (math.inf, math.inf), math.inf, "met"),
-        ("latency_p99_s", (math.inf, math.inf), 0.9, "missed"),
-        ("latency_p99_s", (0.9, 0.9), math.inf, "missed"),
-    ],
-)
+    [("latency_mean_s", (0.09, 0.11), 0.104, "met"),
+     ("latency_mean_s", (0.09, 0.11), 0.109, "within spread"),
+     ("latency_mean_s", (0.09, 0.11), 0.12, "missed"),
+     ("latency_p99_s", (0.9, math.inf), 0.9, "within spread"),
+     ("latency_p99_s", (math.inf, math.inf), math.inf, "met"),
+     ("latency_p99_s", (math.inf, math.inf), 0.9, "missed"),
+     ("latency_p99_s", (0.9, 0.9), math.inf, "missed")],
+)  # fmt: skip
 def test_a_target_is_met_or_live_runs_are_no_closer(tmp_path, metric, live_s, simulated_s, verdict):
     runs = [made_up("live", r, **{metric: live_s[r]}) for r in range(2)]
     for kind in ("simulated", "replayed"):
@@ -222,14 +220,12 @@ def test_a_command_that_ends_early_keeps_what_it_has(here, monkeypatch, capsys, 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [
-        (["--agent", "sponge"], "did you mean 'sponge-ip'"),
-        (["--scenario", "lokal"], "did you mean 'local'"),
-        (["--repetitions", "0"], "at least 1, not '0'"),
-        (["--duration", "0"], "duration_s must be"),
-        (["--option", "fa2.x=1"], "unknown agent of this run 'fa2'"),
-    ],
-)
+    [(["--agent", "sponge"], "did you mean 'sponge-ip'"),
+     (["--scenario", "lokal"], "did you mean 'local'"),
+     (["--repetitions", "0"], "at least 1, not '0'"),
+     (["--duration", "0"], "duration_s must be"),
+     (["--option", "fa2.x=1"], "unknown agent of this run 'fa2'")],
+)  # fmt: skip
 def test_bad_input_ends_with_a_sentence(here, capsys, arguments, sentence):
     assert run_command(here, *arguments) == cli.BAD_INPUT
     assert sentence in capsys.readouterr().err

@@ -268,16 +268,14 @@ def test_a_file_that_cannot_be_read(load, tmp_path):
 
 @pytest.mark.parametrize(
     ("load", "content", "reason"),
-    [
-        (read_bandwidth, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
-        (read_bandwidth, "3 1\n3 2\n", "line 2: the trace needs two lines at different s"),
-        (read_bandwidth, "0\n0\n", "the trace ends at 0 ms"),
-        (read_bandwidth, "5\n5\n5\n", "3 packets until 5 ms are no link: rates"),
-        (read_bandwidth, "1000000\n2000000\n", "2 packets until 2000000 ms are no link: rates"),
-        (read_arrivals, "0\n0\n", "needs at least one request"),
-        (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),
-    ],
-)
+    [(read_bandwidth, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
+     (read_bandwidth, "3 1\n3 2\n", "line 2: the trace needs two lines at different s"),
+     (read_bandwidth, "0\n0\n", "the trace ends at 0 ms"),
+     (read_bandwidth, "5\n5\n5\n", "3 packets until 5 ms are no link: rates"),
+     (read_bandwidth, "1000000\n2000000\n", "2 packets until 2000000 ms are no link: rates"),
+     (read_arrivals, "0\n0\n", "needs at least one request"),
+     (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests")],
+)  # fmt: skip
 def test_a_trace_of_nothing(load, content, reason, written):
     path = written(content)
     with pytest.raises(TraceError, match=f"{re.escape(str(path))}.*{re.escape(reason)}"):

@@ -38,11 +38,9 @@ def test_a_suite_gives_the_cold_cells_of_a_profile():
 
 @pytest.mark.parametrize(
     ("line", "steps", "envs"),
-    [
-        ("--agent ppo-joint --suite standard-v1 --profile lite0", 2_000_000, 1152),
-        ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9),
-    ],
-)
+    [("--agent ppo-joint --suite standard-v1 --profile lite0", 2_000_000, 1152),
+     ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9)],
+)  # fmt: skip
 def test_a_plan_has_steps_and_environments(line, steps, envs):
     plan = plan_of(parse(line.split()), asked(line))
     assert (plan.steps, plan.envs) == (steps, envs)
@@ -64,24 +62,22 @@ def test_further_scenarios_have_the_profile_of_the_first():
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
-    [
-        ("--suite standard-v1", "cells of yolov5s, resnet18, lite0; choose those of one"),
-        ("--suite standard-v1 --profile resnet", "of one with --profile"),
-        ("--suite standard-v1 --profile lite0 --also bursty", "leave out --also"),
-        ("--suite standard-v1 --profile lite0 --held-out steps-0.3", "did you mean 'steps-0.4'"),
-        ("--scenario bursty --held-out paper", "the cells of a --suite"),
-        ("--scenario=paper --suite quick", "leave out --scenario=paper"),
-        ("--scenario paper --like paper", "--like is about the cells of a --suite"),
-        ("--suite quick --random-start", "leave out --random-start"),
-        ("--suite stages --like paper", "of the stages of a scenario with --like"),
-        ("--suite standard-v1 --like paper --profile lite0", "leave out --profile"),
-        ("--systems 12 --suite quick", "--systems says what to train on; leave out --suite"),
-        ("--systems 12 --randomised", "leave out --randomised"),
-        ("--start a --resume b", "leave out --start"),
-        ("--systems 3", "--systems: must be a whole number of at least 6"),
-        ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
-    ],
-)
+    [("--suite standard-v1", "cells of yolov5s, resnet18, lite0; choose those of one"),
+     ("--suite standard-v1 --profile resnet", "of one with --profile"),
+     ("--suite standard-v1 --profile lite0 --also bursty", "leave out --also"),
+     ("--suite standard-v1 --profile lite0 --held-out steps-0.3", "did you mean 'steps-0.4'"),
+     ("--scenario bursty --held-out paper", "the cells of a --suite"),
+     ("--scenario=paper --suite quick", "leave out --scenario=paper"),
+     ("--scenario paper --like paper", "--like is about the cells of a --suite"),
+     ("--suite quick --random-start", "leave out --random-start"),
+     ("--suite stages --like paper", "of the stages of a scenario with --like"),
+     ("--suite standard-v1 --like paper --profile lite0", "leave out --profile"),
+     ("--systems 12 --suite quick", "--systems says what to train on; leave out --suite"),
+     ("--systems 12 --randomised", "leave out --randomised"),
+     ("--start a --resume b", "leave out --start"),
+     ("--systems 3", "--systems: must be a whole number of at least 6"),
+     ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to")],
+)  # fmt: skip
 def test_what_cannot_be_trained_on_is_refused(line, sentence):
     with pytest.raises(ConfigError, match=sentence):
         asked(line)

@@ -89,12 +89,9 @@ class Chain:
         return chosen
 
     def cheapest(self, count_late: bool = False) -> int:
-        """Write the options of least cost to ``chosen``, and return what they cost.
-
-        They hold no more than all cores. Without ``count_late`` nothing may be late, and the cost
-        is at least :data:`BIG_M` if that is impossible. With it, each late request by ``late``
-        costs :data:`BIG_M`, so that the fewest are late.
-        """
+        """Write the options of least cost, within all cores, to ``chosen``; return their cost."""
+        # Without ``count_late`` nothing may be late, and the cost is at least :data:`BIG_M` if that
+        # is impossible. With it each late request costs :data:`BIG_M`, so that the fewest are.
         late = self.late_rows(count_late)
         relax_all(self.choices, late, self.any_cores)
         cost = read_back(self.choices, late, self.any_cores, self.chosen)

@@ -169,11 +169,9 @@ def open_limits(
 ) -> CpuLimits:
     """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
 
-    Under control groups, all together get no more than ``total_cores`` physical cores.
-
-    ``auto`` takes control groups if this process may make them with the quotas it needs, else the
-    duty cycle, with a warning; ``cgroup`` then raises a :class:`WorkerError`. Each control group
-    is announced before it is made.
+    Under control groups, all together get no more than ``total_cores`` physical cores. ``auto``
+    takes control groups if this process may make them with the quotas it needs, else the duty
+    cycle, with a warning; ``cgroup`` then raises a :class:`WorkerError`. Each is announced first.
     """
     period_s = enforcement_period_s(core_unit)
     tick_s = time.clock_getres(COARSE_CLOCK)

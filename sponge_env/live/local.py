@@ -24,6 +24,7 @@ from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answered, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
 from sponge_env.live.stages import Stages
+from sponge_env.models.model import NO_REPORTS
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
 
@@ -83,7 +84,7 @@ class LocalReplica:
                     stdout=subprocess.DEVNULL,
                     stderr=self._stderr,
                     start_new_session=True,
-                    env=environment() | ONE_THREAD,  # further threads would use up the quota
+                    env=environment() | ONE_THREAD | NO_REPORTS,
                 )
             self._opened = opened.pop_all()
         pid = self._process.pid

@@ -130,9 +130,8 @@ class Launcher(Protocol):
     ) -> Replica:
         """Start a replica, which loads its model under its limit of physical cores.
 
-        ``node`` is its node in the worker's account, for launchers that have the same nodes.
-
-        At full speed it loads without a limit, until :meth:`Replica.limit` is called. Raises
+        ``node`` is its node in the worker's account, for launchers that have the same nodes. At
+        full speed it loads without a limit, until :meth:`Replica.limit` is called. Raises
         ``WorkerError`` if it cannot be started or limited.
         """
 

@@ -16,6 +16,9 @@ from sponge_env.models.images import photographs
 
 Array = NDArray[Any]
 
+NO_REPORTS = {"ORT_DISABLE_TELEMETRY": "1"}  # By ONNX Runtime to its maker
+os.environ |= NO_REPORTS
+
 SAMPLES = 4  # Inputs that a model is shown where requests bring none
 
 TEXT_BYTES = 4096  # Longest text in a tensor, in UTF-8: shared memory has places of fixed size
@@ -169,21 +172,15 @@ class OnnxModel(OnnxFile):
 @cache
 def open_onnx(path: str) -> int:
     """Open a file for good: what root alone may open a replica cannot open a second time."""
-    import_onnxruntime()  # from where root alone may read, too
+    import onnxruntime  # noqa: F401  # from where root alone may read, too
+
     return os.open(path, os.O_RDONLY)
-
-
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, which sends nothing to its maker from here."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime  # takes a while, and most parents of replicas do without
-
-    return onnxruntime
 
 
 def onnx_session(path: str, threads: int) -> Any:
     """Open an ONNX file in the CPU's runtime."""
-    onnxruntime = import_onnxruntime()
+    import onnxruntime  # takes a while, and most parents of replicas do without
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

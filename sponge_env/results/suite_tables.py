@@ -75,15 +75,6 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
     return Table(headings, rows)
 
 
-def failure_table(comparison: Comparison) -> Table:
-    """Return every agent and cell without a result, and why."""
-    rows = [
-        [f"{f.agent}", f"{f.scenario}, {f.profile}, {f.start}", f"{f.type}: {f.message}"]
-        for f in comparison.failures.itertuples()
-    ]
-    return Table(["agent", "cell", "failed with"], rows)
-
-
 def cell_rows(comparison: Comparison) -> pd.DataFrame:
     """Return a row for each agent and cell, and for what the first bound attains there."""
     c, rows = comparison, []

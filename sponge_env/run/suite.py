@@ -25,7 +25,6 @@ from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"  # Suites that ship with the project
 NAMES = ("standard-v1", "stages")  # The suites whose names of agents hold everywhere
-_SYSTEMS_SEED, _SYSTEMS_CORES = 100_000, (4, 8, 16, 32)  # Of random systems; cores in turn
 BoundName = Literal["vertical", "joint"]  # Scaling of what a schedule that knows the future may do
 
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
@@ -274,8 +273,7 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
             if fnmatchcase(cell_name(cell), suite.only):
                 yield label, with_own_slo(cell) if name else cell
-    cores = tuple(_SYSTEMS_CORES[k % len(_SYSTEMS_CORES)] for k in range(suite.systems))
-    for scenario, start in product(kept_systems(cores, _SYSTEMS_SEED), suite.starts):
+    for scenario, start in product(kept_systems(suite.systems), suite.starts):
         cell = dataclasses.replace(scenario, start=start)
         if fnmatchcase(cell_name(cell), suite.only):
             yield f"{cell.limits.total_cores} cores", cell

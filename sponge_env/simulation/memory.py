@@ -71,10 +71,8 @@ class Room:
             setattr(self, name, max(getattr(self, name), count))
 
     def hold(self, spec: SystemSpec, requests: int, tasks: int = 1) -> None:
-        """Make room for so many requests at once, and for their tasks up to :data:`_MOST_ROOM`.
-
-        ``tasks`` is how many tasks an answer may lead to, if the scenario says fewer.
-        """
+        """Make room for so many requests at once, and for their tasks up to :data:`_MOST_ROOM`."""
+        # ``tasks`` is how many an answer may lead to, if the scenario says fewer.
         most = math.prod(max(tasks, len(stage.tasks) - 1) for stage in spec.stages[:-1])
         self.ledger = requests
         self.queue = max(requests, min(requests * most, _MOST_ROOM))

@@ -30,6 +30,7 @@ _SLOWEST = 0.15
 _MOST_RPS, _BYTES_PER_S = 800.0, 3e6  # Highest rate, and the bandwidth for which payloads are drawn
 _KINDS = {"poisson": 0.15, "constant": 0.1, "bursty": 0.25, "flash-crowd": 0.25, "diurnal": 0.25}
 """Shares of the kinds of arrivals."""
+_SEED, _CORES = 100_000, (4, 8, 16, 32)  # Of the systems of suites; cores of their machines in turn
 
 
 @contextmanager
@@ -41,11 +42,11 @@ def random_systems(random: np.random.Generator, cores: Sequence[int]) -> Iterato
 
 
 @cache
-def kept_systems(cores: Sequence[int], seed: int) -> tuple[Scenario, ...]:
-    """Draw systems by a seed, each the same however many follow; the cache keeps their profiles."""
-    random, folder = np.random.default_rng(seed), cache_dir() / "systems" / f"{seed}"
-    paths = [folder / f"system-{k:03}.json" for k in range(len(cores))]
-    return tuple(_random_system(random, *each) for each in zip(paths, cores, strict=True))
+def kept_systems(count: int) -> tuple[Scenario, ...]:
+    """Return systems, the same however many follow; the cache folder keeps their profiles."""
+    random, paths = np.random.default_rng(_SEED), cache_dir() / "systems" / f"{_SEED}"
+    systems = ((paths / f"system-{k:03}.json", _CORES[k % len(_CORES)]) for k in range(count))
+    return tuple(_random_system(random, *each) for each in systems)
 
 
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:

@@ -50,11 +50,9 @@ class System(ABC):
         workload: Workload | None = None,
         measured_work: Sequence[FloatArray] = (),
     ) -> None:
-        """Start an episode; profile and workload are those of scenario and seed if left out.
-
-        ``measured_work`` is a table of the work of each stage's simulated batches, see
-        :mod:`sponge_env.core.service`. Raises a SpongeError if something cannot be used.
-        """
+        """Start an episode, by default with the scenario's and seed's own profile and workload."""
+        # ``measured_work`` is a table of the work of each stage's simulated batches, see
+        # :mod:`sponge_env.core.service`. What cannot be used is a SpongeError.
         setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
         self.spec = setup.specs[0]
         self.plan = setup.scenarios[0]

@@ -182,9 +182,7 @@ def _rows(
             raise WireError(f"binary_data_size of {spec.name!r} is not {brief(size)}")
         begin, end = end, end + (size or 0)
         rows = wire.check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
-        given = [
-            each for each in ("data", "binary_data_size", REGION) if each in {**tensor, **about}
-        ]
+        given = [k for k in ("data", "binary_data_size", REGION) if k in tensor or k in about]
         if len(given) > 1:
             raise WireError(f"{spec.name!r} has both {' and '.join(given)}")
         if place is not None:  # a copy of its own, which is counted as such

@@ -1,7 +1,6 @@
 """Triton's extension ``system_shared_memory``: tensors in POSIX shared memory of this machine.
 
-It is read and written like a file and never mapped: a client may cut its own at any time, and an
-access beyond the end would be the end of the server.
+It is read and written like a file, never mapped: a client that cuts its own would end the server.
 """
 
 import os
@@ -25,12 +24,10 @@ class _Region:
         self.name, self.key, self.offset, self.byte_size = name, key, offset, byte_size
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.file = os.open(FOLDER + key.removeprefix("/"), flags)
-        weakref.finalize(self, os.close, self.file).atexit = False  # while nobody uses it
-
-    @property
-    def is_there(self) -> bool:
+        weakref.finalize(self, os.close, self.file).atexit = False  # once nobody uses it
         found = os.fstat(self.file)
-        return stat.S_ISREG(found.st_mode) and self.offset + self.byte_size <= found.st_size
+        if not stat.S_ISREG(found.st_mode) or offset + byte_size > found.st_size:
+            raise ValueError
 
 
 class Place(NamedTuple):
@@ -72,14 +69,12 @@ class Regions:
         if name in self._regions or len(self._regions) >= MAX_REGIONS:
             raise WireError(f"{brief(name)} or {MAX_REGIONS} regions are registered already")
         try:
-            # a slash beyond the first would lead to other folders
-            region = None if "/" in key[1:] else _Region(name, key, offset, byte_size)
+            if "/" in key[1:]:  # which would lead to other folders
+                raise ValueError
+            self._regions[name] = _Region(name, key, offset, byte_size)
         except (OSError, ValueError):
-            region = None
-        if region is None or not region.is_there:
             text = f"there is no shared memory {brief(key)} of {offset + byte_size} bytes for it"
-            raise WireError(text)
-        self._regions[name] = region
+            raise WireError(text) from None
         return {}
 
     def unregister(self, name: str = "") -> dict[str, Any]:
