@@ -276,7 +276,7 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
     for scenario, start in product(kept_systems(suite.systems), suite.starts):
         cell = dataclasses.replace(scenario, start=start)
         if fnmatchcase(cell_name(cell), suite.only):
-            yield f"{cell.limits.total_cores} cores", cell
+            yield "", cell
 
 
 def _combined(
