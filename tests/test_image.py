@@ -68,9 +68,9 @@ def test_a_replica_needs_numpy_and_onnxruntime_only(tmp_path):
 
 
 def test_a_server_that_has_ended_does_not_take_the_interpreter_apart():
-    code = "import atexit, sys; atexit.register(print, 'apart'); sys.argv = ['sponge', {!r}]\n"
+    code = "import atexit, sys; atexit.register(print, 'apart'); sys.argv = ['sponge', *{!r}]\n"
     code += "from sponge_env.__main__ import run; run()"
-    for command, apart in (("serve", ""), ("report", "apart\n")):  # both lack an argument
+    for command, apart in ((("serve", "--agent"), ""), (("report",), "apart\n")):  # lack something
         words = [sys.executable, "-c", code.format(command)]
         done = subprocess.run(words, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr[:7]) == (2, apart, "error: ")

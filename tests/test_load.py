@@ -132,7 +132,7 @@ def test_a_token_comes_from_the_environment(monkeypatch, capsys):
 
 
 def test_who_was_not_calibrated_needs_a_rate(server, monkeypatch, capsys):
-    monkeypatch.setattr(profiles, "local_profile_path", lambda _: Path("nowhere.json"))
+    monkeypatch.setattr(profiles, "local_profile_path", lambda *_: Path("nowhere.json"))
     asked = ["load", "--url", server.url, "--scenario", "local", "--duration", "1"]
     assert main(asked) == 2
     assert "--rate" in capsys.readouterr().err

@@ -199,7 +199,7 @@ def without_times(path):
 
 
 def test_a_suite_and_a_single_evaluation_leave_the_same_files():
-    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
+    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\ntuned = true\n"
     one += "[[cells]]\nscenarios = ['paper']\n"
     Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
     assert run("--suite one.toml --run-dir suite --requests") == 0
