@@ -53,8 +53,8 @@ class StageChoices(NamedTuple):
 
     sizes: IntArray  # (sizes,) batch sizes; beyond what a stage allows, its largest
     counts: IntArray
-    """(stages, 4) numbers of choices: cores, batch sizes, steps of the replicas, and variants, 0 if
-    there is only one, which then is no part of an action."""
+    """(stages, 4) numbers of choices: cores, batch sizes, steps of the replicas, and variants; 0
+    variants if there is only one, for an action then has no part for them."""
     limits: IntArray  # (stages, 4) largest cores, batch, replicas and variant
     room: NDArray[np.bool_]
     """(stages, situations, cores) which numbers of cores, from 1 on, ready replicas have room for

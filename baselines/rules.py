@@ -113,7 +113,7 @@ class QueueRule(ArrayController):
         """Compare the queue with the thresholds."""
         config, cores = self.config, view.allocation.cores
         waiting = view.first.queued / cores
-        # The start of an episode is no sign of calm.
+        # Before the first interval has passed, an empty queue does not mean calm.
         calm = (waiting < _CALM_SHARE * config.up_queue) & (view.last is not None)
         self._calm = np.where(calm, self._calm + 1, 0)
         grown = np.maximum(cores + 1, np.ceil(cores * _UP_FACTOR))

@@ -11,6 +11,8 @@ from served import running
 from test_serve_clients import CLIENTS, ROWS, SUMS, Client, plain
 from tritonclient.utils import InferenceServerException
 
+from sponge_env.errors import ConfigError
+from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc.codec import SERVICE
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.regions import FOLDER, MAX_REGIONS, OFFSET, REGION, SIZE, Regions
@@ -108,6 +110,12 @@ def test_memory_that_is_cut_is_told(path):
     fails(lambda: place.write(bytes(51)), "do not fit")
     os.truncate(path, 49)
     fails(place.read, "was cut")
+
+
+def test_a_server_for_others_shares_memory_by_token_only():
+    assert ServeOptions(host="0.0.0.0", token="t", shared_memory=True).shared_memory
+    with pytest.raises(ConfigError, match="needs a token"):
+        ServeOptions(host="0.0.0.0", shared_memory=True)
 
 
 def test_only_clients_of_this_machine_share_memory():

@@ -99,7 +99,7 @@ class Flow:
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
         self._error.add(count, self._rate_rps)
         if len(self._counts) > 1:
-            # Differences of neighbouring intervals, since a slow change of the rate is no scatter.
+            # Neighbouring intervals are compared: a rate that changes slowly does not scatter.
             counts, spans_s = self._counts, self._spans_s
             after, before = (counts[at] - self._rate_rps * spans_s[at] for at in (-1, -2))
             expected = self._rate_rps * (spans_s[-1] + spans_s[-2])

@@ -19,7 +19,7 @@ from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire import tensors as wire
 from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.regions import REGION, Place, Regions
+from sponge_env.serve.wire.regions import REGION, Regions, SharedTensor
 from sponge_env.serve.wire.resources import LARGE_BYTES
 from sponge_env.serve.wire.tensors import Buffer, brief, datatype
 
@@ -39,7 +39,7 @@ class RequestedOutput(NamedTuple):
 
     name: str
     binary: bool = False  # As bytes after the JSON, instead of numbers within it
-    place: Place | None = None  # In shared memory instead of the answer
+    place: SharedTensor | None = None  # In shared memory instead of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ def _inputs(specs: Sequence[TensorSpec]) -> str:
 
 def _tensor_parameters(
     tensor: Mapping[str, Any], name: str, regions: Regions | None
-) -> tuple[dict[str, Any], Place | None]:
+) -> tuple[dict[str, Any], SharedTensor | None]:
     """Return the parameters of a tensor, and its place if they say one."""
     parameters = _mapping(tensor.get("parameters"), f"parameters of {name!r}")
     for extension in ("classification",) if regions else ("classification", REGION):

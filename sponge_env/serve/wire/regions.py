@@ -30,7 +30,7 @@ class _Region:
             raise ValueError
 
 
-class Place(NamedTuple):
+class SharedTensor(NamedTuple):
     """Where a tensor lies in a region, in bytes."""
 
     region: _Region
@@ -89,7 +89,7 @@ class Regions:
         fields = "name", "key", "offset", "byte_size"
         return [{field: getattr(each, field) for field in fields} for each in found]
 
-    def place(self, parameters: Mapping[str, Any], tensor: str) -> Place | None:
+    def place(self, parameters: Mapping[str, Any], tensor: str) -> SharedTensor | None:
         """Return where a tensor lies by its parameters, None if in no region."""
         if REGION not in parameters:
             return None
@@ -100,7 +100,7 @@ class Regions:
             raise WireError(f"{text} {self._max_bytes} of a tensor")
         if offset + size > region.byte_size:
             raise WireError(f"{tensor!r} reaches beyond the region {brief(region.name)}")
-        return Place(region, offset, size)
+        return SharedTensor(region, offset, size)
 
     def _named(self, name: object) -> _Region:
         region = self._regions.get(name) if isinstance(name, str) else None
