@@ -128,7 +128,7 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
 def check_file(option: str, path: Path | None) -> None:
     """Refuse a file, if one is named, that cannot be written or lies in no folder that exists."""
     if path is not None:
-        if not path.absolute().parent.exists():
+        if not path.absolute().parent.is_dir():
             raise ConfigError(f"{option} {str(path)!r} is in no folder that exists")
         check_writable(path)
 

@@ -53,6 +53,17 @@ def test_tensors_go_both_ways(kind, server, path):
         client.infer("tiny", [tensor])
 
 
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_clients_of_a_proxy_name_no_region(kind, server, path):
+    client = Client(kind, server)
+    client.register_system_shared_memory("own", f"/{path.name}", 64)
+    tensor, proxied = client.tensor(), {"x-forwarded-for": "1.2.3.4"}
+    tensor.set_shared_memory("own", ROWS.nbytes)
+    with pytest.raises(InferenceServerException, match="not supported here"):
+        client.infer("tiny", [tensor], headers=proxied)
+    client.unregister_system_shared_memory()
+
+
 def fails(work, text):
     with pytest.raises(WireError, match=text) as raised:
         work()
@@ -68,6 +79,7 @@ def test_what_is_no_shared_memory_is_not_opened(path):
         for key in ("missing", link.name, pipe.name, ".", "", "a\0b", f"../shm/{path.name}"):
             fails(lambda key=key: regions.register("a", key, 0, 8), "no shared memory")
         fails(lambda: regions.register("a", path.name, 60, 5), "no shared memory .* of 65 bytes")
+        fails(lambda: regions.register("a" * 256, path.name, 0, 8), "at most 255 characters")
         for wrong in ((None, 0, 8), (path.name, -1, 8), (path.name, 0, 8.0), (path.name, 0, True)):
             fails(lambda wrong=wrong: regions.register("a", *wrong), "has a key")
     finally:
@@ -110,6 +122,8 @@ def test_memory_that_is_cut_is_told(path):
     fails(lambda: place.write(bytes(51)), "do not fit")
     os.truncate(path, 49)
     fails(place.read, "was cut")
+    fails(lambda: place.write(bytes(50)), "do not fit")
+    assert path.stat().st_size == 49
 
 
 def test_a_server_for_others_shares_memory_by_token_only():
@@ -124,6 +138,10 @@ def test_only_clients_of_this_machine_share_memory():
         for where, said in ((wire, {"x_forwarded_for": "1.2.3.4"}), (wire, {}), (other, {})):
             told.append(where.send(request(path=path, method="GET", **said)).answer())
         assert [each.status for each in told] == [403, 200, 404]
+        big = wire.send(request(b"[" * 70_000, path="/v2/systemsharedmemory/region/a/register"))
+        assert big.answer().status == 413
+        cuda = "/v2/cudasharedmemory/region/a/register"
+        assert wire.send(request(b"{}", path=cuda)).answer().status == 404
         with grpc.insecure_channel(on.grpc) as channel:
             status = channel.unary_unary(f"/{SERVICE}/SystemSharedMemoryStatus")
             with pytest.raises(grpc.RpcError, match="only for clients on this machine"):

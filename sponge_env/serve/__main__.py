@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
     options = _server_options(arguments)
     controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring
-    listening_socket(options.host, options.port).close()
+    for port in filter(None, (options.port, options.grpc_port)):
+        listening_socket(options.host, port).close()
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
     sys.setswitchinterval(SWITCH_S)
     with cli.terminate_like_interrupt():  # the first process of a container gets no signal unasked

@@ -111,7 +111,7 @@ class HttpFront:
     async def _infer(self, request: Request, front: Front) -> Response:
         body, payload_bytes = await self._body(request)
         arrival, headers = front.arrival(request.began_s), request.headers
-        inference = await self._read(front, body, headers.get(b"inference-header-content-length"))
+        inference = await self._read(front, body, headers)
         read_s = time.monotonic() - arrival.arrived_s
         tensors, about = await front.infer(inference, headers, arrival, payload_bytes)
         began_s = time.monotonic()
@@ -120,15 +120,18 @@ class HttpFront:
         front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
-    async def _read(self, front: Front, body: Buffer, header_length: bytes | None) -> InferRequest:
+    async def _read(self, front: Front, body: Buffer, headers: Headers) -> InferRequest:
         """Parse a body; the Python objects that large JSON becomes count as memory meanwhile."""
         served, max_rows = front.served, front.options.max_rows
-        size, needed = protocol.json_size(header_length, len(body), served, max_rows), 0
+        regions, needed = front.regions_for(headers), 0
+        header_length = headers.get(b"inference-header-content-length")
+        size = protocol.json_size(header_length, len(body), served, max_rows)
         if size >= LARGE_BYTES:
             needed = await run_in_thread(size, protocol.parsed_bytes, memoryview(body)[:size])
         with front.memory.holding(needed):
-            arguments = (body, size, served, max_rows, front.regions)
-            return await run_in_thread(size, protocol.read_request, *arguments, threads=READER)
+            arguments = (body, size, served, max_rows, regions)
+            work = size if regions is None else LARGE_BYTES  # a region may hold much
+            return await run_in_thread(work, protocol.read_request, *arguments, threads=READER)
 
     async def _body(self, request: Request) -> tuple[Buffer, int]:
         """Return a body, unpacked, and its size as it was sent."""
@@ -172,6 +175,8 @@ class HttpFront:
         self._check_right(request, "share memory")
         regions = system if parts[0] == "systemsharedmemory" else Regions(0)
         body, _ = await self._body(request)
+        if len(body) > MAX_SETTING_BYTES:
+            raise messages.too_large(MAX_SETTING_BYTES)
         match get, parts[1:]:
             case True, ["status"]:
                 return messages.json_response(regions.status())
@@ -181,7 +186,7 @@ class HttpFront:
                 return messages.json_response(regions.unregister())
             case False, ["region", name, "unregister"]:
                 return messages.json_response(regions.unregister(name))
-            case False, ["region", name, "register"]:
+            case False, ["region", name, "register"] if regions is system:
                 about = map(protocol.read_json(body).get, ("key", "offset", "byte_size"))
                 return messages.json_response(regions.register(name, *about))
         raise WireError(f"there is nothing at {brief(request.path.strip('/'))}", 404)

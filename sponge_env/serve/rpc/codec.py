@@ -107,8 +107,9 @@ def read_message(
     """Parse a ``ModelInferRequest``; what violates the protocol is a WireError."""
     raw = request.raw_input_contents
     tensors = request.inputs
-    sent = [each for each in tensors if REGION not in each.parameters]
-    if raw and (len(raw) != len(sent) or any(each.HasField("contents") for each in sent)):
+    shared = [each for each in tensors if REGION in each.parameters]
+    with_contents = any(each.HasField("contents") for each in (tensors if raw else shared))
+    if with_contents or (raw and len(raw) + len(shared) != len(tensors)):
         raise WireError("each input needs either contents or an item of raw_input_contents")
     sizes = map(len, raw) if raw else repeat(None)
     values = {
@@ -118,7 +119,7 @@ def read_message(
             _described(each, None if REGION in each.parameters else next(sizes)) for each in tensors
         ],
         "outputs": [
-            {"name": tensor.name, "parameters": _plain(tensor.parameters)}
+            {"name": tensor.name, "parameters": _of_tensor(tensor.parameters)}
             for tensor in request.outputs
         ],
     }
@@ -128,7 +129,7 @@ def read_message(
 def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     """Return a tensor in the form of the JSON, with its size where its data are bytes."""
     field, data = _CONTENTS.get(tensor.datatype), {}
-    parameters = _plain(tensor.parameters)
+    parameters = _of_tensor(tensor.parameters)
     if size is not None:
         parameters["binary_data_size"] = size
     elif REGION not in parameters:
@@ -141,6 +142,11 @@ def _plain(given: Any) -> dict[str, Any]:
     """Return the values of parameters; one without a value is as if it was not there."""
     chosen = ((name, value, value.WhichOneof("parameter_choice")) for name, value in given.items())
     return {name: getattr(value, choice) for name, value, choice in chosen if choice}
+
+
+def _of_tensor(given: Any) -> dict[str, Any]:
+    """Return a tensor's parameters but those of HTTP's binary data: here all are bytes."""
+    return {k: v for k, v in _plain(given).items() if not k.startswith("binary_data")}
 
 
 def write_message(

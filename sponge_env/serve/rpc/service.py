@@ -140,7 +140,9 @@ class RpcFront:
         arrival = self._front.arrival(began_s, remaining_s)
         size = codec.parsed_bytes(data)
         with self._front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
-            front, request = await run_in_thread(size, self._parse_request, data, threads=READER)
+            work = size if self._front.regions is None else LARGE_BYTES  # a region may hold much
+            read = self._parse_request, data, headers
+            front, request = await run_in_thread(work, *read, threads=READER)
         arrival = replace(arrival, default_slo_s=front.served.default_slo_s)
         read_s = time.monotonic() - arrival.arrived_s
         tensors, parameters = await front.infer(request, headers, arrival, len(data))
@@ -149,10 +151,10 @@ class RpcFront:
         front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
-    def _parse_request(self, data: bytes) -> tuple[Front, InferRequest]:
+    def _parse_request(self, data: bytes, headers: Headers) -> tuple[Front, InferRequest]:
         message = codec.parse("ModelInferRequest", data)
         front = self._front.of(message.model_name, message.model_version)
-        options, regions = front.options, front.regions
+        options, regions = front.options, front.regions_for(headers)
         return front, codec.read_message(message, front.served, options.max_rows, regions)
 
     async def _stream(self, _: object, context: Context) -> None:

@@ -18,7 +18,7 @@ from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import VIOLATIONS, ServerMetrics
-from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.options import PROXY_HEADERS, ServeOptions
 from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_deadline
 from sponge_env.serve.wire.inline import InlineFuture
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
@@ -70,6 +70,11 @@ class Front:
         equal = hmac.compare_digest(token.lstrip(b" "), self._token)
         if scheme.lower() != b"bearer" or not equal:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
+
+    def regions_for(self, headers: Headers) -> Regions | None:
+        """Return the shared memory that a request may name: without a token, not a proxy's."""
+        proxied = self._token is None and not PROXY_HEADERS.isdisjoint(headers)
+        return None if proxied else self.regions
 
     def of(self, name: str, version: str = "", loaded: bool = True) -> "Front":
         """Return the front of a model that is there, in any version if empty, or a WireError."""

@@ -16,7 +16,7 @@ from sponge_env.serve.wire.tensors import brief
 
 REGION, SIZE, OFFSET = (f"shared_memory_{what}" for what in ("region", "byte_size", "offset"))
 FOLDER = "/dev/shm/"  # Where Linux has POSIX shared memory, by its keys
-MAX_REGIONS = 256
+MAX_REGIONS, MAX_NAME = 256, 255
 
 
 class _Region:
@@ -46,8 +46,8 @@ class SharedTensor(NamedTuple):
 
     def write(self, data: bytes) -> None:
         """Write a tensor of an answer; a WireError if there is no room."""
-        written = 0
-        if len(data) <= self.size:
+        written, end = 0, self.region.offset + self.offset + len(data)
+        if len(data) <= self.size and end <= os.fstat(self.region.file).st_size:
             with suppress(OSError):  # the memory of the machine is full
                 written = os.pwrite(self.region.file, data, self.region.offset + self.offset)
         if written < len(data):
@@ -64,6 +64,8 @@ class Regions:
 
     def register(self, name: str, key: object, offset: object, byte_size: object) -> dict[str, Any]:
         """Open a part of what ``shm_open`` calls ``key``; return the answer, which is empty."""
+        if not 0 < len(name) <= MAX_NAME:
+            raise WireError(f"the name of a region has at most {MAX_NAME} characters")
         if not (isinstance(key, str) and _is_count(offset) and _is_count(byte_size)):
             raise WireError("a region has a key, an offset and a byte_size")
         if name in self._regions or len(self._regions) >= MAX_REGIONS:
