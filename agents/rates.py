@@ -47,8 +47,7 @@ class Forecast(NamedTuple):
 def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS) -> Forecast:
     """Forecast an interval's arrivals from the past ones, of which there is one at least."""
     # The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
-    # rate if that is higher.
-    # Plain floats, for the arrays are far too short for NumPy to pay.
+    # rate if that is higher. Plain floats, for the arrays are far too short for NumPy to pay.
     counts: list[float] = view.first.arrivals[-_RATE_WINDOWS:].tolist()
     mean = sum(counts) / len(counts)
     noise = sigmas * math.sqrt(_dispersion(counts, mean))

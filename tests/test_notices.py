@@ -82,13 +82,11 @@ def test_bandwidth_in_other_units(step_s, bytes_per_s, sentence, tmp_path):
 
 @pytest.mark.parametrize(
     ("times_s", "sentence"),
-    [
-        (50.5 * np.arange(100), "in 50 s; --rate or --load scales it; are its times in milli"),
-        (50.0 * np.arange(100), "has one request in 50 s"),
-        (5.0 * np.arange(100), "has whole numbers only; are its times in milliseconds"),
-        (60.25 * np.arange(5), "has one request in 60 s"),
-    ],
-)
+    [(50.5 * np.arange(100), "in 50 s; --rate or --load scales it; are its times in milli"),
+     (50.0 * np.arange(100), "has one request in 50 s"),
+     (5.0 * np.arange(100), "has whole numbers only; are its times in milliseconds"),
+     (60.25 * np.arange(5), "has one request in 60 s")],
+)  # fmt: skip
 def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
     path = tmp_path / "arrivals"
     path.write_text("arrival_s\n" + "".join(f"{time_s}\n" for time_s in times_s))
@@ -100,13 +98,11 @@ def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [
-        ({"arrivals": Arrivals(rate_rps=1 / 60)}, "scenario short has one request in 60 s; --rate"),
-        ({"arrivals": Arrivals(rate_rps=40.0)}, "has 40 requests/s, more than the 30.4 that"),
-        ({"slo_s": 0.01}, "100% of the requests are hopeless"),
-        ({"network": Network(payload_bytes=3e8)}, "100% of the requests are hopeless: 3e+08 bytes"),
-    ],
-)
+    [({"arrivals": Arrivals(rate_rps=1 / 60)}, "scenario short has one request in 60 s; --rate"),
+     ({"arrivals": Arrivals(rate_rps=40.0)}, "has 40 requests/s, more than the 30.4 that"),
+     ({"slo_s": 0.01}, "100% of the requests are hopeless"),
+     ({"network": Network(payload_bytes=3e8)}, "100% of the requests are hopeless: 3e+08 bytes")],
+)  # fmt: skip
 def test_a_scenario_that_can_hardly_be_meant(changes, sentence):
     (warning,) = warned(short(**{"duration_s": 120.0, **changes}))
     assert sentence in warning

@@ -93,14 +93,12 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "profile", "start", "joint", "drop"),
-    [
-        ("bursty", "yolov5s", "warm", False, "none"),
-        ("deep-fade", "lite0", "cold", False, "unmeetable"),
-        ("mixed", "resnet18", "cold", False, "unmeetable"),
-        ("bursty", "resnet18", "cold", True, "expired"),
-        ("mixed", "lite0", "cold", True, "unmeetable"),
-    ],
-)
+    [("bursty", "yolov5s", "warm", False, "none"),
+     ("deep-fade", "lite0", "cold", False, "unmeetable"),
+     ("mixed", "resnet18", "cold", False, "unmeetable"),
+     ("bursty", "resnet18", "cold", True, "expired"),
+     ("mixed", "lite0", "cold", True, "unmeetable")],
+)  # fmt: skip
 def test_the_schedule_attains_what_it_claims(name, profile, start, joint, drop):
     changes = {"profile": profile, "start": start, "duration_s": 40.0}
     scenario = replace(load_scenario(name), **changes, serving=Serving(drop=drop))

@@ -174,25 +174,23 @@ FALLING = config.Variant("x", 0.8), config.Variant("y", 0.7)
 
 @pytest.mark.parametrize(
     ("stages", "words"),
-    [
-        ([("a", {}), ("a", {})], "of different names"),
-        ([("a", {}), ("b", {"after": ("c",)})], "stage in stages.b.after"),
-        ([("a", {}), ("b", {"after": ("b",)})], "none follows itself"),
-        ([("a", {}), ("b", {"after": ("c",)}), ("c", {})], "listed before 'b'"),
-        ([("a", {"after": ("b",)}), ("b", {})], "stages.a.after"),
-        ([("a", {}), ("b", {"after": ()})], "where requests enter, each in one class"),
-        ([(name, {}) for name in "abcdefghi"], "at most 8"),
-        ([("a", {"variants": ()})], "not empty"),
-        ([("a", {"variants": (config.Variant("x"), config.Variant("x"))})], "of different names"),
-        ([("a", {"variants": FALLING})], "ascending order"),
-        ([("a", {"fan_out": -1})], "at least 0"),
-        ([("a", {"fan_out": 1000})], "at most 256"),
-        ([("a", {"fan_out_shares": (0.5, math.nan)})], "at least 0"),
-        ([("a", {"fan_out_shares": (0.0, 0.0)})], "above 0"),
-        ([("a", {"initial": config.Initial(variant=1)})], "between 0 and 0"),
-        ([("a", {"initial": config.Initial(cores=5)})], "between 1 and 4"),
-    ],
-)
+    [([("a", {}), ("a", {})], "of different names"),
+     ([("a", {}), ("b", {"after": ("c",)})], "stage in stages.b.after"),
+     ([("a", {}), ("b", {"after": ("b",)})], "none follows itself"),
+     ([("a", {}), ("b", {"after": ("c",)}), ("c", {})], "listed before 'b'"),
+     ([("a", {"after": ("b",)}), ("b", {})], "stages.a.after"),
+     ([("a", {}), ("b", {"after": ()})], "where requests enter, each in one class"),
+     ([(name, {}) for name in "abcdefghi"], "at most 8"),
+     ([("a", {"variants": ()})], "not empty"),
+     ([("a", {"variants": (config.Variant("x"), config.Variant("x"))})], "of different names"),
+     ([("a", {"variants": FALLING})], "ascending order"),
+     ([("a", {"fan_out": -1})], "at least 0"),
+     ([("a", {"fan_out": 1000})], "at most 256"),
+     ([("a", {"fan_out_shares": (0.5, math.nan)})], "at least 0"),
+     ([("a", {"fan_out_shares": (0.0, 0.0)})], "above 0"),
+     ([("a", {"initial": config.Initial(variant=1)})], "between 0 and 0"),
+     ([("a", {"initial": config.Initial(cores=5)})], "between 1 and 4")],
+)  # fmt: skip
 def test_stages_that_make_no_pipeline_are_refused(stages, words):
     detector = stage("a", "video-detector")
     with pytest.raises(ConfigError, match=words):

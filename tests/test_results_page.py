@@ -118,12 +118,10 @@ def test_few_agents_are_shown_where_there_is_no_room(tmp_path):
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
-    [
-        ("missing", "is no run"),
-        ("{run} --reference fa3", "unknown agent 'fa3'"),
-        ("{run} --out bare.md", "cannot write"),
-    ],
-)
+    [("missing", "is no run"),
+     ("{run} --reference fa3", "unknown agent 'fa3'"),
+     ("{run} --out bare.md", "cannot write")],
+)  # fmt: skip
 def test_bad_input_is_one_sentence_and_writes_nothing(run, own_folder, refused, argv, sentence):
     (own_folder / "bare.md").write_text("no marks\n")
     line = argv.format(run=run) + ("" if "--out" in argv else " --out out")
@@ -183,13 +181,11 @@ def test_legends_lie_inside_the_canvas(tmp_path, count):
 
 @pytest.mark.parametrize(
     "intervals",
-    [
-        {"one interval": measured(1)},
-        {"a": measured(5), "interrupted": measured(2)},
-        {"no arrivals": pd.DataFrame([IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)])},
-        {str(index): measured(3) for index in range(9)},
-    ],
-)
+    [{"one interval": measured(1)},
+     {"a": measured(5), "interrupted": measured(2)},
+     {"no arrivals": pd.DataFrame([IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)])},
+     {str(index): measured(3) for index in range(9)}],
+)  # fmt: skip
 def test_odd_runs_are_drawn_without_a_warning(tmp_path, intervals):
     plot_comparison(intervals, tmp_path / "comparison.png", "odd")
     with Image.open(tmp_path / "comparison.png") as picture:

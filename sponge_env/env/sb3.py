@@ -27,10 +27,9 @@ _NOTHING: dict[str, Any] = {}  # Info of every environment whose episode goes on
 class SpongeVecEnv(VecEnv):
     """``num_envs`` times ``Sponge-v0``, or another kind of control, stepped at once.
 
-    Steps and seeds are those of a ``DummyVecEnv`` of as many ``SpongeEnv``. Only
-    environments whose episode has ended get an info: ``terminal_observation``,
-    ``TimeLimit.truncated``, and ``episode`` as a ``Monitor`` would give it. The
-    interval's metrics are in :attr:`metrics`.
+    Steps and seeds are those of a ``DummyVecEnv`` of as many ``SpongeEnv``. Only environments whose
+    episode has ended get an info: ``terminal_observation``, ``TimeLimit.truncated``, and
+    ``episode`` as a ``Monitor`` would give it. The interval's metrics are in :attr:`metrics`.
     """
 
     def __init__(

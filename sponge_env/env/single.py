@@ -28,11 +28,11 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     """A CPU-limited inference server whose requests carry their own deadlines.
 
     ## Description
-    Requests arrive over a network whose bandwidth swings, so each has its own remaining
-    budget. Every step is one adaptation interval: the agent sets the worker's cores and
-    batch size, and under other kinds of control the number of its replicas, the model variant,
-    or all of these for each stage of a pipeline; the server runs earliest-deadline-first
-    batches, and the reward charges cores held and deadlines missed.
+    Requests arrive over a network whose bandwidth swings, so each has its own remaining budget.
+    Every step is one adaptation interval: the agent sets the worker's cores and batch size, and
+    under other kinds of control the number of its replicas, the model variant, or all of these for
+    each stage of a pipeline; the server runs earliest-deadline-first batches, and the reward
+    charges cores held and deadlines missed.
 
     ## Action Space
     ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Joint control adds
@@ -149,12 +149,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             self._system = None
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which choices make sense now, for learners that take masks.
-
-        Returns:
-            (sum of choices,) each choice of each part of an action; see
-            :class:`sponge_env.simulation.encoding.ActionMasks`.
-        """
+        """Return (sum of choices,) which choices of each part of an action make sense now."""
+        # See :class:`sponge_env.simulation.encoding.ActionMasks`.
         masks: NDArray[np.bool_] = self._masks(self._observe())
         return masks
 

@@ -1,9 +1,8 @@
 """From measurements on the real worker to profiles.
 
-A :class:`.Profile` holds the CPU work of each batch size, the saturated latency
-of batches on a grid of sizes and cores with the fit of l(b, c) to it, the dispatch overhead and
-the cold start. The simulator and the controllers live on it. :mod:`sponge_env.live.bench` takes the
-measurements.
+A :class:`.Profile` holds the CPU work of each batch size, the saturated latency of batches on a
+grid of sizes and cores with the fit of l(b, c) to it, the dispatch overhead and the cold start. The
+simulator and the controllers live on it. :mod:`sponge_env.live.bench` takes the measurements.
 """
 
 import dataclasses

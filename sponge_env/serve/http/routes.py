@@ -192,9 +192,10 @@ class HttpFront:
         raise WireError(f"there is nothing at {brief(request.path.strip('/'))}", 404)
 
     def _check_right(self, request: Request, what: str) -> None:
-        if self._front.options.token is None:
-            check_local_names(request.headers)
-        if self._front.options.token is None and not is_from_here(request.client, request.headers):
+        if self._front.options.token is not None:
+            return
+        check_local_names(request.headers)
+        if not is_from_here(request.client, request.headers):
             raise WireError(f"without a token, only this machine may {what}", 403)
 
     async def _use_agent(self, request: Request) -> Response:
