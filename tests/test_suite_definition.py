@@ -10,6 +10,7 @@ from sponge_env.run.suite import SUITE_DIR, AgentEntry, CellGroup, Suite, cells
 from sponge_env.run.unit import AgentUnit, BoundUnit, units
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation import randomised
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 
@@ -163,13 +164,21 @@ def test_each_combination_of_values_is_a_cell_named_after_them():
     }  # fmt: skip
 
 
-def test_random_systems_are_cells_the_same_however_many_there_are():
+def test_random_systems_are_cells_the_same_however_many_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(randomised, "cache_dir", lambda: tmp_path)
+    randomised.suite_systems.cache_clear()
     few, more = (suite(cells=(), systems=n, starts=("warm",)) for n in (3, 5))
     found = cells(more)
     assert cells(few) == found[:3]
     assert [each.limits.total_cores for each in found] == [4, 8, 16, 32, 4]
     assert len({scenario_profile(each).latency for each in found}) == 5
     assert [each.name for each in cells(suites.only(more, "*4+*"))] == ["system-004"]
+    kept = Path(found[0].profile)
+    text = kept.read_text()
+    kept.write_text(text[:100])  # a full disk
+    randomised.suite_systems.cache_clear()
+    assert (cells(more), kept.read_text()) == (found, text)
+    randomised.suite_systems.cache_clear()
 
 
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules():

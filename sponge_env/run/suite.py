@@ -20,7 +20,7 @@ from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
-from sponge_env.simulation.randomised import kept_systems
+from sponge_env.simulation.randomised import suite_systems
 from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"  # Suites that ship with the project
@@ -273,7 +273,7 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
             if fnmatchcase(cell_name(cell), suite.only):
                 yield label, with_own_slo(cell) if name else cell
-    for scenario, start in product(kept_systems(suite.systems), suite.starts):
+    for scenario, start in product(suite_systems(suite.systems), suite.starts):
         cell = dataclasses.replace(scenario, start=start)
         if fnmatchcase(cell_name(cell), suite.only):
             yield "", cell

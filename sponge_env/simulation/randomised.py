@@ -7,7 +7,7 @@ scenario keeps its model and its kind of load, and the rest is drawn.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,7 @@ def random_systems(random: np.random.Generator, cores: Sequence[int]) -> Iterato
 
 
 @cache
-def kept_systems(count: int) -> tuple[Scenario, ...]:
+def suite_systems(count: int) -> tuple[Scenario, ...]:
     """Return systems, the same however many follow; the cache folder keeps their profiles."""
     random, paths = np.random.default_rng(_SEED), cache_dir() / "systems" / f"{_SEED}"
     systems = ((paths / f"system-{k:03}.json", _CORES[k % len(_CORES)]) for k in range(count))
@@ -57,7 +57,7 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
     else:
         profile = _random_profile(random)
     profile = replace(profile, name=path.stem, model=path.stem, samples=())
-    if not path.exists() or load_profile(str(path)) != profile:  # another process may read it now
+    if not _holds(path, profile):  # another process may read it now
         save_profile(profile, path)
     each = min(cores, 16)
     alone_s, fastest_s = profile.service_table_s(1, each)[0, 0], profile.fastest_s(each)
@@ -80,6 +80,12 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
     )
     peak = (made.arrivals.peak or 0.0) / max(rate_rps(made, profile) / _MOST_RPS, 1.0)
     return replace(made, arrivals=replace(made.arrivals, peak=peak))
+
+
+def _holds(path: Path, profile: Profile) -> bool:
+    with suppress(ProfileError):  # missing or damaged
+        return load_profile(str(path)) == profile
+    return False
 
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:

@@ -27,7 +27,7 @@ class _Region:
         weakref.finalize(self, os.close, self.file).atexit = False  # once nobody uses it
         found = os.fstat(self.file)
         if not stat.S_ISREG(found.st_mode) or offset + byte_size > found.st_size:
-            raise ValueError
+            raise OSError(0, f"it has fewer than {offset + byte_size} bytes")
 
 
 class SharedTensor(NamedTuple):
@@ -68,14 +68,16 @@ class Regions:
             raise WireError(f"the name of a region has at most {MAX_NAME} characters")
         if not (isinstance(key, str) and _is_count(offset) and _is_count(byte_size)):
             raise WireError("a region has a key, an offset and a byte_size")
-        if name in self._regions or len(self._regions) >= MAX_REGIONS:
-            raise WireError(f"{brief(name)} or {MAX_REGIONS} regions are registered already")
+        if name in self._regions:
+            raise WireError(f"{brief(name)} is registered already")
+        if len(self._regions) >= MAX_REGIONS:
+            raise WireError(f"{MAX_REGIONS} regions are registered, which is the most")
         try:
-            if "/" in key[1:]:  # which would lead to other folders
-                raise ValueError
+            if "/" in key[1:] or "\0" in key:  # which would lead to other folders, or to no file
+                raise OSError(0, "its key is no name")
             self._regions[name] = _Region(name, key, offset, byte_size)
-        except (OSError, ValueError):
-            text = f"there is no shared memory {brief(key)} of {offset + byte_size} bytes for it"
+        except OSError as error:
+            text = f"cannot use shared memory {brief(key)}: {error.strerror}"
             raise WireError(text) from None
         return {}
 
