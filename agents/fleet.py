@@ -131,25 +131,28 @@ def _rates_to_come(fleet: FleetTables, moment: Moment) -> tuple[float, float]:
 
 
 @compiled
-def _least(fleet: FleetTables, peak_rps: float) -> int:
-    """Return the fewest replicas that serve a peak once they have all cores of the machine."""
-    least, most_rps = 1, 0.0
-    for size in range(fleet.most_cores.size):
-        cores = fleet.most_cores[size]
-        share = min(1.0, fleet.cpu_cores / ((size + 1) * cores))
-        serves_rps = (size + 1) * fleet.serves_rps[0, cores - 1] * share
-        if serves_rps > (1 + 1e-9) * most_rps and most_rps < peak_rps:
-            least, most_rps = size + 1, serves_rps
-    return least
+def _serving(all_rps: FloatArray, peak_rps: float, usual: int) -> int:
+    """Return the size nearest to the usual one that serves a peak with all cores of the machine."""
+    # A larger one, if there is. More replicas may serve less: of 16 cores, five have three each,
+    # and six only two.
+    enough_rps = (1 - 1e-9) * peak_rps
+    for size in range(usual, all_rps.size + 1):
+        if all_rps[size - 1] >= enough_rps:
+            return size
+    size = usual - 1
+    while all_rps[size - 1] < enough_rps:
+        size -= 1
+    return size
 
 
 @compiled
-def _ready_for_more(fleet: FleetTables, moment: Moment, usual: int) -> int:
+def _ready_for_more(fleet: FleetTables, moment: Moment, usual: int, most_rps: float) -> int:
     """Return how many replicas to hold for the peak and for a rise, when no request is late."""
     # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
-    highest_rps, coming_rps = _rates_to_come(fleet, moment)
-    least = max(usual, _least(fleet, highest_rps))
-    size, ready = _least(fleet, coming_rps), moment.ready
+    # Where none serves a rate, those count that serve most.
+    (highest_rps, coming_rps), all_rps = _rates_to_come(fleet, moment), fleet.value[0]
+    least = _serving(all_rps, min(highest_rps, most_rps), usual)
+    size, ready = _serving(all_rps, min(coming_rps, most_rps), 1), moment.ready
     newest_rps = 0.0
     for rate_rps in moment.rates_rps[-_NEWEST:]:
         newest_rps = max(newest_rps, rate_rps)
@@ -198,9 +201,9 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
-    if not late:
-        usual = _ready_for_more(fleet, moment, usual)
-    return max(usual, min(enough, ready)), False
+    if late:  # those that start would take cores
+        return max(min(usual, moment.replicas), min(enough, ready)), False
+    return max(_ready_for_more(fleet, moment, usual, most_rps), min(enough, ready)), False
 
 
 @compiled
@@ -337,7 +340,11 @@ class FleetPlanner:
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
-        news = view.first.arrivals[-1:] if self._rates_rps.size else view.first.arrivals
+        # More replicas help no hopeless requests, such as a network hands over after a fade.
+        news = view.first.arrivals
+        if self._rates_rps.size:
+            hopeless = 0 if view.last is None or self._fleet.in_pipeline else view.last.hopeless
+            news = np.maximum(news[-1:] - hopeless, 0)
         known_rps = self._rates_rps[1 - _REMEMBERED :]
         self._rates_rps = np.concatenate([known_rps, news / self._spec.interval_s])
 

@@ -163,7 +163,7 @@ class ShadowFleets:
         best = int(np.lexsort((missed, self._cores, missed > allowed))[0])
         if missed[best] > allowed:
             best = int(np.lexsort((self._cores, missed))[0])
-        if worse and own <= 2 * missed[best] + 1:
+        if worse and own <= missed[best] + 1:
             return None
         if worse:
             self._until_s = now_s + self._next_s

@@ -100,11 +100,15 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
     assert np.all(rate_samples(smoothed(bursts), lag=20) >= 0)
 
 
-def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC):
+def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC, hopeless=0, waiting=0):
+    """Decide after rates, when so many wait; of each beyond 60 some are hopeless."""
     planner, answer = FleetPlanner(SpongeJointConfig(), spec), 0
     held = {"allocation": Allocation(4, 1, replicas), "replicas_ready": ready}
-    for rate in rates:
-        view = busy_view(round(rate * spec.interval_s), starting_s=starting_s, **held)
+    for at, rate in enumerate(rates, start=1):
+        last = IntervalMetrics(hopeless=hopeless if rate > 60 else 0)
+        left_s = (0.5,) * waiting * (at == len(rates))
+        seen = {"starting_s": starting_s, "last": last, "budgets_left_s": left_s}
+        view = busy_view(round(rate * spec.interval_s), **held, **seen)
         planner.observe(view)
         answer = planner.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
     return answer
@@ -190,9 +194,10 @@ def test_an_interval_with_two_numbers_of_cores_tells_nothing():
 
 
 def test_what_is_learned_stays_near_the_profile():
-    for seen_s, factor in ((10.0, 2.0), (1e-4, 0.5)):
+    for spec, seen_s, factor in ((LIMITED, 10, 2), (SPEC, 1e-4, 0.5), (LIMITED, 1e-4, 1)):
         intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
-        assert learned_s(*intervals) == pytest.approx(factor * TABLE_S[1, 0], rel=0.02)
+        expected_s = factor * TABLE_S[1, 0]
+        assert learned_s(*intervals, spec=spec) == pytest.approx(expected_s, rel=0.02)
 
 
 MACHINE = make_spec(nodes=(16,))
@@ -311,6 +316,25 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
     both = (SpongeJoint(), SpongeJoint(overload_windows=0))
     missed = [episode_of(scenario, each, 1001).summary.violations for each in both]
     assert missed[0] < missed[1] / 2
+
+
+def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():
+    """Of 16 cores, nine replicas have one each and serve 66 requests/s, eight of two cores 87."""
+    assert fleet_size([56.0] * 70, replicas=9, ready=9, spec=MACHINE) == 9
+    assert fleet_size([85.0] * 10 + [56.0] * 60, replicas=9, ready=9, spec=MACHINE) == 12
+    six = make_spec(nodes=(16,), replicas_max=6)
+    assert fleet_size([68.0] * 10 + [48.0] * 60, replicas=6, ready=6, spec=six) == 5
+
+
+def test_what_a_fade_holds_back_until_it_is_hopeless_is_no_peak():
+    fade = [20.0] * 60 + [0.0] * 3 + [80.0] + [20.0] * 5
+    held = {"replicas": 2, "ready": 2, "spec": MACHINE}
+    assert [fleet_size(fade, hopeless=n, **held) for n in (0, 60)] == [5, 2]
+
+
+def test_none_starts_while_requests_are_late_that_the_ready_ones_can_serve():
+    held = {"replicas": 2, "ready": 2, "spec": MACHINE}
+    assert [fleet_size([24.0] * 60, waiting=n, **held) for n in (0, 50)] == [4, 2]
 
 
 def test_a_rise_beyond_all_that_is_known_is_taken_to_go_on():

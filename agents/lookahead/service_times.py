@@ -45,19 +45,21 @@ class ServiceTimes:
     counts for all sizes on these cores, since their ratios were measured.
 
     Under a CPU quota a lone batch runs at full speed on unused quota, and batches back to back do
-    not. So a batch counts at least as long as its cores take to grant what it used.
+    not. So a batch counts at least as long as its cores take to grant what it used, and as its
+    profile says.
     """
 
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
         """Start from the (cores, batches) seconds of the profile."""
         self._cpu_cores = spec.first.cpu_cores
+        self._least = 1.0 if math.isfinite(self._cpu_cores) else RATIO_RANGE[0]
         self._measured_s = np.ascontiguousarray(measured_s)
         self._known = np.zeros((3, len(measured_s)))
         """By number of cores: seconds that batches ran, those they should have, and the factor."""
         self._loading, self._cores = False, 0
         self._known[2] = _CAUTION
         # No batch teaches nothing; this only compiles the kernel now.
-        _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0)
+        _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0, self._least)
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
@@ -73,7 +75,7 @@ class ServiceTimes:
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
         row_s = self._measured_s[cores - 1]
-        return _learn(self._known, cores - 1, row_s, batches, last.batch_mean, ran_s)
+        return _learn(self._known, cores - 1, row_s, batches, last.batch_mean, ran_s, self._least)
 
     @property
     def table_s(self) -> FloatArray:
@@ -84,11 +86,12 @@ class ServiceTimes:
 
 @entry_point
 def _learn(
-    known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float
-) -> bool:
+    known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float,
+    least: float,
+) -> bool:  # fmt: skip
     """Take in batches of a mean size that ran so long in all; return whether factors changed."""
     # It updates ``ServiceTimes._known``: the number of cores in ``row`` learns, all forget a bit.
-    below, least, most = min(int(batch), row_s.size), RATIO_RANGE[0], RATIO_RANGE[1]
+    below, most = min(int(batch), row_s.size), RATIO_RANGE[1]
     rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
     planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
     for cores in range(known.shape[1]):
