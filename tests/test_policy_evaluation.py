@@ -1,8 +1,6 @@
 """How policies, programs and fixed allocations are evaluated, and what accuracy costs."""
 
-import ctypes
 import dataclasses
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +24,8 @@ from sponge_env.run.rollout import Run, play_together, run_episode
 from sponge_env.scenario.config import Arrivals, Network, Serving
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.utils.installation import one_blas_thread
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
-
-
-def test_small_products_need_no_second_thread():
-    blas = ctypes.CDLL(importlib.import_module("numpy.linalg._umath_linalg").__file__)
-    with one_blas_thread():
-        blas.scipy_openblas_set_num_threads64_(2)
-        with one_blas_thread():
-            assert blas.scipy_openblas_get_num_threads64_() == 1
-        assert blas.scipy_openblas_get_num_threads64_() == 2
 
 
 @pytest.mark.parametrize("beyond", [False, True])

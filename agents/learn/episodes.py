@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import ACCURACY_PRICE
@@ -20,7 +21,6 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator, BatchView
 from sponge_env.simulation.randomised import other
 from sponge_env.simulation.traffic import rate_rps
-from sponge_env.utils.installation import one_blas_thread
 
 from ..guard import InputRange
 from ..history import FloatMatrix, batch_times_of, layout_of
@@ -178,14 +178,14 @@ class Evaluation:
         return {"cores": float(self.cores.mean()), "missed": float(self.violation_rate.mean())}
 
 
-@one_blas_thread()
 def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> Evaluation:
     """Play a policy on so many episodes of each scenario, which are always the same."""
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     seeds = SEED_LIMIT + np.arange(episodes)
     for limits in {each.limits for each in scenarios}:
         places = [k for k, each in enumerate(scenarios) if each.limits == limits]
-        sums[..., places] = _play_policy(policy, [scenarios[k] for k in places], seeds, seen)
+        with threadpool_limits(1, "blas"):  # of small products, other threads only wait
+            sums[..., places] = _play_policy(policy, [scenarios[k] for k in places], seeds, seen)
     return replace(Evaluation.of(sums), input_range=seen.ends)
 
 

@@ -7,7 +7,6 @@ Files are data: within a command, a user's own module or a file that is unpickle
 the command line names it, or with ``--trust``. Python that calls this package may import anything.
 """
 
-import ctypes
 import importlib
 import importlib.util
 import os
@@ -31,7 +30,7 @@ PACKAGES = (  # Packages whose versions can change a result or how it is stored
     *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
 )
 EXTRAS = {  # Modules without which what an extra is for cannot work
-    "train": ("stable_baselines3", "tensorboard", "torch"),
+    "train": ("stable_baselines3", "tensorboard", "threadpoolctl", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnxruntime", "PIL"),
     "export": (
@@ -45,20 +44,6 @@ EXTRAS = {  # Modules without which what an extra is for cannot work
 }
 TRUST = "--trust"
 _words: Sequence[str] | None = None  # The words of the command line; None where there is none
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Let NumPy's OpenBLAS use one thread: of small products, others only wait."""
-    library = ctypes.CDLL(importlib.import_module("numpy.linalg._umath_linalg").__file__)
-    count = getattr(library, "scipy_openblas_get_num_threads64_", lambda: 1)
-    use = getattr(library, "scipy_openblas_set_num_threads64_", lambda threads: None)
-    before = count()
-    use(1)
-    try:
-        yield
-    finally:
-        use(before)
 
 
 def data_folder(name: str) -> Path:
