@@ -24,10 +24,10 @@ _REMEMBERED = 3600  # Past intervals whose rates are remembered
 _OVERLOAD = 10.0  # Cost of each missing core, of the CPU or of the largest allocation for the rate
 _SOON = 1.5  # Latest end of a backlog over the earliest possible: starting replicas take cores
 
-_PEAK_S, _PEAK_AGO_S = 5.0, 300.0
+_PEAK_S, _PEAK_AGO_S, _PEAK_ROOM = 5.0, 300.0, 1.1
 """With all cores of the machine, the fleet must be able to serve the highest rate over so many
-seconds in the last minutes (or two cold starts, if longer): peaks come again, and cores come in
-time for them, but replicas do not."""
+seconds in the last minutes (or two cold starts, if longer), with room for a higher one: peaks come
+again, and cores come in time for them, but replicas do not."""
 _RISES_ON, _BY_CHANCE = 3.0, 2.0
 """Cold starts for which a rise of the rate is taken to go on, and standard deviations of Poisson
 arrivals that do not count as a rise. Replicas that start in time take no cores from busy ones. What
@@ -151,7 +151,7 @@ def _ready_for_more(fleet: FleetTables, moment: Moment, usual: int, most_rps: fl
     # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
     # Where none serves a rate, those count that serve most.
     (highest_rps, coming_rps), all_rps = _rates_to_come(fleet, moment), fleet.value[0]
-    least = _serving(all_rps, min(highest_rps, most_rps), usual)
+    least = _serving(all_rps, min(_PEAK_ROOM * highest_rps, most_rps), usual)
     size, ready = _serving(all_rps, min(coming_rps, most_rps), 1), moment.ready
     newest_rps = 0.0
     for rate_rps in moment.rates_rps[-_NEWEST:]:

@@ -29,9 +29,9 @@ _SLOW = 0.25  # Delay of a resize, in intervals, from which a constant is always
 _KNOWN, _JUDGED = 10, 30  # Intervals until there is a best constant, and until decisions are judged
 _HELD_S, _LONGEST_S = 600.0, 3600.0  # How long a constant is held; twice as long each time, to this
 _RECENT = 10  # Intervals without misses after which a fleet serves the present load
-_MOST_THROUGHPUT = 0.97
-"""A fleet is played with the largest batch, and with the smallest one that has this share of the
-largest throughput of those that take at most :data:`~.fleet.BATCH_SHARE` of the SLO."""
+_THROUGHPUTS = 0.67, 0.97
+"""A fleet is played with the largest batch, and with the smallest ones that have these shares of
+the largest throughput of those that take at most :data:`~.fleet.BATCH_SHARE` of the SLO."""
 _QUEUE = 1 << 13  # Requests that can wait in each fleet
 
 
@@ -205,9 +205,9 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
             row_s = service_s[cores - 1]
             quick = row_s <= max(BATCH_SHARE * spec.slo_s, row_s[0])
             throughput = np.where(quick, batches / row_s, 0.0)
-            batch = int(np.argmax(throughput >= _MOST_THROUGHPUT * throughput.max())) + 1
-            for size in sorted({batch, limits.batch_max}):
-                yield n, cores, size
+            most = throughput.max()
+            quickest = {int(np.argmax(throughput >= share * most)) + 1 for share in _THROUGHPUTS}
+            yield from ((n, cores, size) for size in sorted(quickest | {limits.batch_max}))
 
 
 def _numbers(most: int) -> list[int]:

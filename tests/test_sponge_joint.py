@@ -321,7 +321,7 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
 def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():
     """Of 16 cores, nine replicas have one each and serve 66 requests/s, eight of two cores 87."""
     assert fleet_size([56.0] * 70, replicas=9, ready=9, spec=MACHINE) == 9
-    assert fleet_size([85.0] * 10 + [56.0] * 60, replicas=9, ready=9, spec=MACHINE) == 12
+    assert fleet_size([78.0] * 10 + [56.0] * 60, replicas=9, ready=9, spec=MACHINE) == 12
     six = make_spec(nodes=(16,), replicas_max=6)
     assert fleet_size([68.0] * 10 + [48.0] * 60, replicas=6, ready=6, spec=six) == 5
 
