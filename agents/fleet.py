@@ -146,12 +146,16 @@ def _serving(all_rps: FloatArray, peak_rps: float, usual: int) -> int:
 
 
 @compiled
-def _ready_for_more(fleet: FleetTables, moment: Moment, usual: int, most_rps: float) -> int:
-    """Return how many replicas to hold for the peak and for a rise, when no request is late."""
+def _ready_for_more(
+    fleet: FleetTables, moment: Moment, usual: int, most_rps: float, late: bool
+) -> int:
+    """Return how many replicas to hold for the peak and a rise; none starts if it is late."""
     # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
     # Where none serves a rate, those count that serve most.
     (highest_rps, coming_rps), all_rps = _rates_to_come(fleet, moment), fleet.value[0]
     least = _serving(all_rps, min(_PEAK_ROOM * highest_rps, most_rps), usual)
+    if late:
+        return min(least, moment.replicas)
     size, ready = _serving(all_rps, min(coming_rps, most_rps), 1), moment.ready
     newest_rps = 0.0
     for rate_rps in moment.rates_rps[-_NEWEST:]:
@@ -201,9 +205,7 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
-    if late:  # those that start would take cores
-        return max(min(usual, moment.replicas), min(enough, ready)), False
-    return max(_ready_for_more(fleet, moment, usual, most_rps), min(enough, ready)), False
+    return max(_ready_for_more(fleet, moment, usual, most_rps, late), min(enough, ready)), False
 
 
 @compiled

@@ -160,9 +160,8 @@ class ShadowFleets:
         if not (held or worse):
             return None
         missed = self._sums[:-2]
-        best = int(np.lexsort((missed, self._cores, missed > allowed))[0])
-        if missed[best] > allowed:
-            best = int(np.lexsort((self._cores, missed))[0])
+        beyond = np.where(missed > allowed, missed, 0)
+        best = int(np.lexsort((missed, self._cores, beyond))[0])
         if worse and own <= missed[best] + 1:
             return None
         if worse:

@@ -326,15 +326,10 @@ def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():
     assert fleet_size([68.0] * 10 + [48.0] * 60, replicas=6, ready=6, spec=six) == 5
 
 
-def test_what_a_fade_holds_back_until_it_is_hopeless_is_no_peak():
-    fade = [20.0] * 60 + [0.0] * 3 + [80.0] + [20.0] * 5
-    held = {"replicas": 2, "ready": 2, "spec": MACHINE}
-    assert [fleet_size(fade, hopeless=n, **held) for n in (0, 60)] == [5, 2]
-
-
-def test_none_starts_while_requests_are_late_that_the_ready_ones_can_serve():
-    held = {"replicas": 2, "ready": 2, "spec": MACHINE}
-    assert [fleet_size([24.0] * 60, waiting=n, **held) for n in (0, 50)] == [4, 2]
+def test_none_starts_for_hopeless_requests_or_while_those_are_late_that_the_ready_ones_serve():
+    fade, held = [20.0] * 60 + [0.0] * 3 + [80.0] + [20.0] * 5, {"replicas": 2, "ready": 2}
+    assert [fleet_size(fade, hopeless=n, spec=MACHINE, **held) for n in (0, 60)] == [5, 2]
+    assert [fleet_size([24.0] * 60, waiting=n, spec=MACHINE, **held) for n in (0, 50)] == [4, 2]
 
 
 def test_a_rise_beyond_all_that_is_known_is_taken_to_go_on():

@@ -57,7 +57,10 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
     else:
         profile = _random_profile(random)
     profile = replace(profile, name=path.stem, model=path.stem, samples=())
-    if not _holds(path, profile):  # another process may read it now
+    kept = None
+    with suppress(ProfileError):  # missing or damaged
+        kept = load_profile(str(path))
+    if kept != profile:  # else another process may read it now
         save_profile(profile, path)
     each = min(cores, 16)
     alone_s, fastest_s = profile.service_table_s(1, each)[0, 0], profile.fastest_s(each)
@@ -80,12 +83,6 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
     )
     peak = (made.arrivals.peak or 0.0) / max(rate_rps(made, profile) / _MOST_RPS, 1.0)
     return replace(made, arrivals=replace(made.arrivals, peak=peak))
-
-
-def _holds(path: Path, profile: Profile) -> bool:
-    with suppress(ProfileError):  # missing or damaged
-        return load_profile(str(path)) == profile
-    return False
 
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:

@@ -37,7 +37,6 @@ from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import to_bytes
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
-from sponge_env.utils.files import check_writable
 
 LATE_S = 0.02  # 99th percentile of the client's own lateness from which the measurement is spoiled
 GRACE_S = 3.0  # How long after its deadline an answer is still waited for
@@ -54,8 +53,7 @@ BY_STATUS: dict[int, int] = {
 def load(arguments: Namespace) -> None:
     """Send, wait and print."""
     client = HttpClient(arguments.url, os.environ.get(TOKEN))
-    if arguments.json:
-        check_writable(arguments.json)
+    cli.check_file("--json", arguments.json)
     scenario, profile = _scenario(arguments)
     _print(announce([scenario]))
     if profile is None:  # any profile will do: the rate does not depend on it
