@@ -59,8 +59,7 @@ class Cores(NamedTuple):
 def latency_s(tables: StageTables, variant: int, batch: float, cores: float) -> float:
     """Return the latency of a batch by the fit."""
     fit = tables.coefficients_s[variant]
-    seconds: float = fit[0] * batch / cores + fit[1] / cores + fit[2] * batch + fit[3]
-    return seconds
+    return float(fit[0] * batch / cores + fit[1] / cores + fit[2] * batch + fit[3])
 
 
 @compiled
@@ -106,8 +105,7 @@ def done_s(service: Service, before: int, queued: int) -> float:
     # Batches go to the replicas round robin, and each takes the same time.
     replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
     own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]
-    end_s: float = service.free_s[before % replicas] + before // replicas * whole_s + own_s
-    return end_s
+    return float(service.free_s[before % replicas] + before // replicas * whole_s + own_s)
 
 
 @compiled
@@ -118,8 +116,7 @@ def _behind_queue_s(service: Service, queued: int, number: int) -> float:
     # The last batch of the queue on the same replica; negative where it has none.
     last = (queued + service.batch - 1) // service.batch - replicas + turn
     clear_s = done_s(service, last, queued) if last >= 0 else service.free_s[last + replicas]
-    start_s: float = clear_s + rounds * service.service_s[service.batch - 1]
-    return start_s
+    return float(clear_s + rounds * service.service_s[service.batch - 1])
 
 
 @compiled
@@ -171,8 +168,7 @@ def _count_short(tables: StageTables, state: StageLoad, option: Option) -> int:
     batch = option.new.batch
     served_rps = state.free_s.size * batch / option.new.service_s[batch - 1]
     excess = (state.rate_rps - served_rps) * tables.interval_s
-    short: int = max(math.ceil(excess - ROUNDING), 0)
-    return short
+    return int(max(math.ceil(excess - ROUNDING), 0))
 
 
 @compiled
@@ -215,8 +211,7 @@ def _left_s(tables: StageTables, state: StageLoad, option: Option, task: int) ->
         return waiting_left_s - _queued_done_s(tables, state, option, task // batch)
     start_s = _arrivals_start_s(tables, state, option, order // batch)
     arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
-    left_s: float = due_s - _arrival_done_s(tables, state, option, start_s, arrival_s)
-    return left_s
+    return float(due_s - _arrival_done_s(tables, state, option, start_s, arrival_s))
 
 
 @compiled

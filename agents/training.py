@@ -96,5 +96,4 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     arguments = parse(argv)  # bad input does not wait for the learner
     name = "train" if arguments.seeds is None else "train_each"
-    exit_code: int = imported(f"{__package__}.learn.command:{name}")(arguments, argv)
-    return exit_code
+    return int(imported(f"{__package__}.learn.command:{name}")(arguments, argv))

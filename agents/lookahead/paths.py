@@ -132,8 +132,7 @@ def _rate_rps(
     total = 0.0
     for draw in range(1, count + 1):
         total += 1.0 + scatter * (draws.gaps[path, draw] - 1.0)
-    scaled_rps: float = rate_rps * total / count
-    return scaled_rps
+    return float(rate_rps * total / count)
 
 
 @compiled
@@ -148,5 +147,4 @@ def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float)
         work -= done
         time_s = edge_s
         interval += 1
-    arrival_s: float = time_s + work / speed[interval]
-    return arrival_s
+    return float(time_s + work / speed[interval])

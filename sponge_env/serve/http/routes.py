@@ -14,13 +14,12 @@ from sponge_env.serve.http.messages import JSON, Request, Response
 from sponge_env.serve.interface import Resource
 from sponge_env.serve.options import PROXY_HEADERS, is_local
 from sponge_env.serve.wire import protocol
-from sponge_env.serve.wire.front import Front, Headers
+from sponge_env.serve.wire.front import TRACEPARENT, Front, Headers, own_parent
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.regions import Regions
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_detached, run_in_thread
 from sponge_env.serve.wire.tensors import Buffer, brief
-from sponge_env.serve.wire.trace import TRACEPARENT, own_parent
 
 MAX_SETTING_BYTES = 2**16  # Of a request that changes a setting
 

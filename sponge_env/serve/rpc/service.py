@@ -16,12 +16,11 @@ from sponge_env.errors import ConfigError
 from sponge_env.serve.options import PROXY_HEADERS, authority, is_local, listening_socket
 from sponge_env.serve.rpc import codec
 from sponge_env.serve.rpc.codec import MESSAGES
-from sponge_env.serve.wire.front import Front, Headers
+from sponge_env.serve.wire.front import Front, Headers, own_parent
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.regions import Regions
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
-from sponge_env.serve.wire.trace import own_parent
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handle = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]

@@ -3,6 +3,8 @@
 import asyncio
 import hmac
 import logging
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +28,6 @@ from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.regions import Regions
 from sponge_env.serve.wire.resources import MemoryLimit
 from sponge_env.serve.wire.tensors import brief, datatype
-from sponge_env.serve.wire.trace import TRACEPARENT
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
@@ -35,6 +36,10 @@ LOG = logging.getLogger("sponge_env")
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy",
               "model_repository")  # fmt: skip
+TRACEPARENT = b"traceparent"  # W3C's header of the trace that a request belongs to
+_FORM = re.compile(
+    rb"(?!ff)[\da-f]{2}-(?!0{32})([\da-f]{32})-(?!0{16})[\da-f]{16}-([\da-f]{2})(?:-.*)?"
+)
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
 Headers = Mapping[bytes, bytes]  # By lower-case name
 MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
@@ -293,3 +298,10 @@ def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
         "service_ms": round(max(reply.service_s for reply in replies) * 1000, 3),
         **{"batch": slowest.batch, "cores": slowest.cores, "variant": slowest.variant},
     }
+
+
+def own_parent(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the header of an answer: the request's trace, with an id of our own; or none."""
+    found = _FORM.fullmatch(headers.get(TRACEPARENT, b""))
+    own = os.urandom(8).hex().encode()
+    return ((TRACEPARENT, b"00-%s-%s-%s" % (found[1], own, found[2])),) if found else ()
