@@ -133,12 +133,10 @@ def test_an_interval_counts_once_however_often_one_looks(metrics):
 
 def test_what_is_now_stands_by_stage():
     served = dataclasses.replace(SERVED, stages=("detection", "recognition"), variants=("v5", "v6"))
-    metrics = ServerMetrics(served)
-    now = snapshot(
+    (metrics := ServerMetrics(served)).take(snapshot(
         4.0, served, cores=(6, 3), replicas=(2, 1), queued=(4, 9), variant=("v6", "v5"),
         agent="fa2", ready=False,
-    )  # fmt: skip
-    metrics.take(now)
+    ))  # fmt: skip
     expected = {
         "cores{stage=detection}": 6, "replicas{stage=recognition}": 1,
         "queue_length{stage=recognition}": 9, "variant_info{stage=detection}{variant=v6}": 1,

@@ -101,14 +101,12 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
 
 
 def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC, hopeless=0, waiting=0):
-    """Decide after rates, when so many wait; of each beyond 60 some are hopeless."""
     planner, answer = FleetPlanner(SpongeJointConfig(), spec), 0
     held = {"allocation": Allocation(4, 1, replicas), "replicas_ready": ready}
-    for at, rate in enumerate(rates, start=1):
+    held |= {"starting_s": starting_s, "budgets_left_s": (0.5,) * waiting}
+    for rate in rates:
         last = IntervalMetrics(hopeless=hopeless if rate > 60 else 0)
-        left_s = (0.5,) * waiting * (at == len(rates))
-        seen = {"starting_s": starting_s, "last": last, "budgets_left_s": left_s}
-        view = busy_view(round(rate * spec.interval_s), **held, **seen)
+        view = busy_view(round(rate * spec.interval_s), last=last, **held)
         planner.observe(view)
         answer = planner.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
     return answer
@@ -320,10 +318,9 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
 
 def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():
     """Of 16 cores, nine replicas have one each and serve 66 requests/s, eight of two cores 87."""
-    assert fleet_size([56.0] * 70, replicas=9, ready=9, spec=MACHINE) == 9
-    assert fleet_size([78.0] * 10 + [56.0] * 60, replicas=9, ready=9, spec=MACHINE) == 12
+    assert [fleet_size([n] * 10 + [56] * 60, 9, 9, spec=MACHINE) for n in (56, 78)] == [9, 12]
     six = make_spec(nodes=(16,), replicas_max=6)
-    assert fleet_size([68.0] * 10 + [48.0] * 60, replicas=6, ready=6, spec=six) == 5
+    assert fleet_size([68] * 10 + [48] * 60, 6, 6, spec=six) == 5
 
 
 def test_none_starts_for_hopeless_requests_or_while_those_are_late_that_the_ready_ones_serve():

@@ -173,8 +173,7 @@ def test_random_systems_are_cells_the_same_however_many_there_are(tmp_path, monk
     assert [each.limits.total_cores for each in found] == [4, 8, 16, 32, 4]
     assert len({scenario_profile(each).latency for each in found}) == 5
     assert [each.name for each in cells(suites.only(more, "*4+*"))] == ["system-004"]
-    kept = Path(found[0].profile)
-    text = kept.read_text()
+    text = (kept := Path(found[0].profile)).read_text()
     kept.write_text(text[:100])  # a full disk
     randomised.suite_systems.cache_clear()
     assert (cells(more), kept.read_text()) == (found, text)
