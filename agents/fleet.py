@@ -131,15 +131,15 @@ def _rates_to_come(fleet: FleetTables, moment: Moment) -> tuple[float, float]:
 
 
 @compiled
-def _serving(all_rps: FloatArray, peak_rps: float, usual: int) -> int:
-    """Return the size nearest to the usual one that serves a peak with all cores of the machine."""
-    # A larger one, if there is. More replicas may serve less: of 16 cores, five have three each,
-    # and six only two.
+def _serving(all_rps: FloatArray, peak_rps: float, first: int) -> int:
+    """Return the smallest size from the first on that serves a peak, else the largest below it."""
+    # ``all_rps`` are what 1, 2, ... replicas serve on all cores of the machine; one of them serves
+    # the peak. More may serve less: of 16 cores, five have three each, and six only two.
     enough_rps = (1 - 1e-9) * peak_rps
-    for size in range(usual, all_rps.size + 1):
+    for size in range(first, all_rps.size + 1):
         if all_rps[size - 1] >= enough_rps:
             return size
-    size = usual - 1
+    size = first - 1
     while all_rps[size - 1] < enough_rps:
         size -= 1
     return size
@@ -147,12 +147,12 @@ def _serving(all_rps: FloatArray, peak_rps: float, usual: int) -> int:
 
 @compiled
 def _ready_for_more(
-    fleet: FleetTables, moment: Moment, usual: int, most_rps: float, late: bool
+    fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, most_rps: float, late: bool
 ) -> int:
-    """Return how many replicas to hold for the peak and a rise; none starts if it is late."""
-    # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
-    # Where none serves a rate, those count that serve most.
-    (highest_rps, coming_rps), all_rps = _rates_to_come(fleet, moment), fleet.value[0]
+    """Return how many replicas to hold for the peak and a rise; none starts for a late request."""
+    # Only as many start for a rise as leave the ready ones the cores that they need meanwhile. A
+    # rate that no size serves counts as the highest that one does, ``most_rps``.
+    highest_rps, coming_rps = _rates_to_come(fleet, moment)
     least = _serving(all_rps, min(_PEAK_ROOM * highest_rps, most_rps), usual)
     if late:
         return min(least, moment.replicas)
@@ -205,7 +205,8 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
-    return max(_ready_for_more(fleet, moment, usual, most_rps, late), min(enough, ready)), False
+    least = _ready_for_more(fleet, moment, all_rps, usual, most_rps, late)
+    return max(least, min(enough, ready)), False
 
 
 @compiled
@@ -342,7 +343,7 @@ class FleetPlanner:
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
-        # More replicas help no hopeless requests, such as a network hands over after a fade.
+        # More replicas help no hopeless requests. Which those were before is not known at first.
         news = view.first.arrivals
         if self._rates_rps.size:
             hopeless = 0 if view.last is None or self._fleet.in_pipeline else view.last.hopeless

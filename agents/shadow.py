@@ -162,7 +162,7 @@ class ShadowFleets:
         missed = self._sums[:-2]
         beyond = np.where(missed > allowed, missed, 0)
         best = int(np.lexsort((missed, self._cores, beyond))[0])
-        if worse and own <= missed[best] + 1:
+        if worse and own <= missed[best] + 1:  # one may be chance
             return None
         if worse:
             self._until_s = now_s + self._next_s
@@ -205,8 +205,8 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
             quick = row_s <= max(BATCH_SHARE * spec.slo_s, row_s[0])
             throughput = np.where(quick, batches / row_s, 0.0)
             most = throughput.max()
-            quickest = {int(np.argmax(throughput >= share * most)) + 1 for share in _THROUGHPUTS}
-            yield from ((n, cores, size) for size in sorted(quickest | {limits.batch_max}))
+            smallest = {int(np.argmax(throughput >= share * most)) + 1 for share in _THROUGHPUTS}
+            yield from ((n, cores, size) for size in sorted(smallest | {limits.batch_max}))
 
 
 def _numbers(most: int) -> list[int]:

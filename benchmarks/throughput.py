@@ -157,9 +157,8 @@ def main() -> int:
         if arguments.against:
             folders.append(check_out(arguments.against, Path(folder)))
         now, *then = alternately(folders, only_gate)
-    print(
-        f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}" + f"{'earlier':>14}{'ratio':>8}" * len(then)
-    )
+    head = f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}"
+    print(head + f"{'earlier':>14}{'ratio':>8}" * len(then))
     for name, (cpu, wall) in now.items():
         row = f"{name:26}{cpu:14,.0f}{1e9 / wall:12,.0f}"
         print(row + "".join(f"{old[name][0]:14,.0f}{cpu / old[name][0]:8.2f}" for old in then))

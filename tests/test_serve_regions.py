@@ -76,8 +76,12 @@ def test_what_is_no_shared_memory_is_not_opened(path):
     link.symlink_to(path)
     os.mkfifo(pipe)
     try:
-        for key in ("missing", link.name, pipe.name, ".", "", "a\0b", f"../shm/{path.name}"):
-            fails(lambda key=key: regions.register("a", key, 0, 8), "cannot use shared memory")
+        reasons = {
+            "missing": "No such", link.name: "symbolic", pipe.name: "no file", ".": "directory",
+            "": "directory", "a\0b": "null", "\ud800": "codec", f"../shm/{path.name}": "no name",
+        }  # fmt: skip
+        for key, reason in reasons.items():
+            fails(lambda key=key: regions.register("a", key, 0, 8), f"memory .*: .*{reason}")
         fails(lambda: regions.register("a", path.name, 60, 5), "fewer than 65 bytes")
         fails(lambda: regions.register("a" * 256, path.name, 0, 8), "at most 255 characters")
         for wrong in ((None, 0, 8), (path.name, -1, 8), (path.name, 0, 8.0), (path.name, 0, True)):

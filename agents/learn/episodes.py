@@ -182,9 +182,9 @@ def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> E
     """Play a policy on so many episodes of each scenario, which are always the same."""
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     seeds = SEED_LIMIT + np.arange(episodes)
-    for limits in {each.limits for each in scenarios}:
-        places = [k for k, each in enumerate(scenarios) if each.limits == limits]
-        with threadpool_limits(1, "blas"):  # of small products, other threads only wait
+    with threadpool_limits(1, "blas"):  # for small products, more threads only wait
+        for limits in {each.limits for each in scenarios}:
+            places = [k for k, each in enumerate(scenarios) if each.limits == limits]
             sums[..., places] = _play_policy(policy, [scenarios[k] for k in places], seeds, seen)
     return replace(Evaluation.of(sums), input_range=seen.ends)
 

@@ -16,7 +16,7 @@ from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
 from ..rates import pairwise_sum
 
-RATIO_RANGE = (0.5, 2.0)  # Multiples of the profile's times that are believed
+RATIO_RANGE = (0.5, 2.0)  # Multiples of the profile's times that are believed; of a quota from 1 on
 _CAUTION = 1.03  # First guess of batches' time over the profile's, since single ones scatter
 _PRIOR_S = 2.0  # Seconds of service that a guess counts for
 _FORGET = 0.998  # Weight that experience of service times keeps per interval
@@ -52,14 +52,14 @@ class ServiceTimes:
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
         """Start from the (cores, batches) seconds of the profile."""
         self._cpu_cores = spec.first.cpu_cores
-        self._least = 1.0 if math.isfinite(self._cpu_cores) else RATIO_RANGE[0]
+        self._least_ratio = 1.0 if math.isfinite(self._cpu_cores) else RATIO_RANGE[0]
         self._measured_s = np.ascontiguousarray(measured_s)
         self._known = np.zeros((3, len(measured_s)))
         """By number of cores: seconds that batches ran, those they should have, and the factor."""
         self._loading, self._cores = False, 0
         self._known[2] = _CAUTION
         # No batch teaches nothing; this only compiles the kernel now.
-        _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0, self._least)
+        _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0, self._least_ratio)
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
@@ -75,7 +75,9 @@ class ServiceTimes:
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
         row_s = self._measured_s[cores - 1]
-        return _learn(self._known, cores - 1, row_s, batches, last.batch_mean, ran_s, self._least)
+        return _learn(
+            self._known, cores - 1, row_s, batches, last.batch_mean, ran_s, self._least_ratio
+        )
 
     @property
     def table_s(self) -> FloatArray:
@@ -87,7 +89,7 @@ class ServiceTimes:
 @entry_point
 def _learn(
     known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float,
-    least: float,
+    least_ratio: float,
 ) -> bool:  # fmt: skip
     """Take in batches of a mean size that ran so long in all; return whether factors changed."""
     # It updates ``ServiceTimes._known``: the number of cores in ``row`` learns, all forget a bit.
@@ -96,7 +98,7 @@ def _learn(
     planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
     for cores in range(known.shape[1]):
         weight = 1.0 if cores == row else 0.0
-        believed_s = min(max(ran_s, least * planned_s), most * planned_s)
+        believed_s = min(max(ran_s, least_ratio * planned_s), most * planned_s)
         known[0, cores] = known[0, cores] * _FORGET + weight * believed_s
         known[1, cores] = known[1, cores] * _FORGET + weight * planned_s
     ran, planned, factors = known

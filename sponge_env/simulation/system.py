@@ -269,14 +269,15 @@ class System(ABC):
                     share = answered / values["answered"] if values["answered"] else math.nan
                     values[SHARE + variant.called] = float(share)
         if self.spec.models:
-            enters = self._last_arrivals()[2]
+            _, budgets_s, enters = self._last_arrivals()
+            hopeless = budgets_s < self._arrays.models[0]["hopeless_below_s"][enters]
             for k, values in enumerate(found.values()):
-                own = ended[ended["stage"] == k]
+                came, own = enters == k, ended[ended["stage"] == k]
                 lost = np.isin(own["outcome"], (batching.LATE, batching.DROPPED, batching.FAILED))
-                counted = {"offered": enters == k, "on_time": own["outcome"] == batching.ON_TIME}
-                counted |= {"late": own["outcome"] == batching.LATE, "violations": lost}
-                counted |= {"failed": own["outcome"] == batching.FAILED}
+                counted = {"offered": came, "hopeless": came & hopeless, "violations": lost}
                 counted |= {"avoidable_violations": lost & ~own["hopeless"]}
+                for name in ("on_time", "late", "failed"):
+                    counted[name] = own["outcome"] == getattr(batching, name.upper())
                 values |= {name: int(which.sum()) for name, which in counted.items()}
         return found
 

@@ -37,7 +37,7 @@ LOG = logging.getLogger("sponge_env")
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy",
               "model_repository")  # fmt: skip
 TRACEPARENT = b"traceparent"  # W3C's header of the trace that a request belongs to
-_FORM = re.compile(
+_TRACEPARENT_FORM = re.compile(
     rb"(?!ff)[\da-f]{2}-(?!0{32})([\da-f]{32})-(?!0{16})[\da-f]{16}-([\da-f]{2})(?:-.*)?"
 )
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
@@ -302,6 +302,6 @@ def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
 
 def own_parent(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
     """Return the header of an answer: the request's trace, with an id of our own; or none."""
-    found = _FORM.fullmatch(headers.get(TRACEPARENT, b""))
+    found = _TRACEPARENT_FORM.fullmatch(headers.get(TRACEPARENT, b""))
     own = os.urandom(8).hex().encode()
     return ((TRACEPARENT, b"00-%s-%s-%s" % (found[1], own, found[2])),) if found else ()

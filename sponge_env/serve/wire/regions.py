@@ -26,8 +26,10 @@ class _Region:
         self.file = os.open(FOLDER + key.removeprefix("/"), flags)
         weakref.finalize(self, os.close, self.file).atexit = False  # once nobody uses it
         found = os.fstat(self.file)
-        if not stat.S_ISREG(found.st_mode) or offset + byte_size > found.st_size:
-            raise OSError(0, f"it has fewer than {offset + byte_size} bytes")
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file")
+        if offset + byte_size > found.st_size:
+            raise ValueError(f"it has fewer than {offset + byte_size} bytes")
 
 
 class SharedTensor(NamedTuple):
@@ -73,12 +75,12 @@ class Regions:
         if len(self._regions) >= MAX_REGIONS:
             raise WireError(f"{MAX_REGIONS} regions are registered, which is the most")
         try:
-            if "/" in key[1:] or "\0" in key:  # which would lead to other folders, or to no file
-                raise OSError(0, "its key is no name")
+            if "/" in key[1:]:  # which would lead to other folders
+                raise ValueError("its key is no name")
             self._regions[name] = _Region(name, key, offset, byte_size)
-        except OSError as error:
-            text = f"cannot use shared memory {brief(key)}: {error.strerror}"
-            raise WireError(text) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise WireError(f"cannot use shared memory {brief(key)}: {reason}") from None
         return {}
 
     def unregister(self, name: str = "") -> dict[str, Any]:
