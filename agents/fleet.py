@@ -133,9 +133,12 @@ def _rates_to_come(fleet: FleetTables, moment: Moment) -> tuple[float, float]:
 @compiled
 def _serving(all_rps: FloatArray, peak_rps: float, first: int) -> int:
     """Return the smallest size from the first on that serves a peak, else the largest below it."""
-    # ``all_rps`` are what 1, 2, ... replicas serve on all cores of the machine; one of them serves
-    # the peak. More may serve less: of 16 cores, five have three each, and six only two.
-    enough_rps = (1 - 1e-9) * peak_rps
+    # ``all_rps`` are what 1, 2, ... replicas serve on all cores of the machine; if none serves the
+    # peak, the highest counts. More may serve less: of 16 cores, five have three each, six two.
+    most_rps = 0.0
+    for size_rps in all_rps:
+        most_rps = max(most_rps, size_rps)
+    enough_rps = (1 - 1e-9) * min(peak_rps, most_rps)
     for size in range(first, all_rps.size + 1):
         if all_rps[size - 1] >= enough_rps:
             return size
@@ -147,26 +150,26 @@ def _serving(all_rps: FloatArray, peak_rps: float, first: int) -> int:
 
 @compiled
 def _ready_for_more(
-    fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, most_rps: float, late: bool
+    fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, late: bool
 ) -> int:
     """Return how many replicas to hold for the peak and a rise; none starts for a late request."""
-    # Only as many start for a rise as leave the ready ones the cores that they need meanwhile. A
-    # rate that no size serves counts as the highest that one does, ``most_rps``.
-    highest_rps, coming_rps = _rates_to_come(fleet, moment)
-    least = _serving(all_rps, min(_PEAK_ROOM * highest_rps, most_rps), usual)
+    # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
+    (highest_rps, coming_rps), held = _rates_to_come(fleet, moment), moment.replicas
     if late:
-        return min(least, moment.replicas)
-    size, ready = _serving(all_rps, min(coming_rps, most_rps), 1), moment.ready
+        return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))
+    least = _serving(all_rps, _PEAK_ROOM * highest_rps, usual)
+    size, ready = _serving(all_rps, coming_rps, 1), moment.ready
     newest_rps = 0.0
     for rate_rps in moment.rates_rps[-_NEWEST:]:
         newest_rps = max(newest_rps, rate_rps)
-    while size > max(least, moment.replicas):
+    while size > max(least, held):
         most = _most(fleet, ready, size - ready)
         share = min(1.0, fleet.cpu_cores / (ready * most))
-        if ready * fleet.serves_rps[0, most - 1] * share >= newest_rps:
+        meanwhile_rps = ready * fleet.serves_rps[0, most - 1] * share
+        if meanwhile_rps >= newest_rps and all_rps[size - 1] >= all_rps[least - 1]:
             break
         size -= 1
-    return max(least, size)
+    return size if size > least and all_rps[size - 1] >= all_rps[least - 1] else least
 
 
 @compiled
@@ -205,7 +208,7 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
-    least = _ready_for_more(fleet, moment, all_rps, usual, most_rps, late)
+    least = _ready_for_more(fleet, moment, all_rps, usual, late)
     return max(least, min(enough, ready)), False
 
 

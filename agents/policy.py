@@ -62,10 +62,8 @@ class PolicyInfo:
     @property
     def form(self) -> Form:
         """What it chooses among."""
-        holds_peak = NEEDS[0] in self.inputs
-        return Form(
-            self.every, self.batches, self.replicas, holds_peak, self.fingerprint == ANY_MODEL
-        )
+        kind = NEEDS[0] in self.inputs, self.fingerprint == ANY_MODEL
+        return Form(self.every, self.batches, self.replicas, *kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,12 +113,10 @@ def alternately(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[fl
     runs: list[list[dict[str, tuple[float, ...]]]] = [[] for _ in folders]
     for k in range(ROUNDS):
         for folder, own in list(zip(folders, runs, strict=True))[:: 1 if k % 2 else -1]:
-            what = ["--measure", "gate" if only_gate else "all"]
-            text = subprocess.run(
-                [sys.executable, str(Path(__file__).resolve()), *what],
-                cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True,
-                stdout=subprocess.PIPE,
-            ).stdout  # fmt: skip
+            command = [sys.executable, str(Path(__file__).resolve())]
+            command += ["--measure", "gate" if only_gate else "all"]
+            environment = {**os.environ, "PYTHONPATH": str(folder)}
+            text = subprocess.check_output(command, cwd=folder, env=environment)
             own.append(json.loads(text.splitlines()[-1]))
     return [
         {name: tuple(min(run[name][k] for run in own) for k in (0, 1))

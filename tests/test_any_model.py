@@ -97,12 +97,6 @@ def test_no_replica_is_given_up_that_the_highest_rate_needs():
             state.see(row, None)
             state.choose(down)
         assert state.replicas[0, 0] == fewest
-    held = PolicyState([SPEC], FORM._replace(holds_peak=False))
-    held.replicas[:] = 6
-    for _ in range(8):
-        held.see(row, None)
-        held.choose(down)
-    assert held.replicas[0, 0] == 1
 
 
 def test_what_is_late_soon_and_what_the_network_took_need_more_cores():

@@ -104,7 +104,8 @@ def test_the_machine_is_shared_by_pressure_alone_and_in_a_batch(nodes):
 
 
 def test_a_model_s_controller_sees_its_own_requests():
-    seen, system = [], SimulatedSystem(TWO, 1)
+    large = tuple(replace(kind, payload_bytes=1e6) for kind in TWO.classes)
+    seen, system = [], SimulatedSystem(replace(TWO, classes=large), 1)
 
     class Watching:
         def reset(self, spec, seed):
@@ -118,6 +119,7 @@ def test_a_model_s_controller_sees_its_own_requests():
     for place, (stage, kind) in enumerate(zip(TWO.stages, TWO.classes, strict=True)):
         views = [view for slo_s, view in seen if slo_s == kind.slo_s]
         assert len(views) == TWO.intervals
+        below_s = system._arrays.models[0]["hopeless_below_s"][place]
         for interval, view in enumerate(views[1:], start=1):
             now = (workload.enters == place) & (np.ceil(workload.arrival_s) == interval)
             delays_s = (workload.arrival_s - workload.sent_s)[now]
@@ -125,6 +127,7 @@ def test_a_model_s_controller_sees_its_own_requests():
             assert view.last.offered == now.sum() == view.first.arrivals[-1]
             violations = episode.columns[f"{stage.name}/violations"]
             assert view.last.violations == violations[interval - 1]
+            assert view.last.hopeless == np.count_nonzero(view.budgets_s < below_s)
             assert view.mean_delays_s.size == view.first.arrivals.size
             assert not delays_s.size or view.mean_delays_s[-1] == delays_s.mean()
 

@@ -53,18 +53,13 @@ def test_replicas_that_share_a_cpu_are_not_worth_having():
     assert sizes[1] == 1
 
 
-def test_more_replicas_need_fewer_cores():
+def test_more_ready_replicas_need_fewer_cores():
     fleets = ({"allocation": Allocation(4, 4, n), "replicas_ready": n} for n in (1, 2, 3, 4))
     cores = [decide(busy_view(**fleet)).cores for fleet in fleets]
     assert cores == sorted(cores, reverse=True)
     assert cores[0] > cores[-1] == 1
-
-
-def test_cores_cover_the_load_until_a_replica_is_warm():
-    held = Allocation(4, 4, 3)
-    warm = decide(busy_view(allocation=held, replicas_ready=3))
-    starting = decide(busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0)))
-    assert starting.cores > warm.cores
+    starting = {"allocation": Allocation(4, 4, 3), "replicas_ready": 1, "starting_s": (6.0, 6.0)}
+    assert decide(busy_view(**starting)).cores > cores[2]
 
 
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
@@ -103,10 +98,10 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
 def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC, hopeless=0, waiting=0):
     planner, answer = FleetPlanner(SpongeJointConfig(), spec), 0
     held = {"allocation": Allocation(4, 1, replicas), "replicas_ready": ready}
-    held |= {"starting_s": starting_s, "budgets_left_s": (0.5,) * waiting}
-    for rate in rates:
+    for left, rate in zip(reversed(range(len(rates))), rates, strict=True):
         last = IntervalMetrics(hopeless=hopeless if rate > 60 else 0)
-        view = busy_view(round(rate * spec.interval_s), last=last, **held)
+        seen = {"starting_s": starting_s, "budgets_left_s": () if left else (0.5,) * waiting}
+        view = busy_view(round(rate * spec.interval_s), last=last, **held, **seen)
         planner.observe(view)
         answer = planner.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
     return answer
@@ -223,7 +218,6 @@ def test_replicas_that_start_in_an_overload_are_not_given_up():
 
 
 def test_a_lull_in_an_overload_does_not_call_off_what_starts():
-    """Neither while the queue is long nor while the ready ones do not serve the rate."""
     controller, rates = SpongeJoint(), [8.0] * 60 + [50.0] * 3
     controller.reset(MACHINE, seed=0)
 
@@ -321,6 +315,8 @@ def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():
     assert [fleet_size([n] * 10 + [56] * 60, 9, 9, spec=MACHINE) for n in (56, 78)] == [9, 12]
     six = make_spec(nodes=(16,), replicas_max=6)
     assert fleet_size([68] * 10 + [48] * 60, 6, 6, spec=six) == 5
+    assert fleet_size([78] * 10 + [56] * 60, 9, 9, spec=MACHINE, waiting=80) == 8
+    assert fleet_size([40] * 100 + [61] * 5, 5, 5, spec=MACHINE) == 5, "six serve less"
 
 
 def test_none_starts_for_hopeless_requests_or_while_those_are_late_that_the_ready_ones_serve():
@@ -345,7 +341,6 @@ def test_a_rise_is_as_fast_as_it_was_and_known_for_as_long_as_replicas_take_to_s
 
 
 def test_where_one_core_is_half_busy_there_are_two_replicas():
-    """Also for minutes after it was; and none where it never is."""
     assert fleet_size([8.0] * 10 + [1.0] * 60, replicas=2, ready=2) == 2
     assert fleet_size([8.0] * 10 + [1.0] * 600, replicas=2, ready=2) == 1
     assert fleet_size([1.0] * 60, replicas=2, ready=2) == 1
