@@ -42,10 +42,6 @@ class Comparison:
         """Episodes of each agent and cell."""
         return int(self.episodes["seed"].nunique())
 
-    def cells_of(self, scenario: str) -> list[Cell]:
-        """Return the cells of a scenario."""
-        return [cell for cell in self.shown.cells if cell[0] == scenario]
-
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
         """Rows by the name of their frame, agent and cell."""
