@@ -208,8 +208,7 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
-    least = _ready_for_more(fleet, moment, all_rps, usual, late)
-    return max(least, min(enough, ready)), False
+    return max(_ready_for_more(fleet, moment, all_rps, usual, late), min(enough, ready)), False
 
 
 @compiled

@@ -90,7 +90,7 @@ def files_read(scenario: Scenario) -> Iterator[str]:
         trace = formats.read_arrivals(file)
         per_second: NDArray[Any]
         if isinstance(trace, CountTrace):
-            count, per_second = trace.per_second.sum(), trace.per_second
+            count, per_second = float(trace.per_second.sum()), trace.per_second
         else:
             seconds, counts = np.unique(np.floor(trace.time_s), return_counts=True)
             quiet = bool(seconds.size < np.floor(trace.time_s[-1]) + 1)

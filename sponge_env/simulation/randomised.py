@@ -138,8 +138,9 @@ def _random_profile(random: np.random.Generator) -> Profile:
 
 def _random_arrivals(random: np.random.Generator) -> config.Arrivals:
     fast, flash_s = random.random() < 0.6, random.uniform(10.0, 40.0)
+    kind: Any = str(random.choice([*_KINDS], p=[*_KINDS.values()]))
     return config.Arrivals(
-        kind=random.choice([*_KINDS], p=[*_KINDS.values()]),
+        kind=kind,
         # A third of the systems is under a high load.
         peak=random.uniform(0.4, 0.9) if random.random() < 1 / 3 else _between(random, 0.05, 0.85),
         burst_factors=(0.4, 1.0, 2.4) if fast else (0.4, 1.0, 1.6),

@@ -73,7 +73,7 @@ def _is_one(outcome: NDArray[np.str_], names: Sequence[str]) -> NDArray[np.bool_
 
 def rate(which: NDArray[np.bool_], ended: NDArray[np.bool_]) -> float:
     """Return a number of requests per request that has ended."""
-    return float(which.sum() / max(1, ended.sum()))
+    return float(which.sum()) / max(1, int(ended.sum()))
 
 
 def latency_quantiles_s(

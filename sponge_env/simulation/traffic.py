@@ -179,8 +179,8 @@ def peak_factor(arrivals: Arrivals, duration_s: float) -> float:
     if arrivals.kind == "trace":
         trace = read_arrivals(str(arrivals.file))
         if isinstance(trace, EventTrace):
-            seconds = math.ceil(duration_s)
-            counts, _ = np.histogram(trace.recorded_s(duration_s), seconds, (0, seconds))
+            span = math.ceil(duration_s)
+            counts: NDArray[Any] = np.histogram(trace.recorded_s(duration_s), span, (0, span))[0]
         else:
             counts = trace.recorded(duration_s)
         width = min(PEAK_S, counts.size)

@@ -75,7 +75,7 @@ class Request:
         memory.hold(size)
         array = np.empty(size, np.uint8)  # bytearray would write zeros first
         memory.release_with(array, size)
-        self.buffer = memoryview(array)  # type: ignore[arg-type]
+        self.buffer = array.data
 
     def add(self, part: bytes, memory: MemoryLimit, max_bytes: int) -> None:
         """Add a part of the body that the parser has seen; a WireError without memory for it."""
@@ -103,7 +103,7 @@ class Request:
         elif self._held is not None:
             array = np.frombuffer(self._chunks, np.uint8)
             self._held.release_with(array)
-            self._body = memoryview(array)  # type: ignore[arg-type]
+            self._body = array.data
         self._whole = True
 
     def fail(self, error: WireError) -> None:

@@ -142,7 +142,7 @@ class HttpFront:
         unpacked = await run_in_thread(max_bytes, messages.decompress, body, encoding, max_bytes)
         array = np.frombuffer(unpacked, np.uint8)
         self._front.memory.keep(array)
-        return memoryview(array), len(body)  # type: ignore[arg-type]
+        return array.data, len(body)
 
     def _write(
         self,
