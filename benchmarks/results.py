@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
     drawn = draw_all(run.comparison)
-    groups = [run.comparison.cells_of(scenario) for scenario in TIME_SERIES]
+    groups = [[c for c in run.comparison.shown.cells if c[0] == name] for name in TIME_SERIES]
     names = [series_name(cells[0]) for cells in groups if cells]
     pictures = {f"results-{name}.png": drawn[name].content for name in names}
     return pictures | {"comparison.png": drawn["profile"].content}
