@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import ACCURACY_PRICE
@@ -180,6 +179,7 @@ class Evaluation:
 
 def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> Evaluation:
     """Play a policy on so many episodes of each scenario, which are always the same."""
+    from threadpoolctl import threadpool_limits  # of the extra that training needs
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     seeds = SEED_LIMIT + np.arange(episodes)
     with threadpool_limits(1, "blas"):  # for small products, more threads only wait
