@@ -20,6 +20,7 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator, BatchView
 from sponge_env.simulation.randomised import other
 from sponge_env.simulation.traffic import rate_rps
+from sponge_env.utils.installation import imported
 
 from ..guard import InputRange
 from ..history import FloatMatrix, batch_times_of, layout_of
@@ -179,10 +180,9 @@ class Evaluation:
 
 def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> Evaluation:
     """Play a policy on so many episodes of each scenario, which are always the same."""
-    from threadpoolctl import threadpool_limits  # of the extra that training needs
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     seeds = SEED_LIMIT + np.arange(episodes)
-    with threadpool_limits(1, "blas"):  # for small products, more threads only wait
+    with imported("threadpoolctl:threadpool_limits")(1, "blas"):  # more only wait; of an extra
         for limits in {each.limits for each in scenarios}:
             places = [k for k, each in enumerate(scenarios) if each.limits == limits]
             sums[..., places] = _play_policy(policy, [scenarios[k] for k in places], seeds, seen)
