@@ -345,7 +345,7 @@ class FleetPlanner:
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
-        # More replicas help no hopeless requests. Which those were before is not known at first.
+        # More replicas help no hopeless requests; which of the first view's were is not known.
         news = view.first.arrivals
         if self._rates_rps.size:
             hopeless = 0 if view.last is None or self._fleet.in_pipeline else view.last.hopeless

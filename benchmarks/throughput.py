@@ -37,7 +37,7 @@ scenarios = ["paper"]
 profiles = ["yolov5s"]
 """
 AGENTS = ("static-16", "sponge-ip", "fa2")
-STEPS, SEEDS, REPEATS, ROUNDS = 200_000, 16, 3, 5
+STEPS, SEEDS, REPEATS, ROUNDS = 200_000, 16, 3, 12
 
 
 def shortest_ns(work: Callable[[], object]) -> tuple[float, float]:

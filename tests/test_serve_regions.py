@@ -77,8 +77,8 @@ def test_what_is_no_shared_memory_is_not_opened(path):
     os.mkfifo(pipe)
     try:
         reasons = {
-            "missing": "No such", link.name: "symbolic", pipe.name: "no file", ".": "directory",
-            "": "directory", "a\0b": "null", "\ud800": "codec", f"../shm/{path.name}": "no name",
+            "missing": "No such", link.name: "symbolic", pipe.name: "regular", ".": "directory",
+            "": "directory", "a\0b": "null", "\ud800": "codec", f"../shm/{path.name}": "not a name",
         }  # fmt: skip
         for key, reason in reasons.items():
             fails(lambda key=key: regions.register("a", key, 0, 8), f"memory .*: .*{reason}")

@@ -182,7 +182,7 @@ def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> E
     """Play a policy on so many episodes of each scenario, which are always the same."""
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     seeds = SEED_LIMIT + np.arange(episodes)
-    with imported("threadpoolctl:threadpool_limits")(1, "blas"):  # other threads only wait
+    with imported("threadpoolctl:threadpool_limits")(1, "blas"):  # more threads would wait
         for limits in {each.limits for each in scenarios}:
             places = [k for k, each in enumerate(scenarios) if each.limits == limits]
             sums[..., places] = _play_policy(policy, [scenarios[k] for k in places], seeds, seen)

@@ -16,7 +16,7 @@ from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
 from ..rates import pairwise_sum
 
-RATIO_RANGE = (0.5, 2.0)  # Multiples of the profile's times that are believed; of a quota from 1 on
+RATIO_RANGE = (0.5, 2.0)  # Believed multiples of the profile's times; under a quota from 1 on
 _CAUTION = 1.03  # First guess of batches' time over the profile's, since single ones scatter
 _PRIOR_S = 2.0  # Seconds of service that a guess counts for
 _FORGET = 0.998  # Weight that experience of service times keeps per interval
@@ -74,10 +74,8 @@ class ServiceTimes:
         if math.isfinite(self._cpu_cores) and not (loading or last.restarts):
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
-        row_s = self._measured_s[cores - 1]
-        return _learn(
-            self._known, cores - 1, row_s, batches, last.batch_mean, ran_s, self._least_ratio
-        )
+        row_s, least = self._measured_s[cores - 1], self._least_ratio
+        return _learn(self._known, cores - 1, row_s, batches, last.batch_mean, ran_s, least)
 
     @property
     def table_s(self) -> FloatArray:

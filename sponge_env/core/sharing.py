@@ -49,7 +49,8 @@ def _fits(asked: NDArray[Any], ready: NDArray[np.int64], nodes: NDArray[np.int64
 @inlined
 def _held(asked: NDArray[Any], ready: int) -> int:
     serving = min(asked[2], ready)
-    return int(asked[0] * serving + asked[2] - serving)
+    held: int = asked[0] * serving + asked[2] - serving
+    return held
 
 
 @inlined
@@ -68,7 +69,8 @@ def _pressure(w: World, asked: NDArray[Any]) -> float:
         arrived = stage.arrived[last & (PAST - 1)] - stage.arrived[(last - 1) & (PAST - 1)]
         rate_rps += arrived / w.settings.interval_s
     takes_s = planned_s(w, max(0, asked[3]), asked[1], asked[0])
-    return float(rate_rps * takes_s / (asked[1] * asked[2]))
+    pressure: float = rate_rps * takes_s / (asked[1] * asked[2])
+    return pressure
 
 
 @inlined

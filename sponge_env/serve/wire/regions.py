@@ -27,7 +27,7 @@ class _Region:
         weakref.finalize(self, os.close, self.file).atexit = False  # once nobody uses it
         found = os.fstat(self.file)
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
+            raise ValueError("it is not a regular file")
         if offset + byte_size > found.st_size:
             raise ValueError(f"it has fewer than {offset + byte_size} bytes")
 
@@ -76,7 +76,7 @@ class Regions:
             raise WireError(f"{MAX_REGIONS} regions are registered, which is the most")
         try:
             if "/" in key[1:]:  # which would lead to other folders
-                raise ValueError("its key is no name")
+                raise ValueError("its key is not a name")
             self._regions[name] = _Region(name, key, offset, byte_size)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
