@@ -176,14 +176,27 @@ class ShadowFleets:
         """Whether resizes are too slow to follow a load."""
         return self._spec.resize_delay_s >= _SLOW * self._spec.interval_s
 
-    def may_become(self, replicas: int, ready: int) -> bool:
-        """Return whether all fleets on the way to so many replicas serve the present load."""
-        missed, most_cores = self._lately(), self._spec.most_cores
-        way = {(ready, most_cores(ready, max(0, replicas - ready)))}
+    def may_become(self, constant: StageAllocation, ready: int) -> bool:
+        """Return whether to leave so many ready replicas for a constant.
+
+        It is if all fleets on the way serve the present load, or if staying has cost by now what
+        leaving will: the ski-rental rule.
+        """
+        spec, most_cores, replicas = self._spec, self._spec.most_cores, constant.replicas
         between = range(min(replicas, ready), max(replicas, ready) + 1)
+        way = {(ready, most_cores(ready, max(0, replicas - ready)))}
         way |= {(n, most_cores(n)) for n in between}
-        known = [self._places.get(fleet, []) for fleet in way]
-        return not any(own and missed[own].min() > 0 for own in known)
+        lately, present = self._lately(), (ready, most_cores(ready))
+        most = max(self._fewest(lately, *fleet) for fleet in way)
+        ready_s = spec.resize_delay_s + spec.first.cold_start_s
+        lost = (most - self._fewest(lately, *present)) * max(1, ready_s / spec.interval_s / _RECENT)
+        then = self._fewest(self._sums, replicas, constant.cores)
+        saved = self._fewest(self._sums, *present) - then
+        return most == 0 or lost <= saved
+
+    def _fewest(self, missed: IntArray, replicas: int, cores: int) -> int:
+        """Return what such a fleet has missed, with its best batch size; 0 if there is none."""
+        return min(missed[self._places.get((replicas, cores), [])].tolist(), default=0)
 
     def best_batch(self, replicas: int, cores: int) -> int:
         """Return the batch size with which such a fleet has missed least; 1 if there is none."""

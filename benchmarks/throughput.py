@@ -4,8 +4,9 @@
 
 It prints the CPU time of one step: of a batch of environments (on one thread unless it says two),
 of a single one, and of an evaluation. The earlier version is checked out, and the two are measured
-alternately, so that their ratio is of one machine in one state. With ``--at-most`` only a batch of
-1,024 is measured, and the exit code is 1 if this takes more than RATIO times its CPU time.
+in turn: times are the shortest, and ratios medians over the turns, so of one machine in one state.
+With ``--at-most`` only a batch of 1,024 is measured, and the exit code is 1 if this takes more than
+RATIO times its CPU time.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -37,18 +38,15 @@ scenarios = ["paper"]
 profiles = ["yolov5s"]
 """
 AGENTS = ("static-16", "sponge-ip", "fa2")
-STEPS, SEEDS, REPEATS, ROUNDS = 200_000, 16, 3, 12
+STEPS, SEEDS, TURNS = 200_000, 16, 36
 
 
-def shortest_ns(work: Callable[[], object]) -> tuple[float, float]:
-    """Return the CPU time and the wall time of a call, each the shortest of several."""
-    runs = []
-    for _ in range(REPEATS):
-        began = _cpu_s(), time.perf_counter()
-        work()
-        ended = _cpu_s(), time.perf_counter()
-        runs.append([1e9 * (b - a) for a, b in zip(began, ended, strict=True)])
-    return min(cpu for cpu, _ in runs), min(wall for _, wall in runs)
+def taken_ns(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the CPU time and the wall time of a call."""
+    began = _cpu_s(), time.perf_counter()
+    work()
+    ended = _cpu_s(), time.perf_counter()
+    return 1e9 * (ended[0] - began[0]), 1e9 * (ended[1] - began[1])
 
 
 def _cpu_s() -> float:
@@ -89,7 +87,7 @@ def _step_ns(
     env.reset(seed=1)
     play()
     with contextlib.closing(env):
-        return tuple(ns / (steps * envs) for ns in shortest_ns(play))
+        return tuple(ns / (steps * envs) for ns in taken_ns(play))
 
 
 def _interval_ns(agent: str) -> tuple[float, ...]:
@@ -104,25 +102,28 @@ def _interval_ns(agent: str) -> tuple[float, ...]:
 
     run(1)
     # The difference leaves out what it takes to start.
-    few, many = shortest_ns(lambda: run(1)), shortest_ns(lambda: run(1 + several))
+    few, many = taken_ns(lambda: run(1)), taken_ns(lambda: run(1 + several))
     return tuple((b - a) / (several * intervals) for a, b in zip(few, many, strict=True))
 
 
-def alternately(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[float, ...]]]:
-    """Measure checkouts alternately; return the shortest times of each: load only adds to them."""
-    runs: list[list[dict[str, tuple[float, ...]]]] = [[] for _ in folders]
-    for k in range(ROUNDS):
-        for folder, own in list(zip(folders, runs, strict=True))[:: 1 if k % 2 else -1]:
-            command = [sys.executable, str(Path(__file__).resolve())]
-            command += ["--measure", "gate" if only_gate else "all"]
-            environment = {**os.environ, "PYTHONPATH": str(folder)}
-            text = subprocess.check_output(command, cwd=folder, env=environment)
-            own.append(json.loads(text.splitlines()[-1]))
-    return [
-        {name: tuple(min(run[name][k] for run in own) for k in (0, 1))
-         for name in own[0]}
-        for own in runs
-    ]  # fmt: skip
+def in_turn(folders: list[Path], only_gate: bool) -> Iterator[list[dict[str, tuple[float, ...]]]]:
+    """Measure checkouts, each in a process that is kept; yield what each turn has found of each."""
+    command = [sys.executable, str(Path(__file__).resolve())]
+    command += ["--measure", "gate" if only_gate else "all"]
+    with contextlib.ExitStack() as children:
+        running = [
+            children.enter_context(subprocess.Popen(
+                command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            ))
+            for folder in folders
+        ]  # fmt: skip
+        for k in range(TURNS):
+            found = {}
+            for place in range(len(folders))[:: 1 if k % 2 else -1]:
+                print(file=running[place].stdin)
+                found[place] = json.loads((running[place].stdout or io.StringIO()).readline())
+            yield [found[place] for place in range(len(folders))]
 
 
 def check_out(ref: str, folder: Path) -> Path:
@@ -148,19 +149,27 @@ def main() -> int:
     if only_gate and not arguments.against:
         parser.error("--at-most needs --against")
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure == "gate")))
+        for _ in sys.stdin:
+            print(json.dumps(measure(arguments.measure == "gate")), flush=True)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         folders = [Path(__file__).resolve().parents[1]]
         if arguments.against:
             folders.append(check_out(arguments.against, Path(folder)))
-        now, *then = alternately(folders, only_gate)
-    head = f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}"
-    print(head + f"{'earlier':>14}{'ratio':>8}" * len(then))
-    for name, (cpu, wall) in now.items():
+        turns = list(in_turn(folders, only_gate))
+    print(
+        f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}"
+        + f"{'earlier':>14}{'ratio':>8}" * bool(arguments.against)
+    )
+    for name in turns[0][0]:
+        times = np.array([[found[name] for found in turn] for turn in turns])
+        (cpu, wall), *then = times.min(axis=0)
         row = f"{name:26}{cpu:14,.0f}{1e9 / wall:12,.0f}"
-        print(row + "".join(f"{old[name][0]:14,.0f}{cpu / old[name][0]:8.2f}" for old in then))
-    return int(only_gate and any(now[GATE][0] > arguments.at_most * old[GATE][0] for old in then))
+        for earlier, _ in then:
+            ratio = float(np.median(times[:, 0, 0] / times[:, 1, 0]))
+            row += f"{earlier:14,.0f}{ratio:8.2f}"
+        print(row)
+    return int(only_gate and ratio > arguments.at_most)
 
 
 if __name__ == "__main__":

@@ -186,11 +186,14 @@ def test_without_rights_there_are_other_limiters(tmp_path, monkeypatch, mounts):
 
 
 class SlowMachine:
-    """A process that uses a whole CPU while it is not stopped, on a clock that waits move on."""
+    """A process that wants a whole CPU from a time on, on a clock that waits move on, for 500 ms.
 
-    def __init__(self, monkeypatch, overshoot_s=0.0):
+    The limiter wakes up late, and it takes a while until a signal stops the process.
+    """
+
+    def __init__(self, monkeypatch, late_s, stops_s, from_s):
         self.now_s = self.cpu_s = 0.0
-        self.stopped, self._overshoot_s = False, overshoot_s
+        self.stopped_s, self._late_s, self._stops_s, self._from_s = None, late_s, stops_s, from_s
         self.limiter = DutyCycleLimiter(0.01, cpus=1)
         self.limiter._cores = 0.4
         monkeypatch.setattr(limits.time, "monotonic", lambda: self.now_s)
@@ -199,25 +202,28 @@ class SlowMachine:
         monkeypatch.setattr(self.limiter._changed, "wait", self._wait)
 
     def _kill(self, pid, number):
-        self.stopped = number == limits.signal.SIGSTOP
+        self.stopped_s = self.now_s if number == limits.signal.SIGSTOP else None
 
     def _wait(self, seconds):
-        seconds += 0.0 if self.stopped else self._overshoot_s
+        seconds += self._late_s
+        runs_s = seconds if self.stopped_s is None else min(seconds, self._stops_s)
         self.now_s += seconds
-        self.cpu_s += 0.0 if self.stopped else seconds
+        self.cpu_s += runs_s if self.now_s > self._from_s else 0.0
+        if self.now_s >= 0.5:
+            self.limiter.close()
 
 
-@pytest.mark.parametrize("overshoot_s", [0.0, 0.0015])
-def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(monkeypatch, overshoot_s):
-    machine, left_s = SlowMachine(monkeypatch, overshoot_s), 0.004
-    for _ in range(50):
-        left_s = machine.limiter._run_period(1, left_s)
-        assert left_s <= 0.004
-    assert machine.now_s == pytest.approx(50 * 0.01, abs=50 * overshoot_s + 1e-9)
-    assert machine.cpu_s <= 50 * 0.004 + 2 * overshoot_s + 1e-9
-    assert machine.limiter.throttled_s() == pytest.approx(machine.now_s - machine.cpu_s)
-    machine.stopped = True
-    assert machine.limiter._run_period(1, 0.004) == 0.004, "what was not used is not saved"
+@pytest.mark.parametrize(
+    "machine", [(0.0, 0.0, 0.0), (0.0015, 0.0, 0.0), (0.0, 0.0015, 0.0), (0.0002, 0.0, 0.25)]
+)
+def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(monkeypatch, machine):
+    late_s, stops_s, from_s = machine
+    machine = SlowMachine(monkeypatch, *machine)
+    machine.limiter._enforce(1)
+    granted_s = 0.4 * (machine.now_s - from_s)  # what was not used is not saved
+    assert granted_s - 0.001 <= machine.cpu_s <= granted_s + 0.004 + late_s + stops_s
+    rest_s = machine.now_s - from_s - machine.cpu_s
+    assert rest_s <= machine.limiter.throttled_s() + 1e-9 <= rest_s + 50 * stops_s + 0.005
 
 
 @pytest.fixture

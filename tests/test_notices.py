@@ -48,7 +48,7 @@ def test_a_file_is_described_once_however_many_scenarios_play_it(tmp_path, capsy
     path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
     one = short(arrivals=Arrivals("trace", file=str(path)))
     assert announce([one, replace(one, start="warm", warmup_s=1.0)]) == [
-        f"read {path}: arrivals, CSV arrival_s; "
+        f"read {path}: arrivals, times of requests, in seconds (CSV arrival_s); "
         "3 requests over 5 s, mean 0.6 requests/s (0 to 2 in a second); played 4 times in 20 s"
     ]
     assert announce([replace(one, duration_s=3e5)]) != [], "what cannot be played says so itself"

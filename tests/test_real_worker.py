@@ -98,17 +98,16 @@ def granted_share(worker, cores):
 
 
 @pytest.mark.parametrize(
-    ("limiter", "tolerance"),
-    [pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]), ("duty-cycle", 0.5)],
+    "limiter", [pytest.param("cgroup", marks=[pytest.mark.cgroup, needs_cgroup]), "duty-cycle"]
 )
-def test_the_limiter_grants_the_share_and_no_more(limiter, tolerance):
+def test_the_limiter_grants_the_share_and_no_more(limiter):
     with LiveWorker(busy_model.config(initial=FULL, limiter=limiter)) as worker:
         assert worker.limiter.startswith(limiter)
         shares = []
         for _ in range(6):  # less may be others' doing, but more is never granted
             shares.append(granted_share(worker, cores=6) / (6 / 16))
-            assert shares[-1] <= 1 + tolerance
-            if shares[-1] >= 1 - tolerance:
+            assert shares[-1] <= 1.1
+            if shares[-1] >= 0.9:
                 assert worker.status().throttled_s > 0
                 return
     pytest.fail(f"the replica got {shares} of what it was granted")

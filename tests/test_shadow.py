@@ -100,11 +100,17 @@ def test_nothing_is_held_in_an_overload_that_no_fleet_survives():
     assert flood.to_hold(20.0, overloaded=False) is not None
 
 
-def test_a_fleet_is_reached_only_through_fleets_that_serve_the_load():
+def test_a_fleet_is_reached_through_fleets_that_serve_the_load_or_once_staying_has_cost_as_much():
+    twelve, many = StageAllocation(1, 16, 12), StageAllocation(1, 16, 16)
     shadow = shadow_of(SPEC, 70, 20)
-    assert shadow.may_become(12, ready=12)
-    assert not shadow.may_become(12, ready=8), "nine of one core serve less than eight of two"
-    assert shadow_of(SPEC, 40, 20).may_become(12, ready=8)
+    assert shadow.may_become(twelve, ready=12)
+    assert not shadow.may_become(twelve, ready=8), "nine of one core serve less than eight of two"
+    assert shadow_of(SPEC, 40, 20).may_become(twelve, ready=8)
+    # Eight of two cores miss 15 requests a second; with one core each, while others start, 43.
+    assert not shadow_of(SPEC, 100, 20).may_become(many, ready=8)
+    missing = shadow_of(SPEC, 100, 40)
+    assert missing.may_become(many, ready=8)
+    assert not missing.may_become(StageAllocation(2, 16, 8), ready=16), "they miss nothing"
 
 
 def test_the_controller_follows_a_load_only_where_resizes_are_quick():

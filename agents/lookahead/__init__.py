@@ -103,10 +103,11 @@ class SpongeJoint(SpongeMPC):
         spec, first = self.spec, view.first
         ready = max(1, min(first.replicas_ready, first.allocation.replicas))
         asked_for = constant.replicas in (ready, first.allocation.replicas)
-        held = asked_for or shadow.may_become(constant.replicas, ready)
+        held = asked_for or shadow.may_become(constant, ready)
         if held:
             replicas = constant.replicas
-        plan = self._program.choose(view, [replicas], make_room=self._fleets.overloaded)
+        make_room = held or self._fleets.overloaded
+        plan = self._program.choose(view, [replicas], make_room=make_room)
         serving = max(1, min(first.replicas_ready, plan.replicas))
         room = spec.most_cores(serving, plan.replicas - serving)
         cores = min(constant.cores, room) if held else room

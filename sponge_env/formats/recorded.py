@@ -330,7 +330,7 @@ FORMATS: Mapping[Content, tuple[Format, ...]] = {
         Format("a mahimahi trace (1 column)", "columns", ("milliseconds",), _mahimahi),
     ),
     "arrivals": (
-        _csv("", "arrival_s", _arrivals_csv),
+        _csv("times of requests, in seconds", "arrival_s", _arrivals_csv),
         _csv("an Azure Functions 2021 trace", "app,func,end_timestamp,duration", _azure_functions),
         _csv("an Azure LLM inference trace", "TIMESTAMP,ContextTokens,GeneratedTokens", _azure_llm),
         _csv("a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt),

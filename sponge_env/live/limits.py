@@ -89,23 +89,19 @@ class DutyCycleLimiter(CpuLimiter):
                     return
                 if self._cores >= self._cpus:
                     self._changed.wait()
-                left_s = self._cores * self._period_s
+                left_s, end_s, cpu_s = 0.0, time.monotonic(), process_cpu_s(pid)
                 while not self._changed.is_set():
-                    left_s = self._run_period(pid, left_s)
-
-    def _run_period(self, pid: int, left_s: float) -> float:
-        """Let it run while CPU time is left, then stop it; return what the next period has."""
-        # Unused time is lost, overuse is owed.
-        end_s = time.monotonic() + self._period_s
-        cpu_s = process_cpu_s(pid)
-        while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
-            if left_s <= 0:
-                self._pause(pid, rest_s)
-                break
-            self._changed.wait(min(rest_s, max(POLL_MIN_S, left_s / self._cpus)))
-            before_s, cpu_s = cpu_s, process_cpu_s(pid)
-            left_s -= cpu_s - before_s
-        return self._cores * self._period_s + min(0.0, left_s)
+                    # Unused time is lost, and overuse owed, what it uses until it stops, too. There
+                    # is no gap between two periods, which a late wake-up would make each time.
+                    left_s = self._cores * self._period_s + min(0.0, left_s)
+                    end_s = max(end_s + self._period_s, time.monotonic())
+                    while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
+                        if left_s > 0:
+                            self._changed.wait(min(rest_s, max(POLL_MIN_S, left_s / self._cpus)))
+                        else:
+                            self._pause(pid, rest_s)
+                        before_s, cpu_s = cpu_s, process_cpu_s(pid)
+                        left_s -= cpu_s - before_s
 
     def _pause(self, pid: int, seconds: float) -> None:
         start_s = time.monotonic()
