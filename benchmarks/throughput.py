@@ -26,6 +26,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 BATCHES = {"batch of 16": (16, 1), "batch of 256": (256, 1), "batch of 1,024": (1024, 1),
            "batch of 4,096": (4096, 1), "batch of 1,024, 2 threads": (1024, 2)}  # fmt: skip
@@ -41,21 +42,20 @@ AGENTS = ("static-16", "sponge-ip", "fa2")
 STEPS, SEEDS, TURNS = 200_000, 16, 36
 
 
-def taken_ns(work: Callable[[], object]) -> tuple[float, float]:
-    """Return the CPU time and the wall time of a call."""
-    began = _cpu_s(), time.perf_counter()
+def taken_ns(work: Callable[[], object]) -> NDArray[np.float64]:
+    """Return the CPU time, with that of processes which have ended, and the wall time of a call."""
+    began_s = _clocks_s()
     work()
-    ended = _cpu_s(), time.perf_counter()
-    return 1e9 * (ended[0] - began[0]), 1e9 * (ended[1] - began[1])
+    return 1e9 * (_clocks_s() - began_s)
 
 
-def _cpu_s() -> float:
-    """Return the CPU time of this process and of those that it has started."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+def _clocks_s() -> NDArray[np.float64]:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = time.process_time() + ended.ru_utime + ended.ru_stime
+    return np.array([cpu_s, time.perf_counter()])
 
 
-def measure(only_gate: bool) -> dict[str, tuple[float, ...]]:
+def measure(only_gate: bool) -> dict[str, list[float]]:
     """Return (CPU, wall) nanoseconds of a step of each kind."""
     # Only what every version offers is used, for this file measures the earlier one as well.
     measured = Path(str(importlib.import_module("sponge_env").__file__)).resolve()
@@ -75,7 +75,7 @@ def measure(only_gate: bool) -> dict[str, tuple[float, ...]]:
 
 def _step_ns(
     env: gymnasium.Env | gymnasium.vector.VectorEnv, shape: tuple[int, ...], steps: int, envs: int
-) -> tuple[float, ...]:
+) -> list[float]:
     actions = np.random.default_rng(0).integers(0, 16, (steps, *shape))
 
     def play() -> None:
@@ -87,10 +87,10 @@ def _step_ns(
     env.reset(seed=1)
     play()
     with contextlib.closing(env):
-        return tuple(ns / (steps * envs) for ns in taken_ns(play))
+        return list(taken_ns(play) / (steps * envs))
 
 
-def _interval_ns(agent: str) -> tuple[float, ...]:
+def _interval_ns(agent: str) -> list[float]:
     main, intervals, several = importlib.import_module("evaluate").main, 600, SEEDS
 
     def run(seeds: int) -> None:
@@ -102,11 +102,11 @@ def _interval_ns(agent: str) -> tuple[float, ...]:
 
     run(1)
     # The difference leaves out what it takes to start.
-    few, many = taken_ns(lambda: run(1)), taken_ns(lambda: run(1 + several))
-    return tuple((b - a) / (several * intervals) for a, b in zip(few, many, strict=True))
+    few_ns, many_ns = taken_ns(lambda: run(1)), taken_ns(lambda: run(1 + several))
+    return list((many_ns - few_ns) / (several * intervals))
 
 
-def in_turn(folders: list[Path], only_gate: bool) -> Iterator[list[dict[str, tuple[float, ...]]]]:
+def in_turn(folders: list[Path], only_gate: bool) -> Iterator[list[dict[str, list[float]]]]:
     """Measure checkouts, each in a process that is kept; yield what each turn has found of each."""
     command = [sys.executable, str(Path(__file__).resolve())]
     command += ["--measure", "gate" if only_gate else "all"]
@@ -157,10 +157,8 @@ def main() -> int:
         if arguments.against:
             folders.append(check_out(arguments.against, Path(folder)))
         turns = list(in_turn(folders, only_gate))
-    print(
-        f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}"
-        + f"{'earlier':>14}{'ratio':>8}" * bool(arguments.against)
-    )
+    beside = f"{'earlier':>14}{'ratio':>8}" if arguments.against else ""
+    print(f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}{beside}")
     for name in turns[0][0]:
         times = np.array([[found[name] for found in turn] for turn in turns])
         (cpu, wall), *then = times.min(axis=0)

@@ -186,14 +186,12 @@ def test_without_rights_there_are_other_limiters(tmp_path, monkeypatch, mounts):
 
 
 class SlowMachine:
-    """A process that wants a whole CPU from a time on, on a clock that waits move on, for 500 ms.
-
-    The limiter wakes up late, and it takes a while until a signal stops the process.
-    """
+    """A process that wants a CPU from a time on, on a clock that waits move on, for 500 ms."""
 
     def __init__(self, monkeypatch, late_s, stops_s, from_s):
         self.now_s = self.cpu_s = 0.0
-        self.stopped_s, self._late_s, self._stops_s, self._from_s = None, late_s, stops_s, from_s
+        # The limiter wakes up late, and it takes a while until a signal stops the process.
+        self.stopped, self._late_s, self._stops_s, self._from_s = False, late_s, stops_s, from_s
         self.limiter = DutyCycleLimiter(0.01, cpus=1)
         self.limiter._cores = 0.4
         monkeypatch.setattr(limits.time, "monotonic", lambda: self.now_s)
@@ -202,11 +200,11 @@ class SlowMachine:
         monkeypatch.setattr(self.limiter._changed, "wait", self._wait)
 
     def _kill(self, pid, number):
-        self.stopped_s = self.now_s if number == limits.signal.SIGSTOP else None
+        self.stopped = number == limits.signal.SIGSTOP
 
     def _wait(self, seconds):
         seconds += self._late_s
-        runs_s = seconds if self.stopped_s is None else min(seconds, self._stops_s)
+        runs_s = seconds if not self.stopped else min(seconds, self._stops_s)
         self.now_s += seconds
         self.cpu_s += runs_s if self.now_s > self._from_s else 0.0
         if self.now_s >= 0.5:
@@ -217,8 +215,7 @@ class SlowMachine:
     "machine", [(0.0, 0.0, 0.0), (0.0015, 0.0, 0.0), (0.0, 0.0015, 0.0), (0.0002, 0.0, 0.25)]
 )
 def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(monkeypatch, machine):
-    late_s, stops_s, from_s = machine
-    machine = SlowMachine(monkeypatch, *machine)
+    (late_s, stops_s, from_s), machine = machine, SlowMachine(monkeypatch, *machine)
     machine.limiter._enforce(1)
     granted_s = 0.4 * (machine.now_s - from_s)  # what was not used is not saved
     assert granted_s - 0.001 <= machine.cpu_s <= granted_s + 0.004 + late_s + stops_s

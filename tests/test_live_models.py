@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from control_groups import groups_of
 from fake_replicas import crash
-from machine import needs_two_cpus
+from machine import PATIENCE_S, needs_two_cpus
 from test_models import served
 from test_replica_contract import next_event
 
 from sponge_env import Allocation, Scenario, StageAllocation, make_system
 from sponge_env.env.factory import check_live
 from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Batch
 from sponge_env.live.local import STDERR_BYTES, LocalLauncher
 from sponge_env.live.replica import Answered, Death, LiveConfig, Ready
 from sponge_env.live.worker import LiveWorker
@@ -72,14 +73,13 @@ def in_examples(monkeypatch):
 
 
 @pytest.mark.usefixtures("in_examples")
-def test_the_example_runs_on_the_real_worker(capsys):
-    own_model = importlib.import_module("own_model")
-    own_model.main()
-    shown = capsys.readouterr().out
-    assert "ms of CPU for [" in shown
-    samples = own_model.Sharpness().samples()[:3]
-    expected = own_model.Sharpness().finish(samples, own_model.Sharpness().run(None, samples))
-    assert shown.endswith(f"{np.ravel(expected)}\n")
+def test_the_example_runs_on_the_real_worker():
+    own = importlib.import_module("own_model").Sharpness()
+    with LiveWorker(LiveConfig(model="own_model:Sharpness", batch_max=4)) as worker:
+        worker.start(Batch(1, requests=(0, 1, 2)))
+        assert worker.wait(worker.now() + PATIENCE_S)
+        answers = worker.replicas[0].answers(3)
+    assert np.array_equal(answers, own.finish(own.samples()[:3], own.run(None, own.samples()[:3])))
 
 
 MODELS = ("ocr-det-v5", "ocr-rec-v5")

@@ -53,15 +53,6 @@ def test_replicas_that_share_a_cpu_are_not_worth_having():
     assert sizes[1] == 1
 
 
-def test_more_ready_replicas_need_fewer_cores():
-    fleets = ({"allocation": Allocation(4, 4, n), "replicas_ready": n} for n in (1, 2, 3, 4))
-    cores = [decide(busy_view(**fleet)).cores for fleet in fleets]
-    assert cores == sorted(cores, reverse=True)
-    assert cores[0] > cores[-1] == 1
-    starting = {"allocation": Allocation(4, 4, 3), "replicas_ready": 1, "starting_s": (6.0, 6.0)}
-    assert decide(busy_view(**starting)).cores > cores[2]
-
-
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
     machine = dataclasses.replace(with_first(SPEC, cores_max=11), nodes=(11,))
     starting = busy_view(allocation=Allocation(4, 4, 3), replicas_ready=1, starting_s=(6.0, 6.0))

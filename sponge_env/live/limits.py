@@ -52,8 +52,8 @@ def process_memory_bytes(pid: int) -> int:
 class DutyCycleLimiter(CpuLimiter):
     """Stops and continues a process, without the kernel's help."""
 
-    # For users who may not make control groups. It polls the process's CPU clock, and is coarser
-    # than a quota: it overshoots by up to a polling interval, which it takes off the next period.
+    # For users who may not make control groups. It polls the process's CPU clock: what it grants
+    # too much, it takes off the next periods.
 
     def __init__(self, period_s: float, cpus: int) -> None:
         super().__init__(cpus)

@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, prepare_machine
+    from sponge_env.models.registry import resolve_model
     from sponge_env.scenario.scenario import scenario_of_all, served_name
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import controllers, make_engine
@@ -32,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
 
     options = _server_options(arguments)
     controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring
+    for name in (each for each in arguments.model if each.endswith(".onnx")):
+        resolve_model(name)  # what is wrong with a file is said before anything waits
     for port in filter(None, (options.port, options.grpc_port)):
         listening_socket(options.host, port).close()
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)

@@ -80,7 +80,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = f"{error.strerror or error}; choose another"
         raise ConfigError(f"cannot listen on port {port} of {host}: {reason}") from None
 
 
