@@ -179,8 +179,9 @@ class ShadowFleets:
     def may_become(self, constant: StageAllocation, ready: int) -> bool:
         """Return whether to leave so many ready replicas for a constant.
 
-        It is if all fleets on the way serve the present load, or if staying has cost by now what
-        leaving will: the ski-rental rule.
+        It is if all fleets on the way serve the present load, or if the ready ones would have
+        missed as many more than the constant in the last minutes as the way costs: as one buys what
+        one has rented for its price.
         """
         spec, most_cores, replicas = self._spec, self._spec.most_cores, constant.replicas
         between = range(min(replicas, ready), max(replicas, ready) + 1)
@@ -188,20 +189,24 @@ class ShadowFleets:
         way |= {(n, most_cores(n)) for n in between}
         lately, present = self._lately(), (ready, most_cores(ready))
         most = max(self._fewest(lately, *fleet) for fleet in way)
-        ready_s = spec.resize_delay_s + spec.first.cold_start_s
-        lost = (most - self._fewest(lately, *present)) * max(1, ready_s / spec.interval_s / _RECENT)
+        way_s = spec.resize_delay_s + spec.first.cold_start_s * (replicas > ready)
+        lost = (most - self._fewest(lately, *present)) / min(_RECENT, max(1, self._intervals))
         then = self._fewest(self._sums, replicas, constant.cores)
         saved = self._fewest(self._sums, *present) - then
-        return most == 0 or lost <= saved
+        # Constants that all miss change places, so no way counts as very short.
+        return most == 0 or lost * max(way_s / spec.interval_s, _RECENT) <= saved
 
     def _fewest(self, missed: IntArray, replicas: int, cores: int) -> int:
-        """Return what such a fleet has missed, with its best batch size; 0 if there is none."""
-        return min(missed[self._places.get((replicas, cores), [])].tolist(), default=0)
+        """Return what such a fleet, or the next smaller one, has missed with its best batch."""
+        return int(missed[self._played(replicas, cores)].min())
 
     def best_batch(self, replicas: int, cores: int) -> int:
-        """Return the batch size with which such a fleet has missed least; 1 if there is none."""
-        own = self._places.get((replicas, cores), [])
-        return int(self._fleets.sizes[min(own, key=self._sums.item), 2]) if own else 1
+        """Return the batch size with which such a fleet, or the next smaller one, missed least."""
+        played = self._played(replicas, cores)
+        return int(self._fleets.sizes[min(played, key=self._sums.item), 2])
+
+    def _played(self, replicas: int, cores: int) -> list[int]:
+        return self._places[_below(replicas), _below(cores)]
 
     def _lately(self) -> IntArray:
         rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._counts)
@@ -224,6 +229,9 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
 
 def _numbers(most: int) -> list[int]:
     """Return the numbers up to a limit: all small ones, of large ones four in each octave."""
-    steps = range(1, min(most, 16) + 1)
-    larger = range(20, most + 1, 4)
-    return [*steps, *(n for n in larger if n % (1 << (n.bit_length() - 3)) == 0)]
+    return [n for n in range(1, most + 1) if _below(n) == n]
+
+
+def _below(number: int) -> int:
+    """Return the largest one of them that is no larger."""
+    return number - number % (1 << number.bit_length() - 3) if number > 16 else number

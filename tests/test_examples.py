@@ -84,7 +84,8 @@ def _without_types(match):
 
 
 def test_everything_is_measured(monkeypatch, inline):
-    cpu, wall = throughput.taken_ns(lambda: sum(range(100_000)))
+    runs = [throughput.taken_ns(lambda: sum(range(100_000))) for _ in range(5)]
+    cpu, wall = np.min(runs, axis=0)
     assert 0 < cpu < 1.5 * wall
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(throughput, "BATCHES", {"a": (2, 1), throughput.GATE: (3, 2)})

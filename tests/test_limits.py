@@ -186,14 +186,14 @@ def test_without_rights_there_are_other_limiters(tmp_path, monkeypatch, mounts):
 
 
 class SlowMachine:
-    """A process that wants a CPU from a time on, on a clock that waits move on, for 500 ms."""
+    """A process that wants a whole CPU from a time on; waiting moves the clock on, to 500 ms."""
 
-    def __init__(self, monkeypatch, late_s, stops_s, from_s):
-        self.now_s = self.cpu_s = 0.0
+    def __init__(self, monkeypatch, cores, late_s, stops_s, from_s):
         # The limiter wakes up late, and it takes a while until a signal stops the process.
+        self.now_s = self.cpu_s = 0.0
         self.stopped, self._late_s, self._stops_s, self._from_s = False, late_s, stops_s, from_s
         self.limiter = DutyCycleLimiter(0.01, cpus=1)
-        self.limiter._cores = 0.4
+        self.limiter._cores = cores
         monkeypatch.setattr(limits.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(limits, "process_cpu_s", lambda pid: self.cpu_s)
         monkeypatch.setattr(limits.os, "kill", self._kill)
@@ -212,15 +212,20 @@ class SlowMachine:
 
 
 @pytest.mark.parametrize(
-    "machine", [(0.0, 0.0, 0.0), (0.0015, 0.0, 0.0), (0.0, 0.0015, 0.0), (0.0002, 0.0, 0.25)]
-)
-def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(monkeypatch, machine):
-    (late_s, stops_s, from_s), machine = machine, SlowMachine(monkeypatch, *machine)
+    ("cores", "late_s", "stops_s", "from_s"),
+    [(0.4, 0, 0, 0), (0.4, 0.0015, 0, 0), (0.4, 0.03, 0, 0), (0.4, 0, 0.0015, 0),
+     (0.1, 0, 0.003, 0), (0.4, 0.0002, 0, 0.25)],
+)  # fmt: skip
+def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(
+    monkeypatch, cores, late_s, stops_s, from_s
+):
+    machine = SlowMachine(monkeypatch, cores, late_s, stops_s, from_s)
     machine.limiter._enforce(1)
-    granted_s = 0.4 * (machine.now_s - from_s)  # what was not used is not saved
-    assert granted_s - 0.001 <= machine.cpu_s <= granted_s + 0.004 + late_s + stops_s
+    granted_s = cores * (machine.now_s - from_s)  # what was not used is not saved
+    off_s = 0.01 * cores + late_s + stops_s
+    assert 0.75 * granted_s <= machine.cpu_s <= granted_s + off_s
     rest_s = machine.now_s - from_s - machine.cpu_s
-    assert rest_s <= machine.limiter.throttled_s() + 1e-9 <= rest_s + 50 * stops_s + 0.005
+    assert rest_s <= machine.limiter.throttled_s() + off_s <= rest_s + 50 * stops_s + 2 * off_s
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from views import busy_view, make_spec
+from views import busy_view, make_spec, with_first
 
 from agents.lookahead import SpongeJoint
 from agents.shadow import ShadowFleets, ShadowState, play
@@ -17,7 +17,6 @@ from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import draw_workload
 
 SPEC = make_spec(nodes=(16,))
-TABLE_S = SPEC.first.service_s(0)
 SIZES = [(1, 16, 16), (3, 1, 2), (3, 1, 16), (4, 4, 8), (8, 1, 16), (7, 2, 4)]
 
 
@@ -56,10 +55,10 @@ def test_it_misses_what_the_core_counts(name):
 
 def shadow_of(spec, rate_rps, intervals, missed=0):
     """Return fleets that have seen a steady load, of which so much was missed each second."""
-    shadow = ShadowFleets(spec, TABLE_S)
+    shadow = ShadowFleets(spec, table_s := spec.first.service_s(0))
     for second in range(1, intervals + 1):
         last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)
-        shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last), TABLE_S)
+        shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last), table_s)
     return shadow
 
 
@@ -107,10 +106,27 @@ def test_a_fleet_is_reached_through_fleets_that_serve_the_load_or_once_staying_h
     assert not shadow.may_become(twelve, ready=8), "nine of one core serve less than eight of two"
     assert shadow_of(SPEC, 40, 20).may_become(twelve, ready=8)
     # Eight of two cores miss 15 requests a second; with one core each, while others start, 43.
-    assert not shadow_of(SPEC, 100, 20).may_become(many, ready=8)
-    missing = shadow_of(SPEC, 100, 40)
-    assert missing.may_become(many, ready=8)
-    assert not missing.may_become(StageAllocation(2, 16, 8), ready=16), "they miss nothing"
+    for cold_start_s, before, after in ((10.0, 20, 30), (30.0, 40, 70)):
+        spec = with_first(SPEC, cold_start_s=cold_start_s)
+        assert not shadow_of(spec, 100, before).may_become(many, ready=8)
+        missing = shadow_of(spec, 100, after)
+        assert missing.may_become(many, ready=8)
+        assert not missing.may_become(StageAllocation(2, 16, 8), ready=16), "they miss nothing"
+    large = with_first(dataclasses.replace(SPEC, nodes=(32,)), cores_max=32, replicas_max=32)
+    more = shadow_of(large, 150, 20).may_become(StageAllocation(1, 16, 30), ready=19)
+    assert more, "19 replicas, known as 16, keep their cores meanwhile"
+
+
+def test_replicas_get_room_to_start_once_staying_has_cost_as_much():
+    controller, held = SpongeJoint(), Allocation(2, 16, 8)
+    controller.reset(dataclasses.replace(SPEC, resize_delay_s=1.8), seed=0)
+    asked_for = []
+    for second in range(1, 60):
+        last = IntervalMetrics(offered=100, on_time=98, avoidable_violations=2)
+        seen = {"allocation": held, "replicas_ready": 8, "last": last}
+        asked_for.append(controller.decide(busy_view(rate_rps=100, intervals=second, **seen)))
+    assert asked_for[14].replicas == 8
+    assert asked_for[-1].replicas == 15
 
 
 def test_the_controller_follows_a_load_only_where_resizes_are_quick():

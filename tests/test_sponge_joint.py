@@ -298,7 +298,7 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
     scenario = changed(load_scenario("flash-crowd"), changes)
     both = (SpongeJoint(), SpongeJoint(overload_windows=0))
     missed = [episode_of(scenario, each, 1001).summary.violations for each in both]
-    assert missed[0] < missed[1] / 2
+    assert missed[0] < 0.7 * missed[1]
 
 
 def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():

@@ -79,6 +79,7 @@ class SpongeJoint(SpongeMPC):
         self._times = StageTimes(spec)
         self._program = LookAhead(spec, self.config, self._times)
         self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
+        self._going_to = 0  # Replicas of the constant that the present ones are left for
         alone = spec.is_one_model and not self.part_of_pipeline
         self._shadow = ShadowFleets(spec, self._times.table_s(0, 0)) if alone else None
 
@@ -98,15 +99,18 @@ class SpongeJoint(SpongeMPC):
     def _holding(
         self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
     ) -> Allocation:
-        """Return at least the constant, if all fleets on the way to it serve the load."""
-        # If not, all cores go to the present replicas.
+        """Return at least the constant, once the shadow says that it may be gone to."""
+        # Until then, all cores go to the present replicas.
         spec, first = self.spec, view.first
         ready = max(1, min(first.replicas_ready, first.allocation.replicas))
         asked_for = constant.replicas in (ready, first.allocation.replicas)
-        held = asked_for or shadow.may_become(constant, ready)
+        if not asked_for:
+            self._going_to = constant.replicas if shadow.may_become(constant, ready) else 0
+        going = self._going_to == constant.replicas
+        held = asked_for or going
         if held:
             replicas = constant.replicas
-        make_room = held or self._fleets.overloaded
+        make_room = going or self._fleets.overloaded
         plan = self._program.choose(view, [replicas], make_room=make_room)
         serving = max(1, min(first.replicas_ready, plan.replicas))
         room = spec.most_cores(serving, plan.replicas - serving)
@@ -115,7 +119,7 @@ class SpongeJoint(SpongeMPC):
             return plan.changed(cores=cores, batch=constant.batch)  # it comes too late for more
         if cores < plan.cores:
             return plan
-        batch = shadow.best_batch(plan.replicas, cores)
+        batch = shadow.best_batch(serving, cores)
         return plan.changed(cores=cores, batch=max(plan.batch, batch))
 
     def _observe(self, view: SystemView) -> None:

@@ -70,7 +70,7 @@ class DutyCycleLimiter(CpuLimiter):
         self._thread.start()
 
     def apply(self, cores: float) -> None:
-        """Grant cores; a new period begins."""
+        """Grant cores; a new period begins, and nothing is owed, as under the kernel's quota."""
         self._cores = min(cores, float(self._cpus))
         self._changed.set()
 
@@ -89,19 +89,26 @@ class DutyCycleLimiter(CpuLimiter):
                     return
                 if self._cores >= self._cpus:
                     self._changed.wait()
-                left_s, end_s, cpu_s = 0.0, time.monotonic(), process_cpu_s(pid)
-                while not self._changed.is_set():
-                    # Unused time is lost, and overuse owed, what it uses until it stops, too. There
-                    # is no gap between two periods, which a late wake-up would make each time.
-                    left_s = self._cores * self._period_s + min(0.0, left_s)
-                    end_s = max(end_s + self._period_s, time.monotonic())
-                    while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
-                        if left_s > 0:
-                            self._changed.wait(min(rest_s, max(POLL_MIN_S, left_s / self._cpus)))
-                        else:
-                            self._pause(pid, rest_s)
-                        before_s, cpu_s = cpu_s, process_cpu_s(pid)
-                        left_s -= cpu_s - before_s
+                else:
+                    self._limit(pid, self._cores * self._period_s)
+
+    def _limit(self, pid: int, quota_s: float) -> None:
+        """Grant so much CPU time in each period until something changes."""
+        # Unused time is lost. Overuse is owed, also what it uses until it stops. Each period begins
+        # where the last one ended, so a late wake-up makes none longer.
+        left_s, end_s, cpu_s = 0.0, time.monotonic(), process_cpu_s(pid)
+        while not self._changed.is_set():
+            if (rest_s := end_s - time.monotonic()) <= 0:
+                left_s, end_s = quota_s + min(0.0, left_s), end_s + self._period_s
+                continue
+            if left_s > 0:
+                self._changed.wait(min(rest_s, max(POLL_MIN_S, left_s / self._cpus)))
+            else:
+                owed = int(-left_s / quota_s)  # Periods after this one in which it must not run
+                left_s, end_s = left_s + owed * quota_s, end_s + owed * self._period_s
+                self._pause(pid, rest_s + owed * self._period_s)
+            before_s, cpu_s = cpu_s, process_cpu_s(pid)
+            left_s -= cpu_s - before_s
 
     def _pause(self, pid: int, seconds: float) -> None:
         start_s = time.monotonic()
