@@ -49,9 +49,8 @@ REMEMBERED = (
 )
 """What is kept from one interval to the next, in order. The last is the mean time of batches over
 the fit's, with the cores at the end of their interval; 1 if there are several stages or variants,
-whose batches an interval's metrics do not tell apart. It reflects the machine's speed, but not only
-that: with a resize delay some batches ran on other cores, and under a quota those that run alone
-are faster than the fit."""
+whose batches an interval's metrics do not tell apart. It is not only the machine's speed: with a
+resize delay some batches ran on other cores; under a quota lone ones are faster than the fit."""
 DEPLOYMENT = ("slo", "resize_delay", "cold_start", SERVICE)
 """Inputs that say which system this is, and change little or not at all while it runs."""
 

@@ -130,8 +130,7 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
 class ForecastError:
     """Compares forecasts with what arrived in the interval that they were for.
 
-    A decision is in force for an interval, one delay after the forecast. The scatter of the
-    arrivals themselves does not count.
+    A decision is in force for an interval, a delay later. The arrivals' own scatter does not count.
     """
 
     def __init__(self, interval_s: float, delay_s: float) -> None:

@@ -3,8 +3,7 @@
 Arrivals do not depend on decisions. So a controller always knows which constant would have been
 the best in the last minutes, and can hold that one if it has missed more itself, or if resizes are
 too slow to follow the load: the follow-the-leader rule of learning with expert advice, among all
-constants (Cesa-Bianchi and Lugosi, "Prediction, Learning, and Games", 2006), with few switches,
-since each costs a cold start.
+constants (Cesa-Bianchi and Lugosi, "Prediction, Learning, and Games", 2006), with few switches.
 """
 
 import math
@@ -180,8 +179,7 @@ class ShadowFleets:
         """Return whether to leave so many ready replicas for a constant.
 
         It is if all fleets on the way serve the present load, or if the ready ones would have
-        missed as many more than the constant in the last minutes as the way costs: as one buys what
-        one has rented for its price.
+        missed as many more than the constant in the last minutes as the way costs (ski rental).
         """
         spec, most_cores, replicas = self._spec, self._spec.most_cores, constant.replicas
         between = range(min(replicas, ready), max(replicas, ready) + 1)

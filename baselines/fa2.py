@@ -3,8 +3,7 @@
 After FA2 (Razavi et al., RTAS 2022) as the authors of Sponge (EuroMLSys 2024) implemented it for
 their comparison, with one change. If no fleet fits its formula, theirs keeps what is in force, even
 a single replica under a load for ten; this one asks for all replicas. ``when_infeasible="keep"`` is
-the published form. A chain of stages has one budget, as in :mod:`.ipa`, whose latency of a stage it
-takes.
+the published form. A chain of stages has one budget, and their latencies are those of :mod:`.ipa`.
 """
 
 import dataclasses

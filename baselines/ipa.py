@@ -31,8 +31,7 @@ class IPAConfig(VariantPlanning):
 
     mode: Literal["switch", "scale", "both"] = "both"  # What changes: variants, replicas, or both
     cores: int | None = option(None, at_least=1)
-    """Cores of each replica, never more than the stage's limit; if left out 2, or the initial
-    cores if replicas do not change."""
+    """Cores of each replica, within the stage's limit; else 2, in mode ``switch`` the initial."""
     headroom: float = option(0.3, at_least=0)
     rate_windows: int = option(20, at_least=1)  # Past intervals whose highest rate is planned for
     slo_fraction: float = option(0.8, above=0, at_most=1)  # Share of the SLO that is planned with
@@ -42,8 +41,7 @@ class IPA(BaseController):
     """Chooses variant, batch size and replicas of each stage, by one budget for all of them.
 
     It knows nothing of queues, of starting replicas, or of single deadlines. If nothing fits, it
-    asks for all replicas. The defaults, chosen on training seeds, look at many past rates, since
-    replicas take seconds to start.
+    asks for all replicas. The defaults look at many past rates, since replicas start slowly.
     """
 
     config: IPAConfig

@@ -4,8 +4,7 @@ After "A Tale of Two Scales: Reconciling Horizontal and Vertical Scaling for Inf
 Systems" (Razavi et al., 2024, arXiv 2407.14843). Taken from it: latency by Amdahl's law in batch
 and cores, here :class:`LatencyModel`; the wait until a batch is full as the queueing delay; and two
 steps. A surge is first met by growing the present replicas in place; a load that stays is then
-moved to as many one-core replicas as it needs, the cheapest form by Amdahl's law, and the cores
-come down when these are warm.
+moved to one-core replicas, the cheapest form by Amdahl's law; cores come down once these are warm.
 
 Simplified: there is one model and no pipeline, so a search replaces the dynamic programs that split
 a deadline among stages; the load expected is the highest of the last intervals, not an LSTM's

@@ -118,12 +118,12 @@ def in_turn(folders: list[Path], only_gate: bool) -> Iterator[list[dict[str, lis
             ))
             for folder in folders
         ]  # fmt: skip
-        for k in range(TURNS):
-            found = {}
-            for place in range(len(folders))[:: 1 if k % 2 else -1]:
-                print(file=running[place].stdin)
-                found[place] = json.loads((running[place].stdout or io.StringIO()).readline())
-            yield [found[place] for place in range(len(folders))]
+        for _ in range(TURNS):
+            turn = []
+            for child in running:
+                print(file=child.stdin)
+                turn.append(json.loads((child.stdout or io.StringIO()).readline()))
+            yield turn
 
 
 def check_out(ref: str, folder: Path) -> Path:

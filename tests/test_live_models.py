@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import os
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -64,16 +63,9 @@ def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts():
         assert next_event(replica) == Death("the last word")
 
 
-@pytest.fixture
-def in_examples(monkeypatch):
+def test_the_example_runs_on_the_real_worker(monkeypatch):
     monkeypatch.chdir(EXAMPLES)
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield
-    sys.modules.pop("own_model", None)
-
-
-@pytest.mark.usefixtures("in_examples")
-def test_the_example_runs_on_the_real_worker():
     own = importlib.import_module("own_model").Sharpness()
     with LiveWorker(LiveConfig(model="own_model:Sharpness", batch_max=4)) as worker:
         worker.start(Batch(1, requests=(0, 1, 2)))

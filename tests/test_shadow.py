@@ -117,28 +117,23 @@ def test_a_fleet_is_reached_through_fleets_that_serve_the_load_or_once_staying_h
     assert more, "19 replicas, known as 16, keep their cores meanwhile"
 
 
+def asked_for(delay_s, rates_rps, held, missed=0):
+    """Return what the controller asks for in each second, though nothing of it is granted."""
+    controller, asked = SpongeJoint(), []
+    controller.reset(dataclasses.replace(SPEC, resize_delay_s=delay_s), seed=0)
+    for second, rate_rps in enumerate(rates_rps, start=1):
+        last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)
+        seen = {"allocation": held, "replicas_ready": held.replicas, "last": last}
+        asked.append(controller.decide(busy_view(rate_rps=rate_rps, intervals=second, **seen)))
+    return asked
+
+
 def test_replicas_get_room_to_start_once_staying_has_cost_as_much():
-    controller, held = SpongeJoint(), Allocation(2, 16, 8)
-    controller.reset(dataclasses.replace(SPEC, resize_delay_s=1.8), seed=0)
-    asked_for = []
-    for second in range(1, 60):
-        last = IntervalMetrics(offered=100, on_time=98, avoidable_violations=2)
-        seen = {"allocation": held, "replicas_ready": 8, "last": last}
-        asked_for.append(controller.decide(busy_view(rate_rps=100, intervals=second, **seen)))
-    assert asked_for[14].replicas == 8
-    assert asked_for[-1].replicas == 15
+    asked = asked_for(1.8, [100] * 60, Allocation(2, 16, 8), missed=2)
+    assert (asked[14].replicas, asked[-1].replicas) == (8, 15)
 
 
 def test_the_controller_follows_a_load_only_where_resizes_are_quick():
-    decided = []
-    for delay_s in (0.0, 1.8):
-        controller = SpongeJoint()
-        controller.reset(dataclasses.replace(SPEC, resize_delay_s=delay_s), seed=0)
-        held = Allocation(1, 1, 3)
-        for second in range(1, 40):
-            rate_rps = 20 if second < 30 else 6
-            last = IntervalMetrics(offered=rate_rps, on_time=rate_rps)
-            seen = {"allocation": held, "replicas_ready": 3, "last": last}
-            answer = controller.decide(busy_view(rate_rps=rate_rps, intervals=second, **seen))
-        decided.append(answer.total_cores)
-    assert decided[0] < decided[1] == 3
+    loads, held = [20] * 29 + [6] * 10, Allocation(1, 1, 3)
+    cores = [asked_for(delay_s, loads, held)[-1].total_cores for delay_s in (0.0, 1.8)]
+    assert cores[0] < cores[1] == 3

@@ -108,8 +108,7 @@ class SpongeJoint(SpongeMPC):
             self._going_to = constant.replicas if shadow.may_become(constant, ready) else 0
         going = self._going_to == constant.replicas
         held = asked_for or going
-        if held:
-            replicas = constant.replicas
+        replicas = constant.replicas if held else replicas
         make_room = going or self._fleets.overloaded
         plan = self._program.choose(view, [replicas], make_room=make_room)
         serving = max(1, min(first.replicas_ready, plan.replicas))

@@ -45,8 +45,7 @@ class ServiceTimes:
     counts for all sizes on these cores, since their ratios were measured.
 
     Under a CPU quota a lone batch runs at full speed on unused quota, and batches back to back do
-    not. So a batch counts at least as long as its cores take to grant what it used, and as its
-    profile says.
+    not. So a batch counts as long as its profile says, and as its cores take to grant what it used.
     """
 
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:

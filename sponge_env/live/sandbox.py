@@ -4,8 +4,7 @@ What clients send is worked on in the processes of replicas, which do no more th
 may read files; they write none, start no program, open no socket, and reach no other process.
 That is the task ``computes``; the janitor's, ``cleans``, is to kill and to remove. Each thread has
 rights of its own, so they are given up before the script imports libraries, which start threads.
-Rights that the kernel cannot take away stay. A replica is under its quota by then, so this imports
-no more than it needs.
+Rights that the kernel cannot take away stay. It imports little, for a quota is in force by then.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """What passes between a front end and a node: proofs of a token, then frames; nothing is unpickled.
 
 One TCP connection is one replica and its life. Durations cross it and no clock readings, which
-differ between machines. Of a stranger only a fixed number of bytes is read, and a body only if
-there is room for one of its length.
+differ between machines. Of a stranger few bytes are read, and of a body only what has room here.
 """
 
 import hmac

@@ -175,8 +175,7 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 @cache
 def named_agents() -> Mapping[str, AgentEntry]:
     """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`."""
-    # The first suite that has a name decides. Pinned policies are left out: learners play their
-    # newest one.
+    # The first suite that has a name decides. Policies are left out: learners play their newest.
     first, *others = (load_suite(name).agents for name in NAMES)
     agents = first | {k: v for other in others for k, v in other.items() if k not in first}
     options = {n: {k: v for k, v in e.options.items() if k != "policy"} for n, e in agents.items()}

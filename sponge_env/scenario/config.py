@@ -290,8 +290,7 @@ class Serving:
 
     drop: Drop = "unmeetable"
     """Keep every request; drop it once its deadline has passed; or once not even the fastest
-    service could still answer it in time. With ``unmeetable`` batches are no larger than their
-    most urgent request allows, too."""
+    service meets it, with batches no larger than their most urgent request allows."""
     order: Literal["edf", "fifo"] = "edf"
     """Earliest deadline first, or first in, first out (to see what the order is worth)."""
 

@@ -1,7 +1,6 @@
 """Settings: each is declared once, with its default, its range and its help, and checked here.
 
-A controller's options, a scenario's keys, a suite's and a server's are fields of frozen
-dataclasses::
+Options of controllers, scenarios, suites and servers are fields of frozen dataclasses::
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class RuleConfig(Options):

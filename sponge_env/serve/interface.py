@@ -1,8 +1,7 @@
 """Between the front ends and the engine of a server: calls, replies, snapshots.
 
 A front end turns bytes into a :class:`Call` and a :class:`Reply` into bytes; the engine knows
-nothing of protocols, and a front end nothing of queues. Times are stamps of this machine's
-monotonic clock, in seconds.
+nothing of protocols, and a front end nothing of queues. Times are seconds of the monotonic clock.
 """
 
 from collections.abc import Callable, Mapping

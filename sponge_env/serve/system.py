@@ -1,8 +1,7 @@
 """The system that serves calls: requests come from outside, and each gets a reply when it ends.
 
 Everything else is the live system's. Nothing grows with the time that it serves: rows of
-``requests`` are free again when their request has ended, and the ledger is read after each move and
-starts over.
+``requests`` are free once their request has ended, and the ledger starts over after each move.
 """
 
 import logging
@@ -102,9 +101,8 @@ class ServedSystem(LiveSystem):
         queue_max: int = 1024,
     ) -> None:
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
-        # Its traffic is not drawn. There are never more than ``queue_max`` requests of a model;
-        # others are refused. The last stage's ``outputs`` are needed where a request may have no
-        # task there.
+        # Its traffic is not drawn. Requests of a model beyond ``queue_max`` are refused. The last
+        # stage's ``outputs`` are needed where a request may have no task there.
         self._outputs = outputs or TensorSpec(())
         self._table = RowTable(queue_max, max(1, len(scenario.models)))  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}

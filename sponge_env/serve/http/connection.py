@@ -2,8 +2,7 @@
 
 httptools parses the head. The event loop then reads a body of known size straight into the memory
 where its tensor is used, which for 600 KB halves the time. A refusal follows the answers to earlier
-requests, and the client is read for a moment longer: otherwise it would see a reset connection
-instead of the reason.
+requests; then the client is read a moment longer, or it would see a reset instead of the reason.
 """
 
 import asyncio

@@ -1,9 +1,8 @@
 """Messages of ``inference.GRPCInferenceService``, and inference requests and answers as such.
 
 ``inference.binpb`` is what ``protoc --descriptor_set_out`` makes of Triton's ``model_config.proto``
-and ``grpc_service.proto`` (BSD-3-Clause, NVIDIA). It is loaded into a descriptor pool of its own: a
-client library that registers the same names in this process (tritonclient does) would otherwise
-end it with "duplicate symbol".
+and ``grpc_service.proto`` (BSD-3-Clause, NVIDIA). It has a descriptor pool of its own: a process
+that holds the same names twice, such as those of tritonclient, ends with "duplicate symbol".
 """
 
 from collections.abc import Mapping
