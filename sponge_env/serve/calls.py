@@ -24,7 +24,7 @@ class Inbox:
     """Calls from any thread for the one that serves: no lock, and one wake-up for many calls."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
-        self.wake = wake
+        self.wake = wake  # :meth:`ServingEngine.lend` replaces it: then the loop itself serves
         self._waiting: deque[Submitted] = deque()
         self._woken = False
         self._tickets = itertools.count(1)
