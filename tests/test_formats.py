@@ -166,7 +166,12 @@ BAD_LINES = [
     ("ucc-5g.csv", 2, UCC.format("2019.12.16 13:40:04", 1), "Timestamp cannot be"),
     ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "--"), "DL_bitrate cannot be '--'"),
     ("arrivals.csv", 2, ",", "arrival_s cannot be ''"),
-    ("arrivals.csv", 2, "abc", "arrival_s cannot be 'abc' (read as times of requests"),
+    (
+        "arrivals.csv",
+        2,
+        "abc",
+        "arrival_s cannot be 'abc' (read as times of requests, in seconds (CSV arrival_s))",
+    ),
     ("burstgpt.csv", 2, "4,GPT-4,417,276,693,API log", "Timestamp goes back"),
     ("counts.csv", 3, "2014-04-10 11:39:07,4", "the time between two differs"),
     ("counts.csv", 2, "2014-04-10 11:39:03,0.5", "the number of requests is not whole"),

@@ -108,7 +108,7 @@ def test_seeds_that_all_finished_are_compared_or_agents_left_out(copy, partial, 
 
 def test_what_is_no_run_or_has_no_finished_episode_is_refused(copy, tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(RunDirectoryError, match=r"holds no evaluation .* choose a folder"):
+        with pytest.raises(RunDirectoryError, match=r"is no run .* choose a folder"):
             load_run(path)
     shutil.rmtree(copy / "results")
     for path in (copy, write_suite(tmp_path / "run", {}, [])):

@@ -118,7 +118,7 @@ def test_few_agents_are_shown_where_there_is_no_room(tmp_path):
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
-    [("missing", "holds no evaluation"),
+    [("missing", "is no run"),
      ("{run} --reference fa3", "unknown agent 'fa3'"),
      ("{run} --out bare.md", "cannot write")],
 )  # fmt: skip

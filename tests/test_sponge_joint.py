@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scenarios import episode_of
 from views import busy_view, make_spec, make_view, with_first
 
-from agents import fleet
+from agents import fleet, shadow
 from agents.fleet import FleetPlanner, backlog_end_s
 from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
@@ -51,6 +51,15 @@ def test_replicas_that_share_a_cpu_are_not_worth_having():
         sizes.append(planner.replicas(view, service_s))
     assert sizes[0] > 1
     assert sizes[1] == 1
+
+
+def test_more_ready_replicas_need_fewer_cores():
+    fleets = ({"allocation": Allocation(4, 4, n), "replicas_ready": n} for n in (1, 2, 3, 4))
+    cores = [decide(busy_view(**fleet)).cores for fleet in fleets]
+    assert cores == sorted(cores, reverse=True)
+    assert cores[0] > cores[-1] == 1
+    starting = {"allocation": Allocation(4, 4, 3), "replicas_ready": 1, "starting_s": (6.0, 6.0)}
+    assert decide(busy_view(**starting)).cores > cores[2]
 
 
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
@@ -297,8 +306,9 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
     changes = {"duration_s": 240.0, "arrivals": {"kind": "flash-crowd", **steps}}
     scenario = changed(load_scenario("flash-crowd"), changes)
     both = (SpongeJoint(), SpongeJoint(overload_windows=0))
-    missed = [episode_of(scenario, each, 1001).summary.violations for each in both]
-    assert missed[0] < 0.7 * missed[1]
+    with patch.object(shadow, "_JUDGED", math.inf):  # no constant takes the fleet's place
+        missed = [episode_of(scenario, each, 1001).summary.violations for each in both]
+    assert missed[0] < missed[1] / 2
 
 
 def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():

@@ -19,7 +19,7 @@ from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.config import Arrivals, RequestClass, Serving
+from sponge_env.scenario.config import Arrivals, Network, RequestClass, Serving
 from sponge_env.simulation.encoding import OBS_DIM
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)
@@ -213,6 +213,16 @@ def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted():
     assert totals["overflowed"] == totals["dropped"] > 0
     left = int(infos[-1]["queued"][0]) + int(infos[-1]["running"][0])
     assert (totals["offered"], left) == (totals["on_time"] + totals["violations"] + left, 64)
+
+
+def test_by_default_the_queue_has_room_for_a_whole_episode():
+    kept = {"network": Network("none"), "serving": Serving(drop="none"), "duration_s": 8.0}
+    flood = dataclasses.replace(BRIEF, arrivals=Arrivals("constant", 400.0), **kept)
+    envs = SpongeVectorEnv(1, flood)
+    envs.reset(seed=0)
+    infos = [envs.step(np.zeros((1, 2), np.int64))[4] for _ in range(8)]
+    assert infos[-1]["queued"][0] > 2048
+    assert not any(info["overflowed"].any() for info in infos)
 
 
 @EACH

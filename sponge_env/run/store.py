@@ -344,8 +344,8 @@ def check_run(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def _definition(path: Path) -> dict[str, Any]:
     if not (path / _DEFINITION).is_file():
         raise RunDirectoryError(
-            f"{str(path)!r} holds no evaluation (it has no {_DEFINITION}); choose a folder that "
-            "evaluate.py wrote, or open a training in TensorBoard"
+            f"{str(path)!r} is no run of evaluate.py (it has no {_DEFINITION}); "
+            "choose a folder that it wrote, or open a training in TensorBoard"
         )
     found = read_json(path / _DEFINITION)
     definition = found.get("definition", {})
