@@ -231,5 +231,5 @@ def _numbers(most: int) -> list[int]:
 
 
 def _below(number: int) -> int:
-    """Return the largest one of them that is no larger."""
+    """Return the largest number of :func:`_numbers` up to this one."""
     return number - number % (1 << number.bit_length() - 3) if number > 16 else number

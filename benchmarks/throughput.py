@@ -4,7 +4,7 @@
 
 It prints the CPU time of one step: of a batch of environments (on one thread unless it says two),
 of a single one, and of an evaluation. The earlier version is checked out, and the two are measured
-in turn: times and ratios are medians over the turns, so of one machine in one state.
+in turn. Times and ratios are medians over the turns.
 With ``--at-most`` only a batch of 1,024 is measured, and the exit code is 1 if this takes more than
 RATIO times its CPU time.
 """

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     options = _server_options(arguments)
     controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring
     for name in (each for each in arguments.model if each.endswith(".onnx")):
-        resolve_model(name)  # what is wrong with a file is said before anything waits
+        resolve_model(name)  # a bad file is an error before anything waits
     for port in filter(None, (options.port, options.grpc_port)):
         listening_socket(options.host, port).close()
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
