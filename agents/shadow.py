@@ -175,17 +175,17 @@ class ShadowFleets:
         """Whether resizes are too slow to follow a load."""
         return self._spec.resize_delay_s >= _SLOW * self._spec.interval_s
 
-    def may_become(self, constant: StageAllocation, ready: int) -> bool:
-        """Return whether to leave so many ready replicas for a constant.
+    def may_become(self, constant: StageAllocation, ready: int, asked_for: int) -> bool:
+        """Return whether to leave the replicas that are ready and asked for, for a constant.
 
-        It is if all fleets on the way serve the present load, or if the ready ones would have
+        It is if all fleets on the way serve the present load, or if those asked for would have
         missed as many more than the constant in the last minutes as the way costs (ski rental).
         """
         spec, most_cores, replicas = self._spec, self._spec.most_cores, constant.replicas
         between = range(min(replicas, ready), max(replicas, ready) + 1)
         way = {(ready, most_cores(ready, max(0, replicas - ready)))}
         way |= {(n, most_cores(n)) for n in between}
-        lately, present = self._lately(), (ready, most_cores(ready))
+        lately, present = self._lately(), (asked_for, most_cores(asked_for))
         most = max(self._fewest(lately, *fleet) for fleet in way)
         way_s = spec.resize_delay_s + spec.first.cold_start_s * (replicas > ready)
         lost = (most - self._fewest(lately, *present)) / min(_RECENT, max(1, self._intervals))

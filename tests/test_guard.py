@@ -202,7 +202,7 @@ def test_what_the_guard_decides_is_counted(tmp_path):
     sent_s = [rng.uniform(*edges, count) for edges, count in (((0, 60), 400), ((20, 40), 1200))]
     path.write_text("\n".join(["arrival_s", *map(str, np.sort(np.concatenate(sent_s)))]) + "\n")
     arrivals = {"kind": "trace", "file": str(path)}
-    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "unmeetable"}
+    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "expired"}
     scenario = changed(load_scenario("paper"), changes)
     episode = play(ppo_joint("shipped"), scenario)
     assert 0 < episode.summary.guarded < 60

@@ -102,18 +102,19 @@ def test_nothing_is_held_in_an_overload_that_no_fleet_survives():
 def test_a_fleet_is_reached_through_fleets_that_serve_the_load_or_once_staying_has_cost_as_much():
     twelve, many = StageAllocation(1, 16, 12), StageAllocation(1, 16, 16)
     shadow = shadow_of(SPEC, 70, 20)
-    assert shadow.may_become(twelve, ready=12)
-    assert not shadow.may_become(twelve, ready=8), "nine of one core serve less than eight of two"
-    assert shadow_of(SPEC, 40, 20).may_become(twelve, ready=8)
+    assert shadow.may_become(twelve, 12, 12)
+    assert not shadow.may_become(twelve, 8, 8), "nine of one core serve less than eight of two"
+    assert shadow_of(SPEC, 40, 20).may_become(twelve, 8, 8)
     # Eight of two cores miss 15 requests a second; with one core each, while others start, 43.
     for cold_start_s, before, after in ((10.0, 20, 30), (30.0, 40, 70)):
         spec = with_first(SPEC, cold_start_s=cold_start_s)
-        assert not shadow_of(spec, 100, before).may_become(many, ready=8)
+        assert not shadow_of(spec, 100, before).may_become(many, 8, 8)
         missing = shadow_of(spec, 100, after)
-        assert missing.may_become(many, ready=8)
-        assert not missing.may_become(StageAllocation(2, 16, 8), ready=16), "they miss nothing"
+        assert missing.may_become(many, 8, 8)
+        assert not missing.may_become(StageAllocation(2, 16, 8), 16, 16), "they miss nothing"
+        assert not missing.may_become(twelve, 8, 16), "nor do those that start"
     large = with_first(dataclasses.replace(SPEC, nodes=(32,)), cores_max=32, replicas_max=32)
-    more = shadow_of(large, 150, 20).may_become(StageAllocation(1, 16, 30), ready=19)
+    more = shadow_of(large, 150, 20).may_become(StageAllocation(1, 16, 30), 19, 19)
     assert more, "19 replicas, known as 16, keep their cores meanwhile"
 
 

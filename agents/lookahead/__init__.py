@@ -101,15 +101,18 @@ class SpongeJoint(SpongeMPC):
     ) -> Allocation:
         """Return at least the constant, once the shadow says that it may be gone to."""
         # Until then, all cores go to the present replicas.
-        spec, first = self.spec, view.first
-        ready = max(1, min(first.replicas_ready, first.allocation.replicas))
-        asked_for = constant.replicas in (ready, first.allocation.replicas)
-        if not asked_for:
-            self._going_to = constant.replicas if shadow.may_become(constant, ready) else 0
+        spec, first, overloaded = self.spec, view.first, self._fleets.overloaded
+        asked_for = first.allocation.replicas
+        ready = max(1, min(first.replicas_ready, asked_for))
+        reached = constant.replicas in (ready, asked_for)
+        if not reached:
+            may_go = shadow.may_become(constant, ready, asked_for)
+            self._going_to = constant.replicas if may_go else 0
         going = self._going_to == constant.replicas
-        held = asked_for or going
+        # What waits here does not wait in the shadow, and fewer replicas may serve it sooner.
+        held = (reached or going) and not (overloaded and replicas < ready)
         replicas = constant.replicas if held else replicas
-        make_room = going or self._fleets.overloaded
+        make_room = going or overloaded
         plan = self._program.choose(view, [replicas], make_room=make_room)
         serving = max(1, min(first.replicas_ready, plan.replicas))
         room = spec.most_cores(serving, plan.replicas - serving)
