@@ -128,8 +128,7 @@ class ShadowFleets:
             self._places.setdefault((replicas, cores), []).append(place)
         self._intervals, self._rng = 0, np.random.default_rng(0)
         self._until_s, self._next_s = -math.inf, _HELD_S
-        table_s = np.ascontiguousarray(measured_s)
-        play(self._fleets, table_s, np.empty(0), np.empty(0), 0.0, 0.0)
+        play(self._fleets, np.ascontiguousarray(measured_s), np.empty(0), np.empty(0), 0.0, 0.0)
 
     def observe(self, view: SystemView, service_s: FloatArray) -> None:
         """Play the interval that has passed; a batch takes (cores, batches) seconds."""
@@ -200,8 +199,7 @@ class ShadowFleets:
 
     def best_batch(self, replicas: int, cores: int) -> int:
         """Return the batch size with which such a fleet, or the next smaller one, missed least."""
-        played = self._played(replicas, cores)
-        return int(self._fleets.sizes[min(played, key=self._sums.item), 2])
+        return int(self._fleets.sizes[min(self._played(replicas, cores), key=self._sums.item), 2])
 
     def _played(self, replicas: int, cores: int) -> list[int]:
         return self._places[_below(replicas), _below(cores)]

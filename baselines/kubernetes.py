@@ -61,8 +61,7 @@ class HPA(ArrayController):
             self._used_core_s = self._used_core_s + used_core_s
             self._ready_core_s = self._ready_core_s + ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
-                desired = self._desired(view)
-                replicas = self._scaler.scale(view.now_s, replicas, desired, limit)
+                replicas = self._scaler.scale(view.now_s, replicas, self._desired(view), limit)
         return 1, batch_size(self.config, spec, cores=1), replicas
 
     def _desired(self, view: SystemView) -> Any:

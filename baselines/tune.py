@@ -202,8 +202,7 @@ def main(argv: Sequence[str]) -> int:
     load_tuned(arguments.out)  # a file that is something else is noticed now
     with cli.terminate_like_interrupt():
         played = cells(only(load_suite(arguments.suite), arguments.cells))
-        work = tasks(played, arguments.agents, arguments.configurations)
-        tune(work, executor, arguments.out)
+        tune(tasks(played, arguments.agents, arguments.configurations), executor, arguments.out)
     sys.stdout.write(f"written to {arguments.out}\n")
     return 0
 

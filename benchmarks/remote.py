@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sponge_env.live.cpus import prepare_cpus
 from sponge_env.live.local import LocalLauncher
+from sponge_env.live.protocol import Event, LiveConfig, Replica
 from sponge_env.live.remote import RemoteLauncher, parse_addresses
-from sponge_env.live.replica import Event, LiveConfig, Replica
 
 MODEL, TIMES = "efficientnet-lite0-uint8", 300
 NODE = ("replica", "--model", MODEL, "--limiter", "outside", "--port", "0")

@@ -19,7 +19,8 @@ from sponge_env.core.fields import FIELDS
 from sponge_env.core.records import METRICS
 from sponge_env.interfaces import Allocation
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
-from sponge_env.run.registry import decision, known_controllers, make_controller
+from sponge_env.run.decision import decision
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario.config import Serving
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.encoding import encode

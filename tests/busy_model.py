@@ -11,7 +11,7 @@ LOOPS = 400_000
 
 
 def config(**settings):
-    from sponge_env.live.replica import LiveConfig  # not in a replica's process
+    from sponge_env.live.protocol import LiveConfig  # not in a replica's process
 
     return LiveConfig(model=BUSY, **settings)
 

@@ -10,7 +10,7 @@ from hypothesis import Phase, settings
 from unit_runs import Inline
 
 from sponge_env.live import bench, calibration, cpus
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 
 SAME = {"derandomize": True, "database": None, "deadline": None}
 settings.register_profile("repeatable", **SAME)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sponge_env.errors import WorkerError
 from sponge_env.live.fleet import Phase
-from sponge_env.live.replica import Answered, Death, Ready
+from sponge_env.live.protocol import Answered, Death, Ready
 
 
 def crash(worker, stage=0):

@@ -20,7 +20,7 @@ from sponge_env.live import bench, calibration
 from sponge_env.live.bench import DISTURBED_CELL_S, DISTURBED_S, BatchRun, Bench, ColdStart
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.local import PLACE
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario

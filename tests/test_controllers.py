@@ -15,7 +15,8 @@ from sponge_env.env.factory import make_system, scenario_profile
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
 from sponge_env.interfaces import Allocation
 from sponge_env.run import rollout
-from sponge_env.run.registry import decision, make_controller, start
+from sponge_env.run.decision import decision, start
+from sponge_env.run.registry import make_controller
 from sponge_env.run.rollout import Run, run_episode, settled
 from sponge_env.simulation.system import SimulatedSystem
 

@@ -14,7 +14,7 @@ from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
 from sponge_env.live.fleet import Fleet, Phase, Watch
-from sponge_env.live.replica import Death, LiveConfig
+from sponge_env.live.protocol import Death, LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 TENSORS = [np.zeros(1), np.ones(1)]

@@ -19,7 +19,7 @@ from sponge_env.env.factory import check_live
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Batch
 from sponge_env.live.local import STDERR_BYTES, LocalLauncher
-from sponge_env.live.replica import Answered, Death, LiveConfig, Ready
+from sponge_env.live.protocol import Answered, Death, LiveConfig, Ready
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.images import draw
 from sponge_env.models.registry import resolve_model

@@ -24,7 +24,7 @@ from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import cgroups
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.limits import process_cpu_s
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import inspect_onnx
 

@@ -27,8 +27,8 @@ from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
+from sponge_env.live.protocol import LiveConfig, Ready
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
-from sponge_env.live.replica import LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, TensorLayout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile

@@ -17,8 +17,8 @@ from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live import remote
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
+from sponge_env.live.protocol import Answered, Death, Ready
 from sponge_env.live.remote import RemoteLauncher
-from sponge_env.live.replica import Answered, Death, Ready
 
 BATCH = 8
 

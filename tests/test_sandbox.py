@@ -16,7 +16,7 @@ from test_real_worker import run
 
 from sponge_env.interfaces import Allocation
 from sponge_env.live.local import SANDBOX, LocalLauncher
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 PROBE = """

@@ -16,7 +16,7 @@ from views import make_spec, make_view
 from sponge_env.errors import ConfigError, ControllerError, WorkerError
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.live import fleet
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Limits

@@ -12,7 +12,8 @@ import pytest
 import evaluate
 from sponge_env.errors import ConfigError, ControllerError
 from sponge_env.interfaces import Allocation, StageAllocation, cores_held, fits
-from sponge_env.run.registry import known_controllers, make_controller, start
+from sponge_env.run.decision import start
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, steady_scenario
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import scenario_profile

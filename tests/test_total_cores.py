@@ -12,7 +12,7 @@ from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Batch, StageAllocation, SystemSpec, fits
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.packing import most_cores, places
 

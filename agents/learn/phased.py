@@ -93,8 +93,7 @@ class Training:
         for k in range(config.imitations):
             which = f"round {k + 1} of {config.imitations}"
             self._progress(0, f"imitating programs before the first step, {which}")
-            seed = plan.seed * config.imitations + k
-            rounds.append(demonstrations(plan, config, seed, policy))
+            rounds.append(demonstrations(plan, config, plan.seed * config.imitations + k, policy))
             self._deployed.widen(rounds[-1].seen)
             imitate(self._model, joined(rounds), config)
             policy = self._export()

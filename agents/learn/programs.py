@@ -21,8 +21,9 @@ from sponge_env.core.compiled import CPUS
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.interfaces import Allocation
+from sponge_env.run.decision import start
 from sponge_env.run.executor import Executor, Failure, Processes, Work
-from sponge_env.run.registry import known_controllers, make_controller, start
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.scenario.config import Limits

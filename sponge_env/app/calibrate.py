@@ -11,7 +11,7 @@ from sponge_env import cli
 from sponge_env.env.factory import calibrations, prepare_machine
 from sponge_env.errors import ConfigError
 from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files, warn_if_disturbed
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.profile import LOCAL_MODEL, REMEDY, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario

@@ -15,9 +15,10 @@ from sponge_env.metrics import EpisodeMetrics, from_summary
 from sponge_env.results.tables import comparison_table, terminal, write_summaries
 from sponge_env.run import suite as suites
 from sponge_env.run.cluster import Cluster, executor_of, run_units
+from sponge_env.run.decision import start
 from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce, beginnings, replayed
-from sponge_env.run.registry import make_controller, start, who_takes
+from sponge_env.run.registry import make_controller, who_takes
 from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
 from sponge_env.run.suite import Suite
 from sponge_env.run.unit import AgentUnit, Unit, check_scenario, run_unit, units
@@ -67,8 +68,7 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
         runs = runs or _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(own) for backend, (store, own) in runs.items()}
         for store, _ in runs.values():
-            command = [*cli.program("evaluate", recorded=True).split(), *argv]
-            store.describe(suite, command, alike)
+            store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv], alike)
         total, left = (sum(map(len, each.values())) for each in (work, todo))
         if left < total:
             notices.append(f"{total - left} of {total} results are in {path} already")

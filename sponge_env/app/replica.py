@@ -10,7 +10,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.live.cpus import prepare_cpus
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.node import NodeServer
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.wire import TOKEN
 from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.graph import is_set

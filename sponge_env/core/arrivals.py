@@ -1,8 +1,8 @@
 """Requests in the order in which they are sent, drawn one at a time as they are needed.
 
 All requests that are drawn here have one payload, one base delay and one SLO, so they arrive
-in the order in which they were sent. Where a scenario mixes classes, its requests are drawn
-and sorted before the episode (:mod:`sponge_env.simulation.workload`) and listed.
+in the order in which they were sent. A single ``System`` lists its requests, as
+do mixed classes: drawn and sorted before the episode (:mod:`sponge_env.simulation.workload`).
 """
 
 import math

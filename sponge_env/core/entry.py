@@ -19,7 +19,7 @@ from sponge_env.core.arrivals import next_request, reset_arrivals
 from sponge_env.core.compiled import entry_point, inlined
 from sponge_env.core.measure import measure
 from sponge_env.core.network import reset_network, start_over, transferred_s
-from sponge_env.core.observe import encode
+from sponge_env.core.observe import write_observation
 from sponge_env.core.overload import earliest_end_s
 from sponge_env.core.pipeline import at, last_deadline_s
 from sponge_env.core.queue import deadline_s
@@ -73,7 +73,7 @@ def run_range(
             else:
                 metrics[i] = arrays.blank[0]
                 step(w, allocations[i], move == DRAIN)
-            encode(w, observations[i])
+            write_observation(w, observations[i])
             over[i] = w.env.interval == w.settings.intervals
 
 
@@ -288,4 +288,4 @@ def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
 @entry_point
 def observe_one(arrays: Arrays, metrics: NDArray[Any], observations: NDArray[np.float32]) -> None:
     """Write the (1, obs_dim) observation."""
-    encode(_world(arrays, 0, metrics), observations[0])
+    write_observation(_world(arrays, 0, metrics), observations[0])

@@ -23,7 +23,7 @@ _SCAN = 16  # Queue length from which on halving beats counting one by one
 
 
 @compiled
-def encode(w: World, observation: NDArray[np.float32]) -> None:
+def write_observation(w: World, observation: NDArray[np.float32]) -> None:
     """Write the observation, whose length says which: of one stage or of all.
 
     That is (OBS_DIM,) float32 of the first stage, the longer one of joint control, or the one of

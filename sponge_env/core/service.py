@@ -52,7 +52,7 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         at = model.overheads_at + OVERHEADS * replica.variant
         costs_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
-        wake(model, replica, begin_s, work_s, costs_s)
+        wake(model, replica, begin_s, work_s, costs_s)  # writes finish_s
     else:
         replica.account.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise

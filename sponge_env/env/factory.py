@@ -18,7 +18,7 @@ from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.utils.installation import describe_host
 
 if TYPE_CHECKING:
-    from sponge_env.live.replica import LiveConfig
+    from sponge_env.live.protocol import LiveConfig
     from sponge_env.simulation.system import System
     from sponge_env.simulation.workload import Workload
 
@@ -42,7 +42,7 @@ def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list["LiveC
     Batches go up to the scenarios' largest; those of :data:`LOCAL_MODEL`, which many scenarios
     share, at least to the default. Cores are the default of all local profiles.
     """
-    from sponge_env.live.replica import LiveConfig
+    from sponge_env.live.protocol import LiveConfig
 
     batches: dict[str, int] = {}
     usual = defaultdict(lambda: 2, {LOCAL_MODEL: LiveConfig().batch_max})
@@ -184,7 +184,7 @@ def real_configs(
     spec: SystemSpec, profiles: Sequence[Sequence[Profile]], limiter: Limiter
 ) -> list["LiveConfig"]:
     """Return the settings of a system's real worker, by the profiles of its stages' variants."""
-    from sponge_env.live.replica import LiveConfig
+    from sponge_env.live.protocol import LiveConfig
 
     return [
         LiveConfig(

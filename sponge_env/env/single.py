@@ -155,8 +155,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return masks
 
     def _info(self, metrics: IntervalMetrics) -> dict[str, Any]:
-        waited_s = self.system.waited_s
-        return {**info(metrics, waited_s), "episode_seed": self._episode_seed}
+        return {**info(metrics, self.system.waited_s), "episode_seed": self._episode_seed}
 
     def _observe(self) -> Observation:
         return self.system.observe(self._control)
@@ -233,8 +232,7 @@ class DiscreteActions(_OtherActions):
 
     def action(self, action: Any) -> Action:
         """Turn a combination's number into its choices; a ConfigError if there is none."""
-        number = checked_action(action, np.array(self._combinations))
-        return combination(number, self._choices)
+        return combination(checked_action(action, np.array(self._combinations)), self._choices)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which combinations make sense now, (n,): those whose every choice does."""

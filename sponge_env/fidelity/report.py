@@ -177,8 +177,7 @@ def load_fidelity(path: Path) -> list[Row]:
     data = read_json(path)
     try:
         own = [{name: each.pop(name) for name in _OWN} for each in data["trials"]]
-        summaries = map(from_summary, data["trials"])
-        pairs = zip(own, summaries, strict=True)
+        pairs = zip(own, map(from_summary, data["trials"]), strict=True)
         return compare([Trial(summary=episode, **more) for more, episode in pairs])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(

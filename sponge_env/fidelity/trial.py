@@ -13,7 +13,7 @@ from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec
 from sponge_env.live.system import LiveSystem
 from sponge_env.live.worker import LiveWorker
 from sponge_env.metrics import EpisodeMetrics
-from sponge_env.run.registry import start
+from sponge_env.run.decision import start
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile

@@ -22,8 +22,8 @@ from sponge_env.k8s.api import STRATEGIC, Api, own_namespace, server_url
 from sponge_env.k8s.plan import ApiCall, Pod, Want, next_calls, read_pod, resize_patch
 from sponge_env.live import wire
 from sponge_env.live.child import Job
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, in_thread
-from sponge_env.live.replica import LiveConfig
 
 LOG = logging.getLogger("sponge_env")
 

@@ -15,7 +15,7 @@ from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.latency import CONTENDING
 from sponge_env.live.limits import process_memory_bytes
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.utils.console import Progress
 
@@ -89,8 +89,7 @@ class Bench(AbstractContextManager["Bench"]):
         """Load the model in one replica on one core unit, and in several that share all cores."""
         share = max(1, self.config.cores_max // CONTENDING)
         # the first load does not count: memory not used since the machine started is slow
-        loads = ((share, CONTENDING), (1, 1), (share, CONTENDING))
-        steps = self._steps("cold start", loads)
+        steps = self._steps("cold start", ((share, CONTENDING), (1, 1), (share, CONTENDING)))
         _, self.alone, self.contending = [self._load(*load) for load in steps]
 
     def measure_pauses(self) -> None:
@@ -101,8 +100,7 @@ class Bench(AbstractContextManager["Bench"]):
             self._resize(full)
             unpaused = self._run(size, rested=True)
             self._resize(max(1, full // PAUSED_SHARE))
-            paused = self._run(size, rested=True, same=True)
-            self.pauses_s.append(paused.cpu_s - unpaused.cpu_s)
+            self.pauses_s.append(self._run(size, rested=True, same=True).cpu_s - unpaused.cpu_s)
         self._resize(full)
 
     def measure_work(self, runs: int, again: bool = False) -> None:

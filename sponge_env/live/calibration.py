@@ -23,7 +23,7 @@ from sponge_env.interfaces import FloatArray
 from sponge_env.latency import MOST_LOST, QuotaService, fit_latency, to_quantiles
 from sponge_env.live.bench import PAUSED_SHARE, PAUSED_SIZE, WORK_RUNS, Bench, Grid
 from sponge_env.live.cgroups import find_hierarchy
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.option import positive

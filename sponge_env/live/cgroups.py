@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from sponge_env.live.janitor import remove_group
-from sponge_env.live.replica import CpuLimiter
+from sponge_env.live.protocol import CpuLimiter
 
 Version = Literal[1, 2]
 

@@ -19,7 +19,7 @@ from sponge_env.core.records import HELD, STARTING, STAYING
 from sponge_env.core.replicas import cores_that_fit, start_on, starting_cores
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
-from sponge_env.live.replica import Answered, Death, Launcher, LiveConfig, Ready, Replica
+from sponge_env.live.protocol import Answered, Death, Launcher, LiveConfig, Ready, Replica
 
 LOG = logging.getLogger("sponge_env")
 

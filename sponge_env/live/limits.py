@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.cgroups import OutsideLimiter, RunGroup, find_hierarchy
-from sponge_env.live.replica import CpuLimiter
+from sponge_env.live.protocol import CpuLimiter
 from sponge_env.scenario.config import Limiter
 
 LOG = logging.getLogger("sponge_env")

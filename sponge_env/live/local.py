@@ -22,7 +22,7 @@ from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
-from sponge_env.live.replica import Answered, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
+from sponge_env.live.protocol import Answered, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
 from sponge_env.live.stages import Stages
 from sponge_env.models.model import NO_REPORTS
 from sponge_env.scenario.config import MAX_TOTAL_CORES

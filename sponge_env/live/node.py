@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from sponge_env.errors import WorkerError
 from sponge_env.live import wire
 from sponge_env.live.local import LocalLauncher, LocalReplica
-from sponge_env.live.replica import Answered, Death, Ready
+from sponge_env.live.protocol import Answered, Death, Ready
 from sponge_env.live.wire import Frame, Link, PeerError, TensorLayout
 
 LOG = logging.getLogger("sponge_env")
@@ -103,8 +103,7 @@ class ReplicaConnection(threading.Thread):
                 self._serve()
             except WorkerError as error:
                 with suppress(OSError):
-                    reason = str(error).encode()[: wire.MAX_TEXT_BYTES]
-                    self._link.send(Frame(wire.END), [reason])
+                    self._link.send(Frame(wire.END), [str(error).encode()[: wire.MAX_TEXT_BYTES]])
             except (OSError, LookupError) as error:
                 LOG.debug("a connection has ended: %r", error)
             finally:
@@ -114,8 +113,7 @@ class ReplicaConnection(threading.Thread):
     def _meet(self) -> None:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_MS)
-        until_s = self.since_s + wire.HANDSHAKE_S
-        wire.authenticate(self.sock, self._server.token, wire.NODE, until_s)
+        wire.authenticate(self.sock, self._server.token, wire.NODE, self.since_s + wire.HANDSHAKE_S)
         self.is_stranger = False
         self._link.open(self.sock)
         self._link.send(Frame(wire.FACTS), [self._server.facts])

@@ -18,7 +18,7 @@ from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import wire
 from sponge_env.live.child import Job
 from sponge_env.live.local import too_many_as_sentence
-from sponge_env.live.replica import Answered, Death, Event, LiveConfig, Ready
+from sponge_env.live.protocol import Answered, Death, Event, LiveConfig, Ready
 from sponge_env.live.stages import Stages
 from sponge_env.live.wire import Frame, Link, PeerError, TensorLayout
 

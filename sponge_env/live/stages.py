@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sponge_env import __version__
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import Job
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.protocol import LiveConfig
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 

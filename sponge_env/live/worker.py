@@ -17,7 +17,7 @@ from sponge_env.errors import ModelError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
 from sponge_env.live.local import PLACE, too_many_as_sentence
-from sponge_env.live.replica import Launcher, LiveConfig, Replica
+from sponge_env.live.protocol import Launcher, LiveConfig, Replica
 from sponge_env.packing import placed
 from sponge_env.scenario.spec import check_fits, check_stage_allocation
 

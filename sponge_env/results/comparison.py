@@ -115,8 +115,7 @@ def load_run(path: Path, reference: str = "") -> RunFolder:
     intervals = _counted(read.load_intervals(path, DRAWN, seed=first), episodes)
     comparison = Comparison(episodes, failures, agents, shown, intervals)
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
-    versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, _command(path), host, versions)
+    return RunFolder(path, comparison, _command(path), host, read_json(path / "versions.json"))
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

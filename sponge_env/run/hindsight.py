@@ -87,8 +87,7 @@ def _played(
             pass
         batch.drain()
         for arrays, scenario in zip(map(batch.only, range(count)), scenarios, strict=True):
-            sent = int(arrays.envs["sent"][0]) - 1
-            columns = ledger_columns(arrays, workload.first(sent))
+            columns = ledger_columns(arrays, workload.first(int(arrays.envs["sent"][0]) - 1))
             counts = columns["arrival_s"] >= scenario.count_from_s
             lost = counts & np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
             found.append(rate(lost, counts))

@@ -21,7 +21,7 @@ from sponge_env.core.records import METRICS
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, over_episode, to_columns
-from sponge_env.run.registry import decision, start
+from sponge_env.run.decision import decision, start
 from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -125,8 +125,7 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
         while not system.done:
             view, began_s = system.view(), time.perf_counter()
             allocation = decision(controller, view, system.spec, limit_s)
-            took_s = time.perf_counter() - began_s
-            intervals.append(system.step(allocation, decision_s=took_s))
+            intervals.append(system.step(allocation, decision_s=time.perf_counter() - began_s))
             for sink in sinks:
                 sink.interval(intervals[-1])
         system.drain()

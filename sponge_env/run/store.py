@@ -56,8 +56,7 @@ _DEFINITION, _LOCK = "run.json", "lock"
 
 def fingerprint(data: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that stand for nested plain data."""
-    text = json.dumps(data, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @cache

@@ -120,8 +120,7 @@ class TensorBoardSink:
         """Write the row of the hyper-parameter table, and the numbers in it."""
         shown = [c.metric for c in columns("tensorboard", accuracies=[metrics.accuracy])]
         tags = [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in shown]
-        values = [getattr(metrics, name) for name in shown]
-        self._add_scalars(tags, values, metrics.duration_s)
+        self._add_scalars(tags, [getattr(metrics, name) for name in shown], metrics.duration_s)
         labels = (axis_label(EpisodeMetrics, name) for name in shown)
         pairs = zip(tags, labels, strict=True)
         compared = [hparams.Metric(name, display_name=label) for name, label in pairs]

@@ -119,8 +119,7 @@ class Scenario:
         if not self.stages:
             return replace(self, initial=initial[0])
         pairs = zip(self.stages, initial, strict=True)
-        stages = tuple(replace(stage, initial=own) for stage, own in pairs)
-        return replace(self, stages=stages)
+        return replace(self, stages=tuple(replace(stage, initial=own) for stage, own in pairs))
 
     @property
     def places(self) -> list[int]:

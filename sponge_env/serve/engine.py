@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sponge_env.errors import ControllerError, SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.k8s.launcher import KubernetesLauncher, Resizes
-from sponge_env.run.registry import decision
+from sponge_env.run.decision import decision
 from sponge_env.run.rollout import start_rehearsed
 from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
 from sponge_env.serve.system import ServedSystem, send
@@ -213,8 +213,7 @@ class ServingEngine:
             LOG.warning("the last allocation stays in force: %s", answer)
         self._warned = True
         kept = answer.stages if isinstance(answer, ControllerError) else ()
-        stages = tuple(kept or view.allocation.stages)
-        return Allocation(stages=stages, feasible=False), took_s
+        return Allocation(stages=tuple(kept or view.allocation.stages), feasible=False), took_s
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
         cores, batch, replicas, chosen = zip(*view.allocation.stages, strict=True)
