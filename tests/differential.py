@@ -26,8 +26,7 @@ def allocations(scenario, seed, replicas_max=None):
     limits = scenario.limits
     largest = (limits.cores, limits.batch, replicas_max or limits.replicas)
     drawn = rng.integers(1, largest, (scenario.intervals, 3), endpoint=True)
-    room = sum(node // drawn[:, 0] for node in limits.machine)
-    drawn[:, 2] = np.minimum(drawn[:, 2], room)
+    drawn[:, 2] = np.minimum(drawn[:, 2], sum(node // drawn[:, 0] for node in limits.machine))
     return [tuple(row) for row in drawn.tolist()]
 
 

@@ -275,8 +275,7 @@ def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(caplog):
 
 
 def test_evaluations_started_together_do_not_meet():
-    argv = "--agent static-8 --duration 2".split()
-    assert [evaluate.main(argv) for _ in range(2)] == [0, 0]
+    assert [evaluate.main("--agent static-8 --duration 2".split()) for _ in range(2)] == [0, 0]
     assert len(list(Path("runs").iterdir())) == 2
 
 

@@ -30,8 +30,7 @@ def test_any_scenario_runs_alike(files, data, seed):
 @settings(max_examples=4, deadline=None)
 @given(data=st.data(), seeds=st.lists(SEEDS, min_size=4, max_size=4))
 def test_different_scenarios_run_side_by_side(files, data, seeds):
-    limits = Limits(12, 9, 3)
-    check_equal([data.draw(scenarios(files, limits, 0.5)) for _ in seeds], seeds)
+    check_equal([data.draw(scenarios(files, Limits(12, 9, 3), 0.5)) for _ in seeds], seeds)
 
 
 def test_first_in_first_out_drops_by_the_first_rule_only():

@@ -84,8 +84,7 @@ def _without_types(match):
 
 
 def test_everything_is_measured(monkeypatch, inline):
-    runs = [throughput.taken_ns(lambda: sum(range(100_000))) for _ in range(5)]
-    cpu, wall = np.min(runs, axis=0)
+    cpu, wall = np.min([throughput.taken_ns(lambda: sum(range(100_000))) for _ in range(5)], axis=0)
     assert 0 < cpu < 1.5 * wall
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(throughput, "BATCHES", {"a": (2, 1), throughput.GATE: (3, 2)})
@@ -158,8 +157,7 @@ EXPRESSIONS = [
 
 def exposed():
     """Return the names of all samples, with the labels of each."""
-    pods = Resizes(1.5, 1.25, {"NoPod": 1}, ended=4, lag_s=0.8)
-    story = Story(SERVED, resizes=lambda: pods)
+    story = Story(SERVED, resizes=lambda: Resizes(1.5, 1.25, {"NoPod": 1}, ended=4, lag_s=0.8))
     story.play(400)
     labels = {}
     for line in exposition(story.metrics).decode().splitlines():

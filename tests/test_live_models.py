@@ -38,8 +38,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
         crops = []
         for variant in (0, 1):
             replica.start(variant, [images[3], images[0]], variant)
-            answer = next_event(replica)
-            assert answer.batch_id == variant
+            assert next_event(replica).batch_id == variant
             found, nothing = replica.answers(2)
             assert (found["crop"].shape, len(nothing)) == ((3, 3, 48, 320), 0)
             crops.append(found)

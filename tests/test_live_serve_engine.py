@@ -43,8 +43,7 @@ def answers(engine, images):
     """Submit images at once, and wait for the replies: one to each."""
     told, now_s = [[] for _ in images], time.monotonic()
     for image, replies in zip(images, told, strict=True):
-        call = Call(image, now_s, now_s + PATIENCE_S, image.nbytes)
-        engine.submit(call, replies.append)
+        engine.submit(Call(image, now_s, now_s + PATIENCE_S, image.nbytes), replies.append)
     wait_until(lambda: all(told))
     return [reply for (reply,) in told]
 

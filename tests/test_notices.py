@@ -90,8 +90,7 @@ def test_bandwidth_in_other_units(step_s, bytes_per_s, sentence, tmp_path):
 def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
     path = tmp_path / "arrivals"
     path.write_text("arrival_s\n" + "".join(f"{time_s}\n" for time_s in times_s))
-    arrivals = Arrivals("trace", file=str(path))
-    said = " | ".join(warned(short(arrivals=arrivals, duration_s=600.0)))
+    said = " | ".join(warned(short(arrivals=Arrivals("trace", file=str(path)), duration_s=600.0)))
     assert sentence in said
     assert said.count("its times") <= 1
 

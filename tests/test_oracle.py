@@ -85,8 +85,7 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
     (tmp_path / "late.csv").write_text("arrival_s\n" + late)
     two = {"limits": Limits(cores=4, batch=4, replicas=2), "initial": Initial(replicas=2)}
     come = {"arrivals": Arrivals("trace", file=str(tmp_path / "late.csv")), "network": AT_ONCE}
-    scenario = replace(TINY, duration_s=10.0, slo_s=0.35, **two, **come)
-    found = bound(scenario, 0, joint=True)
+    found = bound(replace(TINY, duration_s=10.0, slo_s=0.35, **two, **come), 0, joint=True)
     assert found.violations_upper == 0
     assert found.core_seconds_lower > 10.0, "4 in a second are less than a core can serve"
 

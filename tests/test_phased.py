@@ -216,8 +216,7 @@ def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic():
 
 def test_violations_beyond_the_rules_count_against_a_policy():
     for missed in (MET, 0.5):  # that a program misses many does not allow as many
-        rule = evaluated(missed, cores=4.0)
-        scores = [score_of(evaluated(rate), rule) for rate in (0, 2e-3)]
+        scores = [score_of(evaluated(rate), evaluated(missed, cores=4.0)) for rate in (0, 2e-3)]
         assert scores == pytest.approx([0.75, 0.75 + np.log1p(0.9)])
 
 

@@ -259,8 +259,7 @@ def test_stages_share_every_node(seed):
         system.step(Allocation(stages=fitted))
         rows = zip(system._arrays.replicas[0], system._arrays.stages[0]["replicas"], strict=True)
         held = np.concatenate([replicas[:count] for replicas, count in rows])
-        on_nodes = np.bincount(held["node"], held["cores"], len(nodes))
-        assert (on_nodes <= nodes).all()
+        assert (np.bincount(held["node"], held["cores"], len(nodes)) <= nodes).all()
         seen |= {*held["node"].tolist()}
     assert seen == {0, 1, 2}
 

@@ -124,8 +124,7 @@ def test_policies_ship_for_variants_and_pipelines(scenario):
     controller = PolicyController("ppo", "shipped")
     where = dataclasses.replace(load_scenario(scenario), duration_s=120.0)
     summary = episode_of(where, controller, EVALUATION_SEEDS).summary
-    file = f"policies/ppo-{scenario.removesuffix('-fade')}.safetensors"
-    assert file in controller.description
+    assert f"policies/ppo-{scenario.removesuffix('-fade')}.safetensors" in controller.description
     assert scenario in controller.policy.info.scenarios
     assert summary.avoidable_violation_rate < 0.01
     assert summary.mean_cores < where.limits.machine_cores / 1.2

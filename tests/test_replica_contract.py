@@ -126,8 +126,7 @@ def test_it_gets_ready_and_answers_batch_after_batch(rig):
     begin_s = time.monotonic()
     replica = rig.launch()
     assert replica.id == 0
-    ready = next_event(replica)
-    assert begin_s <= ready.at_s <= time.monotonic()
+    assert begin_s <= next_event(replica).at_s <= time.monotonic()
     for batch_id, size in ((7, 3), (9, BATCH)):
         sent_s = time.monotonic()
         replica.start(batch_id, rig.samples(size))
@@ -167,8 +166,7 @@ def test_a_killed_replica_takes_its_batch_along_and_no_other_replica(rig):
     assert other.id != replica.id
     rig.start_long_batch(replica)
     replica.kill()
-    death = next_event(replica)
-    assert death.reason
+    assert next_event(replica).reason
     assert has_no_event(other)
     other.kill()
     assert readable(other, PATIENCE_S)

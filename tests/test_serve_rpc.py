@@ -199,8 +199,7 @@ def test_raw_contents_are_told_from_the_rest(data, raw, more):
     request = infer()
     request.raw_input_contents[0] = raw
     said = request.SerializeToString()
-    head = len(said) - len(raw) - (2 if len(raw) < 128 else 3)
-    assert parsed_bytes(said) == head
+    assert parsed_bytes(said) == len(said) - len(raw) - (2 if len(raw) < 128 else 3)
     if more:
         assert parsed_bytes(said + more) == len(said + more)
 

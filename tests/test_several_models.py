@@ -67,8 +67,7 @@ def shared(asked, view, spec):
         rates[-1] += sum(stage.arrivals[-1:]) / own.interval_s
 
     def less(k):
-        fewer = asked[k].cores <= asked[k].replicas or not view.ready[k]
-        part = "replicas" if fewer else "cores"
+        part = "replicas" if asked[k].cores <= asked[k].replicas or not view.ready[k] else "cores"
         return asked[k]._replace(**{part: getattr(asked[k], part) - 1})
 
     def held(k):
@@ -90,8 +89,7 @@ def test_the_machine_is_shared_by_pressure_alone_and_in_a_batch(nodes):
     scenario = replace(TWO, limits=replace(TWO.limits, total_cores=16, nodes=nodes))
     system, rng, given_up = SimulatedSystem(scenario, 2), np.random.default_rng(5), 0
     batch = BatchSimulator([scenario], np.zeros(1, np.int64))
-    observations = np.zeros((1, batch._obs_dim), np.float32)
-    batch.reset(np.ones(1, np.bool_), np.array([2]), observations)
+    batch.reset(np.ones(1, np.bool_), np.array([2]), np.zeros((1, batch._obs_dim), np.float32))
     while not system.done:
         asked = [StageAllocation(*each) for each in rng.integers(1, (9, 17, 9), (2, 3)).tolist()]
         expected = shared(asked, system.view(), system.spec)
@@ -126,8 +124,7 @@ def test_a_model_s_controller_sees_its_own_requests():
             delays_s = (workload.arrival_s - workload.sent_s)[now]
             np.testing.assert_array_equal(view.delays_s, delays_s)
             assert view.last.offered == now.sum() == view.first.arrivals[-1]
-            violations = episode.columns[f"{stage.name}/violations"]
-            assert view.last.violations == violations[interval - 1]
+            assert view.last.violations == episode.columns[f"{stage.name}/violations"][interval - 1]
             assert view.last.hopeless == np.count_nonzero(view.budgets_s < below_s)
             assert view.mean_delays_s.size == view.first.arrivals.size
             assert not delays_s.size or view.mean_delays_s[-1] == delays_s.mean()

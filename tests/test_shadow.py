@@ -72,8 +72,7 @@ def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more():
     assert shadow_of(SPEC, 20, 40).to_hold(40.0, overloaded=False) is None
     flood = [shadow_of(SPEC, 150, 40, missed=n).to_hold(40.0, overloaded=False) for n in (33, 38)]
     assert flood == [None, StageAllocation(1, 1, 16)], "the best one misses 34 a second"
-    batches = [b for n, c, b in shadow._fleets.sizes.tolist() if (n, c) == (4, 4)]
-    assert batches == [1, 3, 16]
+    assert [b for n, c, b in shadow._fleets.sizes.tolist() if (n, c) == (4, 4)] == [1, 3, 16]
 
 
 def test_it_is_held_for_twice_as_long_each_time():

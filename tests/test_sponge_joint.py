@@ -76,8 +76,7 @@ def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
 
 def test_replicas_are_ready_or_start_or_are_asked_for_now():
     running = RunningBatch(4, 4.9, 5.3), RunningBatch(1, 4.9, 4.95), RunningBatch(2, 4.9, 5.1)
-    view = make_view(now_s=5.0, replicas_ready=2, starting_s=(3.0,), running=running)
-    (stage,) = view.stages
+    (stage,) = make_view(now_s=5.0, replicas_ready=2, starting_s=(3.0,), running=running).stages
     times_s, sizes = zip(*replica_states(stage, 5.0, asked_s=10.0, replicas=4), strict=True)
     assert (times_s, sizes) == (pytest.approx((0.1, 0.3, 3.0, 10.0)), (2, 4, 0, 0))
     assert [size for _, size in replica_states(stage, 5.0, 10.0, replicas=1)] == [4]
@@ -189,8 +188,7 @@ def test_an_interval_with_two_numbers_of_cores_tells_nothing():
 def test_what_is_learned_stays_near_the_profile():
     for spec, seen_s, factor in ((LIMITED, 10, 2), (SPEC, 1e-4, 0.5), (LIMITED, 1e-4, 1)):
         intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
-        expected_s = factor * TABLE_S[1, 0]
-        assert learned_s(*intervals, spec=spec) == pytest.approx(expected_s, rel=0.02)
+        assert learned_s(*intervals, spec=spec) == pytest.approx(factor * TABLE_S[1, 0], rel=0.02)
 
 
 MACHINE = make_spec(nodes=(16,))
@@ -314,8 +312,7 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
 def test_a_larger_fleet_that_does_not_serve_the_peak_is_not_chosen():
     """Of 16 cores, nine replicas have one each and serve 66 requests/s, eight of two cores 87."""
     assert [fleet_size([n] * 10 + [56] * 60, 9, 9, spec=MACHINE) for n in (56, 78)] == [9, 12]
-    six = make_spec(nodes=(16,), replicas_max=6)
-    assert fleet_size([68] * 10 + [48] * 60, 6, 6, spec=six) == 5
+    assert fleet_size([68] * 10 + [48] * 60, 6, 6, spec=make_spec(nodes=(16,), replicas_max=6)) == 5
     assert fleet_size([78] * 10 + [56] * 60, 9, 9, spec=MACHINE, waiting=80) == 8
     assert fleet_size([40] * 100 + [61] * 5, 5, 5, spec=MACHINE) == 5, "six serve less"
 
@@ -337,8 +334,7 @@ def test_a_rise_is_as_fast_as_it_was_and_known_for_as_long_as_replicas_take_to_s
     minutes = dataclasses.replace(SPEC, interval_s=60.0)
     assert fleet_size([10.0] * 20 + [20.0], replicas=2, ready=2, spec=minutes) == 2
     slow = with_first(SPEC, cold_start_s=600.0)
-    dip = [16.0] * 400 + [10.0] * 5 + [16.0] * 295
-    assert fleet_size(dip, replicas=2, ready=2, spec=slow) == 2
+    assert fleet_size([16.0] * 400 + [10.0] * 5 + [16.0] * 295, replicas=2, ready=2, spec=slow) == 2
 
 
 def test_where_one_core_is_half_busy_there_are_two_replicas():

@@ -230,8 +230,7 @@ def test_the_price_of_a_request_rises_with_the_rate():
     assert prices[0] == 0.0
     assert np.all(np.diff(prices) >= 0)
     at_20 = price_of(curve, 20.0)
-    capacity_rps = (np.arange(1, 17) / SERVICE_S).max(axis=1)
-    more_rps = np.diff(capacity_rps)
+    more_rps = np.diff((np.arange(1, 17) / SERVICE_S).max(axis=1))
     assert 1 / more_rps[4] <= at_20 <= 1 / more_rps[6]
 
 

@@ -68,8 +68,7 @@ def left_ticks(program, state, cores, batch):
             left_s.append(due_s - start_s - own_s)
         clocks_s[turn % replicas] += service_s[batch - 1]
         turn += 1
-    served_rps = replicas * batch / service_s[batch - 1]
-    short = max(0, math.ceil(state.rate_rps - served_rps - 1e-9))
+    short = max(0, math.ceil(state.rate_rps - replicas * batch / service_s[batch - 1] - 1e-9))
     return [NEVER if t < 0 else math.floor(t / tables.tick_s + 1e-9) for t in left_s], short
 
 

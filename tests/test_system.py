@@ -167,8 +167,7 @@ def test_steady_means_equal_gaps_at_the_mean_rate_and_no_fades(arrivals):
     moving = dataclasses.replace(WARM, arrivals=arrivals)
     steady = rollout.steady_scenario(moving, PROFILE)
     sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
-    expected_s = 1 / rate_rps(moving, PROFILE)
-    np.testing.assert_allclose(np.diff(sent_s), expected_s)
+    np.testing.assert_allclose(np.diff(sent_s), 1 / rate_rps(moving, PROFILE))
     assert (steady.intervals, steady.simulation.noise) == (rollout.SETTLING, 0.0)
     fading = dataclasses.replace(WARM.network, fade_every_s=60.0)
     assert rollout.steady_scenario(dataclasses.replace(moving, network=fading), PROFILE) == steady

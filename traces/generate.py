@@ -40,10 +40,8 @@ def bursty_arrivals() -> str:
 
 def day_counts() -> str:
     """Return a day's rise and fall pressed into ten minutes, as requests per second."""
-    phase = 2 * np.pi * np.arange(DURATION_S) / DURATION_S
-    rates_rps = RATE_RPS * (1 - DAY_SWING * np.cos(phase))
-    counts = stream(SEED, "day").poisson(rates_rps)
-    return "".join(f"{count}\n" for count in counts)
+    rates_rps = RATE_RPS * (1 - DAY_SWING * np.cos(2 * np.pi * np.arange(DURATION_S) / DURATION_S))
+    return "".join(f"{count}\n" for count in stream(SEED, "day").poisson(rates_rps))
 
 
 def _episode(network: str, duration_s: float) -> Scenario:

@@ -92,8 +92,7 @@ class Pipeline:
 
     def _offer(self, arrival_s, deadline_s, stage=0):
         counts = ([0] * len(self.stages) for _ in range(2))
-        none = [0.0] * len(self.stages)
-        ticket = Ticket(len(self.tickets), arrival_s, deadline_s, *counts, none)
+        ticket = Ticket(len(self.tickets), arrival_s, deadline_s, *counts, [0.0] * len(self.stages))
         self.tickets.append(ticket)
         self._join(stage, ticket)
 

@@ -64,8 +64,7 @@ def _before_s(spec, view, service_s):
     starts_s = [0.0, *(min(at_s, spec.resize_delay_s) for at_s, _ in view.first.pending)]
     lasts_s = np.diff([*starts_s, spec.resize_delay_s])
     cores = np.array([view.first.cores_in_force, *(cores for _, cores in view.first.pending)])
-    speed = (lasts_s / service_s[:, cores - 1]).sum(axis=1, keepdims=True)
-    return spec.resize_delay_s / speed
+    return spec.resize_delay_s / (lasts_s / service_s[:, cores - 1]).sum(axis=1, keepdims=True)
 
 
 def _resized_s(spec, view, as_it_is_s, at_once_s):
@@ -76,8 +75,7 @@ def _resized_s(spec, view, as_it_is_s, at_once_s):
     ready_s = view.first.starting_s[0] if waits else 0.0
     since_s = max(spec.resize_delay_s, ready_s)
     left = (as_it_is_s - since_s) / np.maximum(as_it_is_s - ready_s, 1e-12)
-    resized_s = since_s + left * (at_once_s - ready_s)
-    return np.where(as_it_is_s <= since_s, as_it_is_s, resized_s)
+    return np.where(as_it_is_s <= since_s, as_it_is_s, since_s + left * (at_once_s - ready_s))
 
 
 def _queue_done_s(service_s, free_s, queued):

@@ -189,8 +189,7 @@ class System:
         return 0
 
     def _drop_expired(self):
-        left_s = self._scenario.serving.drop_below_s(self._fastest_s)
-        limit_s = self.worker.now() + left_s
+        limit_s = self.worker.now() + self._scenario.serving.drop_below_s(self._fastest_s)
         self._drop([request for request in self._queue if request.deadline_s < limit_s])
 
     def _drop(self, requests):
