@@ -36,11 +36,12 @@ class HPAConfig(BatchConfig):
     period_s: float = option(15.0, above=0)  # Time between two checks of the mean utilisation
     down_window_s: float = option(300.0, at_least=0)  # Its highest recommendation bounds scaling in
     min_replicas: int = option(1, at_least=1)  # Fewest replicas that are held
+    cores: int = option(1, at_least=1)  # Of each replica, as far as it may have so many
     policy_s: float = option(15.0, above=0)  # Time to double, or to grow by four if that is more
 
 
 class HPA(ArrayController):
-    """Keeps the mean utilisation of one-core replicas near a target."""
+    """Keeps the mean utilisation of replicas of one size near a target."""
 
     config: HPAConfig
 
@@ -53,7 +54,8 @@ class HPA(ArrayController):
 
     def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
         """Scale if a sync period has passed."""
-        limit = spec.most_replicas(cores=1)
+        cores = min(self.config.cores, spec.first.cores_max)
+        limit = spec.most_replicas(cores)
         replicas: Any = np.minimum(view.allocation.replicas, limit)
         if view.last is not None:
             used_core_s = view.last.utilisation * view.last.core_seconds
@@ -62,7 +64,7 @@ class HPA(ArrayController):
             self._ready_core_s = self._ready_core_s + ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 replicas = self._scaler.scale(view.now_s, replicas, self._desired(view), limit)
-        return 1, batch_size(self.config, spec, cores=1), replicas
+        return cores, batch_size(self.config, spec, cores), replicas
 
     def _desired(self, view: SystemView) -> Any:
         """End a sync period; return the replicas that it recommends."""

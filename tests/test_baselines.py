@@ -30,6 +30,7 @@ def decide(controller, *views, **spec):
     ("rule", "held", "first"),
     [(QueueRule(batch_slo_share=0.01, down_after=1), Allocation(6, 9), Allocation(6, 1)),
      (HPA(batch_slo_share=0.01), Allocation(8, 2, 4), Allocation(1, 1, 4)),
+     (HPA(batch_slo_share=0.01, cores=3), Allocation(8, 2, 9), Allocation(3, 1, 5)),
      (FA2(), Allocation(4, 2, 3), Allocation(4, 2, 3)),
      (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4))],
 )  # fmt: skip
