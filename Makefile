@@ -102,8 +102,9 @@ policies: setup  ## train the policies that ship, two at a time, two hours
 # The best constants on training seeds of a worker, and options of hpa tuned for it, as
 # "evaluate.py --suite live" and "python -m baselines.tune --suite live --agents hpa" find them.
 HELD := --agent static hpa sponge-joint ppo-joint --option static.replicas=1 \
-  --option static.batch=1 --option hpa.min_replicas=5 --option hpa.target=0.7706 \
-  --option hpa.down_window_s=422.6 --option hpa.batch_slo_share=0.3013
+  --option static.batch=2 --option hpa.cores=10 --option hpa.target=0.5062 \
+  --option hpa.min_replicas=5 --option hpa.down_window_s=147.7 \
+  --option hpa.batch_slo_share=0.03923
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, two hours
@@ -123,7 +124,7 @@ fidelity: setup  ## compare simulator and real worker anew, two hours
 	    --option static.cores=$$2 --out runs/fidelity/$$1; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
-	held swing-local 11; held flash-crowd-local 13
+	held swing-local 9; held flash-crowd-local 11
 
 docs: setup  ## write the generated pages again, and build the site in build/site
 	$(PY) -m benchmarks.results

@@ -30,7 +30,6 @@ def decide(controller, *views, **spec):
     ("rule", "held", "first"),
     [(QueueRule(batch_slo_share=0.01, down_after=1), Allocation(6, 9), Allocation(6, 1)),
      (HPA(batch_slo_share=0.01), Allocation(8, 2, 4), Allocation(1, 1, 4)),
-     (HPA(batch_slo_share=0.01, cores=3), Allocation(8, 2, 9), Allocation(3, 1, 5)),
      (FA2(), Allocation(4, 2, 3), Allocation(4, 2, 3)),
      (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4))],
 )  # fmt: skip
@@ -102,6 +101,12 @@ class TestHPA:
     )
     def test_recommendations_as_documented(self, ratio, ready, starting, desired):
         assert desired_replicas(ratio, ready, starting, ready + starting) == desired
+
+    @pytest.mark.parametrize(("cores", "held"), [(3, (3, 5)), (99, (16, 1))])
+    def test_replicas_of_any_size_find_room(self, cores, held):
+        nine = busy_view(allocation=Allocation(8, 2, 9))
+        answer = decide(HPA(cores=cores), nine, nodes=(16,))
+        assert (answer.cores, answer.replicas) == held
 
     def test_looks_once_per_period_at_the_mean_utilisation(self):
         controller = self.started(HPA(target=0.5))

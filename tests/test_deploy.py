@@ -36,8 +36,7 @@ def test_compose_names_what_there_is():
     assert len(mounts) == 4
     assert all((DEPLOY / each.split(":")[0]).is_file() for each in mounts)
     for file in (DEPLOY / "prometheus.yml", DEPLOY / "grafana" / "datasource.yaml"):
-        host = re.search(r"(?:\"|//)(\w+):\d+", file.read_text())
-        assert host[1] in services
+        assert re.search(r"(?:\"|//)(\w+):\d+", file.read_text())[1] in services
     serve_parser().parse_args(services["sponge"]["command"])
 
 

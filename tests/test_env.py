@@ -86,8 +86,7 @@ def test_an_action_chooses_what_there_is_to_choose(name):
 
 
 def test_episodes_end_by_truncation_and_differ():
-    env = SpongeEnv(SHORT)
-    seeds = []
+    env, seeds = SpongeEnv(SHORT), []
     for seed in (3, None):
         _, info = env.reset(seed=seed)
         seeds.append(info["episode_seed"])

@@ -122,8 +122,7 @@ def episodes(draw):
         tasks = draw(st.sampled_from([(1.0,), (0.0, 1.0), (0.3, 0.4, 0.3), (0.0, 0.0, 0.0, 1.0)]))
         if shape == "set of models":
             share = 1.0 if arrivals else 1.0 + k
-            own = share, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals
-            kinds.append(config.RequestClass(*own))
+            kinds.append(config.RequestClass(share, slo_s * (k + 1), 2e4 * k, "abc"[k], arrivals))
             tasks = ()
         more = {"after": after if k else None, "fan_out_shares": tasks if len(tasks) > 1 else ()}
         initial = config.Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2)))

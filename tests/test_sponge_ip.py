@@ -106,8 +106,7 @@ def random_spec(rng, largest):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_exhaustive_search_on_random_states(seed):
-    rng = np.random.default_rng(seed)
-    feasible = 0
+    rng, feasible = np.random.default_rng(seed), 0
     for number in range(STATES):
         spec = random_spec(rng, largest=20)
         view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))

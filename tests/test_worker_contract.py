@@ -29,8 +29,7 @@ class Rig:
 
     def batch(self, size):
         self.batches += 1
-        first = self.batches * 1000
-        return Batch(self.batches, tuple(first + i for i in range(size)))
+        return Batch(self.batches, tuple(self.batches * 1000 + i for i in range(size)))
 
     def wait_until(self, condition):
         limit_s = self.worker.now() + PATIENCE_S

@@ -215,8 +215,7 @@ class Fleet:
         cores, on_nodes = self.target.cores, self._on_nodes(room)
         missing = range(self.target.replicas - len(self.staying))
         new = [node for _ in missing if (node := start_on(cores, len(room), on_nodes)) >= 0]
-        ready = len(self.members) - self.starting
-        self.limit(cores_that_fit(cores, ready, len(room), on_nodes))
+        self.limit(cores_that_fit(cores, len(self.members) - self.starting, len(room), on_nodes))
         self.grow(new)
 
     def _on_nodes(self, room: Sequence[int]) -> list[int]:

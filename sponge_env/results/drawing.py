@@ -85,8 +85,7 @@ def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:
         if drawn.get_window_extent().width < figure.bbox.width or columns == 1:
             break
         drawn.remove()
-    rows = drawn.get_window_extent().height / figure.dpi
-    figure.set_figheight(figure.get_figheight() + rows)
+    figure.set_figheight(figure.get_figheight() + drawn.get_window_extent().height / figure.dpi)
 
 
 def open_frame(ax: Axes) -> None:

@@ -101,8 +101,7 @@ def csv_files(comparison: Comparison) -> dict[str, str]:
 def read_rows(path: Path) -> pd.DataFrame:
     """Return what :func:`csv_text` wrote of cells or scores."""
     names = [*CELL, "group"]
-    rows = pd.read_csv(path, dtype=dict.fromkeys(names, str))
-    return rows.fillna(dict.fromkeys(names, ""))
+    return pd.read_csv(path, dtype=dict.fromkeys(names, str)).fillna(dict.fromkeys(names, ""))
 
 
 def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -94,8 +94,7 @@ def _settled_s(service_s, forecast):
     expected = forecast.rate_rps * service_s
     holds = batches >= expected + forecast.noise * np.sqrt(expected)
     holds[-1] = True
-    rows = np.minimum(holds.argmax(axis=0), batches - 1)
-    return service_s[rows, np.arange(service_s.shape[1])]
+    return service_s[np.minimum(holds.argmax(axis=0), batches - 1), np.arange(service_s.shape[1])]
 
 
 def _late_arrivals(spec, view, tables_s, clears_s, forecast):
