@@ -99,8 +99,9 @@ policies: setup  ## train the policies that ship, two at a time, two hours
 	  $(PY) train.py --agent $$agent "$$@" --run-dir $$run; touch $$run/whole; \
 	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'
 
-# The best constants on training seeds of a worker, and options of hpa tuned for it, as
-# "evaluate.py --suite live" and "python -m baselines.tune --suite live --agents hpa" find them.
+# The best constants on training seeds of a worker that is 1.25 times slower, and options of hpa
+# tuned for it, as "evaluate.py --suite live" and "python -m baselines.tune --suite live --agents
+# hpa" find them.
 HELD := --agent static hpa sponge-joint ppo-joint --option static.replicas=1 \
   --option static.batch=2 --option hpa.cores=10 --option hpa.target=0.5062 \
   --option hpa.min_replicas=5 --option hpa.down_window_s=147.7 \

@@ -30,13 +30,13 @@ ROUNDING_S = 1e-9  # Time by which a decision may come early by rounding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HPAConfig(BatchConfig):
-    """Options of :class:`HPA`; the defaults are those of Kubernetes."""
+    """Options of :class:`HPA`; the defaults are those of Kubernetes, but for ``cores``."""
 
     target: float = option(0.8, above=0, at_most=1)  # Utilisation of the ready replicas to hold
     period_s: float = option(15.0, above=0)  # Time between two checks of the mean utilisation
     down_window_s: float = option(300.0, at_least=0)  # Its highest recommendation bounds scaling in
     min_replicas: int = option(1, at_least=1)  # Fewest replicas that are held
-    cores: int = option(1, at_least=1)  # Of each replica, as far as it may have so many
+    cores: int = option(1, at_least=1)  # Of each replica, at most its limit
     policy_s: float = option(15.0, above=0)  # Time to double, or to grow by four if that is more
 
 

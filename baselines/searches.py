@@ -65,7 +65,7 @@ SEARCHES: Mapping[str, Space] = {
         "target": Range(0.3, 0.9, least=0.05, most=0.95),
         "down_window_s": Range(0.0, 600.0, least=0.0),
         "min_replicas": Range(1, 8, log=True, least=1),
-        "cores": Range(1, 4, log=True, least=1, most=16),
+        "cores": Range(1, 4, log=True, least=1, most=8),
         **_BATCH,
     },
     "ipa": {**_PLAN, "cores": Range(1, 4, least=1, most=4)},

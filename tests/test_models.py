@@ -123,12 +123,9 @@ def test_a_model_is_exported_once_and_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "name"),
-    [((5,), TensorProto.FLOAT, "float32"),
-     ((3, 8, 8), TensorProto.FLOAT, "float32"),
-     ((3, 8, 8), TensorProto.UINT8, "uint8"),
-     ((2, 3, 4, 5), TensorProto.UINT8, "uint8"),
-     ((), TensorProto.INT64, "int64"),
-     ((3, 4, 4), TensorProto.BOOL, "bool")],
+    [((5,), TensorProto.FLOAT, "float32"), ((3, 8, 8), TensorProto.FLOAT, "float32"),
+     ((3, 8, 8), TensorProto.UINT8, "uint8"), ((2, 3, 4, 5), TensorProto.UINT8, "uint8"),
+     ((), TensorProto.INT64, "int64"), ((3, 4, 4), TensorProto.BOOL, "bool")],
 )  # fmt: skip
 def test_any_onnx_file_will_do(tmp_path, shape, dtype, name):
     whole = ("batch", *shape)

@@ -1,6 +1,7 @@
 """Fixed fleets that are played in the shadow of whoever decides."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,23 @@ def asked_for(delay_s, rates_rps, held, missed=0):
 def test_replicas_get_room_to_start_once_staying_has_cost_as_much():
     asked = asked_for(1.8, [100] * 60, Allocation(2, 16, 8), missed=2)
     assert (asked[14].replicas, asked[-1].replicas) == (8, 15)
+
+
+def test_fewer_replicas_drain_a_queue_until_the_overload_ends(monkeypatch):
+    controller, held, asked = SpongeJoint(), [8], []
+    controller.reset(SPEC, seed=0)
+    says = {"to_hold": lambda *_: StageAllocation(1, 16, 8), "best_batch": lambda *_: 16}
+    says |= {
+        "observe": lambda *_: None,
+        "may_become": lambda _, *fleet: asked.append(fleet) or True,
+    }
+    monkeypatch.setattr(controller, "_shadow", SimpleNamespace(**says))
+    for planned, overloaded in ((8, True), (4, True), (4, True), (4, False)):
+        says |= {"replicas": lambda _, number=planned: [number], "overloaded": overloaded}
+        monkeypatch.setattr(controller, "_fleets", SimpleNamespace(**says))
+        view = busy_view(allocation=Allocation(2, 16, held[-1]), replicas_ready=held[-1] - 1)
+        held.append(controller.decide(view).replicas)
+    assert (held, asked) == ([8, 8, 4, 4, 8], [(3, 4), (3, 4)])
 
 
 def test_the_controller_follows_a_load_only_where_resizes_are_quick():

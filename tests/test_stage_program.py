@@ -228,14 +228,10 @@ def test_pulp_finds_no_other_cost(program):
 
 @pytest.mark.parametrize(
     ("total_cores", "give_up", "cores", "replicas"),
-    [
-        (16, "replicas, then cores", [4, 2], [2, 4]),
-        (5, "replicas, then cores", [3, 2], [1, 1]),
-        (14, "cores", [1, 2], [3, 5]),
-        (16, "starting replicas", [4, 2], [3, 3]),
-        (22, "cores", [4, 2], [3, 5]),
-    ],
-)
+    [(16, "replicas, then cores", [4, 2], [2, 4]), (5, "replicas, then cores", [3, 2], [1, 1]),
+     (14, "cores", [1, 2], [3, 5]), (16, "starting replicas", [4, 2], [3, 3]),
+     (22, "cores", [4, 2], [3, 5])],
+)  # fmt: skip
 def test_what_allocations_give_up_to_fit(total_cores, give_up, cores, replicas):
     stages = StageAllocation(4, 1, 3), StageAllocation(2, 1, 5)
     ready = (3, 1) if give_up == "starting replicas" else ()

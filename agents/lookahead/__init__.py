@@ -1,7 +1,8 @@
-"""``sponge-mpc`` and ``sponge-joint`` stand in :mod:`.controllers`.
+"""``sponge-mpc`` and ``sponge-joint``: simulate the next seconds and take the cheapest allocation.
 
-Read on in :mod:`.planner`, which sets a decision up, in :mod:`.kernel`, which prices allocations
-along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, which plays the queues.
+They are in :mod:`.controllers`. Read on in :mod:`.planner`, which sets a decision up, in
+:mod:`.kernel`, which prices allocations along the sample paths of :mod:`.paths`, and in
+:mod:`.tandem`, which plays the queues.
 """
 
 from .controllers import SpongeJoint as SpongeJoint

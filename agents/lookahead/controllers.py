@@ -76,6 +76,7 @@ class SpongeJoint(SpongeMPC):
         self._program = LookAhead(spec, self.config, self._times)
         self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
         self._going_to = 0  # Replicas of the constant that the present ones are left for
+        self._draining = False  # Whether there are fewer replicas until the overload ends
         alone = spec.is_one_model and not self.part_of_pipeline
         self._shadow = ShadowFleets(spec, self._times.table_s(0, 0)) if alone else None
 
@@ -89,24 +90,27 @@ class SpongeJoint(SpongeMPC):
         overloaded = self._fleets.overloaded
         constant = self._shadow.to_hold(view.now_s, overloaded) if self._shadow else None
         if self._shadow is None or constant is None:
+            if not overloaded:
+                self._going_to, self._draining = 0, False
             return self._program.choose(view, replicas, make_room=overloaded)
         return self._holding(constant, self._shadow, view, replicas[0])
 
     def _holding(
         self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
     ) -> Allocation:
-        """Return at least the constant, once the shadow says that it may be gone to."""
+        """Return at least the constant, if it may be gone to and no fewer replicas drain queues."""
         # Until then, all cores go to the present replicas.
         spec, first, overloaded = self.spec, view.first, self._fleets.overloaded
         asked_for = first.allocation.replicas
         ready = max(1, min(first.replicas_ready, asked_for))
-        reached = constant.replicas in (ready, asked_for)
-        if not reached:
+        if constant.replicas != asked_for:
             may_go = shadow.may_become(constant, ready, asked_for)
             self._going_to = constant.replicas if may_go else 0
         going = self._going_to == constant.replicas
         # What waits here does not wait in the shadow, and fewer replicas may serve it sooner.
-        held = (reached or going) and not (overloaded and replicas < ready)
+        fewer = replicas < min(ready, constant.replicas)
+        self._draining = overloaded and (self._draining or fewer)
+        held = (constant.replicas == asked_for or going) and not self._draining
         replicas = constant.replicas if held else replicas
         plan = self._program.choose(view, [replicas], make_room=going or overloaded)
         serving = max(1, min(first.replicas_ready, plan.replicas))

@@ -1,8 +1,8 @@
 """Requests in the order in which they are sent, drawn one at a time as they are needed.
 
 All requests that are drawn here have one payload, one base delay and one SLO, so they arrive
-in the order in which they were sent. A single ``System`` lists its requests, as
-do mixed classes: drawn and sorted before the episode (:mod:`sponge_env.simulation.workload`).
+in the order in which they were sent. Those of a ``System``, and of mixed classes, are drawn,
+sorted and listed before the episode (:mod:`sponge_env.simulation.workload`).
 """
 
 import math

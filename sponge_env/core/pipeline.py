@@ -3,7 +3,7 @@
 A request enters the first stage, or that of its model, with one task. A task that is done leads at
 once to as many tasks in every next stage as its fan-out says; a stage that follows several others
 gets one task when all that lead to it are done. The request is answered when its last task is.
-Where there is one stage, a request is its own task: only ``at`` and ``join`` are needed.
+Where there is one stage, a request is its own task, and no place is kept for it.
 """
 
 from sponge_env.core.compiled import compiled, inlined

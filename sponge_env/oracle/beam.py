@@ -128,8 +128,7 @@ def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> 
         batch = e.batch_max
         while batch > 0:
             _copy(s.branches, k, scratch)
-            w = branch(e, s.branches, scratch)
-            largest = serve(e, w, interval, cores, batch, replicas)
+            largest = serve(e, branch(e, s.branches, scratch), interval, cores, batch, replicas)
             _note(e, s, k, interval, cores, batch)
             batch = min(batch, largest) - 1
 

@@ -123,8 +123,7 @@ def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
     if intervals.empty:
         return intervals
     key = ["agent", *CELL]
-    durations_s = episodes.groupby(key, as_index=False)["duration_s"].max()
-    merged = intervals.merge(durations_s, on=key)
+    merged = intervals.merge(episodes.groupby(key, as_index=False)["duration_s"].max(), on=key)
     end_s = merged.groupby(key)["time_s"].transform("max")
     return merged[merged["time_s"] > end_s - merged["duration_s"] + 1e-6]
 

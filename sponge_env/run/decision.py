@@ -20,7 +20,7 @@ from sponge_env.scenario.spec import check_allocation
 
 
 @contextmanager
-def explained(said: Callable[[BaseException], SpongeError]) -> Iterator[None]:
+def failure_as_sentence(said: Callable[[BaseException], SpongeError]) -> Iterator[None]:
     """Turn whatever a user's code raises into a sentence; the working folder stays as it is."""
     folder = _working_folder()
     try:
@@ -151,7 +151,7 @@ def _named(controller: Controller, method: str) -> AbstractContextManager[None]:
         message = one_line(error, plain=False)
         return ControllerError(f"{_call(controller, method)} failed{place}: {message}")
 
-    return explained(said)
+    return failure_as_sentence(said)
 
 
 def _call(controller: Controller, method: str) -> str:

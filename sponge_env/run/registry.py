@@ -9,10 +9,9 @@ from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Controller
+from sponge_env.run.decision import failure_as_sentence, one_line
 from sponge_env.utils.installation import bundled, check_typed, look_here
 from sponge_env.utils.installation import imported as imported
-
-from .decision import explained, one_line
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them in a line
@@ -83,6 +82,6 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
 
 
 def _made(name: str, how: str) -> AbstractContextManager[None]:
-    return explained(
+    return failure_as_sentence(
         lambda error: ConfigError(f"agent {name!r} cannot be {how}: {one_line(error)}")
     )

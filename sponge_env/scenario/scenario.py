@@ -251,5 +251,4 @@ def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Sc
         raise ConfigError(
             f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
         )
-    profile = "local" if model == LOCAL_MODEL else f"local:{model}"
-    return replace(loaded, profile=profile)
+    return replace(loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}")

@@ -142,9 +142,7 @@ class Episode:
 
 
 def agents_of(cell, known):
-    able = list(known)
-    if not cell.shipped_policies:
-        able = [agent for agent in able if agent not in LEARNED]
+    able = [agent for agent in known if cell.shipped_policies or agent not in LEARNED]
     apart = set[str]() if cell.stages else FOR_STAGES
     able = [agent for agent in able if agent not in apart]
     return sorted([*able, *(VARIANTS if cell.variants else ())])

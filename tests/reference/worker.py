@@ -78,16 +78,9 @@ class SimulatedWorker:
     limiter = "simulated"
 
     def __init__(
-        self,
-        make_service,
-        initial,
-        *,
-        cold_start_s,
-        actuation_delay_s=0.0,
-        nodes=(1 << 30,),
-        cpu_cores=math.inf,
-        noise=lambda: 1.0,
-    ):
+        self, make_service, initial, *, cold_start_s, actuation_delay_s=0.0, nodes=(1 << 30,),
+        cpu_cores=math.inf, noise=lambda: 1.0,
+    ):  # fmt: skip
         """Start at time 0 with the initial replicas warm."""
         self._make_service, self._noise = make_service, noise
         self._cold_start_s, self._actuation_delay_s = cold_start_s, actuation_delay_s
