@@ -103,9 +103,8 @@ policies: setup  ## train the policies that ship, two at a time, two hours
 # tuned for it, as "evaluate.py --suite live" and "python -m baselines.tune --suite live --agents
 # hpa" find them.
 HELD := --agent static hpa sponge-joint ppo-joint --option static.replicas=1 \
-  --option static.batch=2 --option hpa.cores=10 --option hpa.target=0.5062 \
-  --option hpa.min_replicas=5 --option hpa.down_window_s=147.7 \
-  --option hpa.batch_slo_share=0.03923
+  --option hpa.cores=2 --option hpa.min_replicas=7 --option hpa.target=0.8963 \
+  --option hpa.down_window_s=26.79 --option hpa.batch_slo_share=0.4096
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, two hours
@@ -122,10 +121,10 @@ fidelity: setup  ## compare simulator and real worker anew, two hours
 	  "--steps 2000000" ppo; \
 	held() { \
 	  $(PY) -m sponge_env.fidelity --scenario $$1 --start warm --seed 1 --duration 45 $(HELD) \
-	    --option static.cores=$$2 --out runs/fidelity/$$1; \
+	    --option static.cores=$$2 --option static.batch=$$3 --out runs/fidelity/$$1; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
-	held swing-local 9; held flash-crowd-local 11
+	held swing-local 11 3; held flash-crowd-local 14 2
 
 docs: setup  ## write the generated pages again, and build the site in build/site
 	$(PY) -m benchmarks.results
