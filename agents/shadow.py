@@ -175,9 +175,9 @@ class ShadowFleets:
         return self._spec.resize_delay_s >= _SLOW * self._spec.interval_s
 
     def may_become(self, constant: StageAllocation, ready: int, asked_for: int) -> bool:
-        """Return whether to leave the fleet asked for, of which so many are ready, for a constant.
+        """Return whether to go from the fleet that was asked for to a constant.
 
-        It is if all fleets on the way serve the present load, or if that fleet would have
+        True if all fleets from the ready one on serve the load, or if that asked for would have
         missed as many more than the constant in the last minutes as the way costs (ski rental).
         """
         spec, most_cores, replicas = self._spec, self._spec.most_cores, constant.replicas

@@ -76,7 +76,7 @@ class SpongeJoint(SpongeMPC):
         self._program = LookAhead(spec, self.config, self._times)
         self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
         self._going_to = 0  # Replicas of the constant that the present ones are left for
-        self._draining = False  # Whether there are fewer replicas until the overload ends
+        self._draining = False  # Whether fewer replicas serve a queue until the overload ends
         alone = spec.is_one_model and not self.part_of_pipeline
         self._shadow = ShadowFleets(spec, self._times.table_s(0, 0)) if alone else None
 
@@ -98,7 +98,7 @@ class SpongeJoint(SpongeMPC):
     def _holding(
         self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
     ) -> Allocation:
-        """Return at least the constant, if it may be gone to and no fewer replicas drain queues."""
+        """Return at least the constant, unless the way costs too much or a queue drains first."""
         # Until then, all cores go to the present replicas.
         spec, first, overloaded = self.spec, view.first, self._fleets.overloaded
         asked_for = first.allocation.replicas
