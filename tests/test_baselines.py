@@ -104,8 +104,7 @@ class TestHPA:
 
     @pytest.mark.parametrize(("cores", "held"), [(3, (3, 5)), (99, (16, 1))])
     def test_replicas_of_any_size_find_room(self, cores, held):
-        nine = busy_view(allocation=Allocation(8, 2, 9))
-        answer = decide(HPA(cores=cores), nine, nodes=(16,))
+        answer = decide(HPA(cores=cores), busy_view(allocation=Allocation(8, 2, 9)), nodes=(16,))
         assert (answer.cores, answer.replicas) == held
 
     def test_looks_once_per_period_at_the_mean_utilisation(self):

@@ -27,7 +27,7 @@ from sponge_env.live.protocol import LiveConfig
 from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.option import positive
-from sponge_env.scenario.profile import LOCAL_MODEL, Facts, Profile, Sample, save_profile
+from sponge_env.scenario.profile import LOCAL_MODEL, MOST_OFF, Facts, Profile, Sample, save_profile
 from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import describe_host, describe_versions
 
@@ -182,8 +182,8 @@ def _noise(values: FloatArray) -> FloatArray:
 
 
 def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
-    """Summarise single runs' deviations, those of each cell with equal weight."""
-    cells = [to_quantiles(values, QUANTILES) for values in deviations]
+    """Summarise single runs' deviations, those of each cell with equal weight, within a limit."""
+    cells = [to_quantiles(v.clip(-MOST_OFF, MOST_OFF), QUANTILES) for v in deviations]
     return to_quantiles(np.concatenate(cells or [(0.0,)]), QUANTILES)
 
 
