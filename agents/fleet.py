@@ -58,7 +58,7 @@ class FleetOptions(Planning):
 class FleetTables(NamedTuple):
     """What stays the same for a stage during an episode, and memory that is overwritten."""
 
-    most_cores: IntArray  # (sizes,) cores that each of 1, 2, ... replicas can have
+    sizes: int  # The most replicas
     nodes: IntArray  # Cores of each node of the machine
     cpu_cores: float
     utilisation: float
@@ -153,23 +153,21 @@ def _ready_for_more(
     fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, late: bool
 ) -> int:
     """Return how many replicas to hold for the peak and a rise; none starts for a late request."""
-    # Only as many start for a rise as leave the ready ones the cores that they need meanwhile.
+    # Only as many start as leave the ready ones the cores that they need, or else could have.
     (highest_rps, coming_rps), held = _rates_to_come(fleet, moment), moment.replicas
     if late:
         return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))
     least = _serving(all_rps, _PEAK_ROOM * highest_rps, usual)
-    size, ready = _serving(all_rps, coming_rps, 1), moment.ready
-    newest_rps = 0.0
+    size, ready = max(least, _serving(all_rps, coming_rps, 1)), moment.ready
+    needed_rps, most_rps = 0.0, _meanwhile_rps(fleet, ready, held - ready)
     for rate_rps in moment.rates_rps[-_NEWEST:]:
-        newest_rps = max(newest_rps, rate_rps)
-    while size > max(least, held):
-        most = _most(fleet, ready, size - ready)
-        share = min(1.0, fleet.cpu_cores / (ready * most))
-        meanwhile_rps = ready * fleet.serves_rps[0, most - 1] * share
-        if meanwhile_rps >= newest_rps and all_rps[size - 1] >= all_rps[least - 1]:
+        needed_rps = min(most_rps, max(needed_rps, rate_rps))
+    while size > held:
+        serves_more = all_rps[size - 1] >= all_rps[(least if size > least else held) - 1]
+        if serves_more and _meanwhile_rps(fleet, ready, size - ready) >= needed_rps:
             break
         size -= 1
-    return size if size > least and all_rps[size - 1] >= all_rps[least - 1] else least
+    return size if size < least or all_rps[size - 1] >= all_rps[least - 1] else least
 
 
 @compiled
@@ -181,16 +179,13 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
     # serve the rate and no request must be late. A ready one is given up only if all of them would
     # never end the backlog, and fewer would, with more cores each.
     (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
-    soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
+    soonest_s, most_rps, sizes = math.inf, 0.0, fleet.sizes
     for size in range(sizes):
-        replicas, cores = size + 1, fleet.most_cores[size]
-        each_rps = fleet.serves_rps[0, cores - 1] * min(1.0, fleet.cpu_cores / (replicas * cores))
-        all_rps[size] = replicas * each_rps
+        replicas = size + 1
+        all_rps[size] = _meanwhile_rps(fleet, replicas, 0)
         # Those that start count only once all are warm, to the disadvantage of larger fleets.
         serving = min(replicas, ready)
-        most = _most(fleet, serving, replicas - serving)
-        share = min(1.0, fleet.cpu_cores / (serving * most))
-        short_rps = rate_rps - serving * fleet.serves_rps[0, most - 1] * share
+        short_rps = rate_rps - _meanwhile_rps(fleet, serving, replicas - serving)
         wait_s, long_rps = moment.wait[size] * fleet.cold_start_s, rate_rps - all_rps[size]
         end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
         soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
@@ -225,7 +220,7 @@ def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: f
 @compiled
 def _cheapest(fleet: FleetTables, moment: Moment) -> int:
     """Return the first step of the cheapest path, in units of cold starts."""
-    step, value, sizes = fleet.step, fleet.value, fleet.most_cores.size
+    step, value, sizes = fleet.step, fleet.value, fleet.sizes
     rates_rps = moment.rates_rps[-SMOOTHED:]
     rate_rps = pairwise_sum(rates_rps) / rates_rps.size
     _write_steps(fleet, moment)
@@ -257,7 +252,7 @@ def _cheapest(fleet: FleetTables, moment: Moment) -> int:
 def _write_steps(fleet: FleetTables, moment: Moment) -> None:
     """Write the cost of each step from one size to another, over a cold start."""
     # Going to fewer replicas, all are warm at once; going to more, new ones hold one core.
-    coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
+    coming, sizes, least_rps = moment.coming_rps, fleet.sizes, 0.0
     # In a pipeline, what the other stages need is not known, so the rate has to do.
     if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
         least_rps = moment.lasting_rps
@@ -289,6 +284,14 @@ def _most(fleet: FleetTables, serving: int, starting: int) -> int:
     """Return the most cores of each replica that serves; each that starts has one."""
     cores_max: int = fleet.serves_rps.shape[1]
     return min(cores_max, _most_cores(fleet.nodes, serving, starting))
+
+
+@compiled
+def _meanwhile_rps(fleet: FleetTables, serving: int, starting: int) -> float:
+    """Return what replicas serve on all cores of the machine while others start."""
+    most = _most(fleet, serving, starting)
+    share = min(1.0, fleet.cpu_cores / (serving * most))
+    return float(serving * fleet.serves_rps[0, most - 1] * share)
 
 
 @compiled
@@ -325,8 +328,7 @@ class FleetPlanner:
         self._config, self._spec = config, spec
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._fleet = FleetTables(
-            most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
-            nodes=np.array(spec.nodes), cpu_cores=float(spec.first.cpu_cores),
+            sizes=sizes, nodes=np.array(spec.nodes), cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual), reluctance=reluctance,
             slo_s=float(spec.slo_s), cold_start_s=float(self._cold_start * spec.interval_s),
             in_pipeline=in_pipeline, serves_rps=np.empty((2, cores_max)),
@@ -359,7 +361,7 @@ class FleetPlanner:
         serving, lasting_rps = max(view.first.replicas_ready, 1), -1.0
         loading_s = max(self._spec.first.cold_start_s, 1e-9)
         starting = [min(left_s / loading_s, 1.0) for left_s in view.first.starting_s]
-        wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.most_cores.size
+        wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.sizes
         if windows := self._config.overload_windows:
             # A burst after an outage of the network lasts an interval or two.
             lasting = rates_rps[-windows:]
@@ -368,7 +370,7 @@ class FleetPlanner:
         last = view.last
         missing = last is not None and last.avoidable_violations > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
-        held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
+        held = current, min(serving, current), serving, np.array(wait[: fleet.sizes])
         known = rates_rps[-self._peak_ago :], self._peak, self._cold_start, coming_rps
         moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)

@@ -123,8 +123,7 @@ class SystemModel:
         """Lay a decision out, for so many replicas of each stage."""
         spec, states = self._spec, []
         rate_rps, noise, low_s, high_s = forecast
-        until_s = spec.interval_s + spec.resize_delay_s
-        arrivals = max(0, math.ceil(rate_rps * until_s - ROUNDING))
+        arrivals = max(0, math.ceil(rate_rps * (spec.interval_s + spec.resize_delay_s) - ROUNDING))
         for k, stage in enumerate(view.stages):
             row, cores = self._row(k, stage), stage.cores_in_force
             running = self._running(k, row, stage, replicas[k], view.now_s)

@@ -121,8 +121,7 @@ def _later_ticks(tables: StageTables, state: StageLoad, service: Service, steady
     if queued:
         last = (queued - 1) // service.batch
         wait_s = max(wait_s, lateness.done_s(service, last, queued) - tables.before_s)
-    whole_s = wait_s + steady.tasks_s
-    return int(min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS))
+    return int(min(math.ceil((wait_s + steady.tasks_s) / tables.tick_s - ROUNDING), TICKS))
 
 
 class StageProgram:

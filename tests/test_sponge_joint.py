@@ -72,6 +72,7 @@ def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
     answer = decide(flood, machine)
     assert answer.cores == 2
     assert answer.replicas == 4 + 11 - 4 * 2, "warm replicas do not go for larger ones"
+    assert fleet_size([8.0] * 60 + [64.0] * 5, 3, 3, spec=MACHINE) == 4, "but one is not in use"
 
 
 def test_replicas_are_ready_or_start_or_are_asked_for_now():
