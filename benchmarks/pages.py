@@ -83,7 +83,7 @@ def _place(path: Path) -> Path:
 
 def _text(path: Path) -> str:
     if path.is_dir():
-        names = sorted(each.name for each in path.iterdir() if each.name[0] not in "._")
+        names = sorted({p.name for p in path.iterdir() if p.name[0] not in "._"} - {"runs"})
         return f"# {path.name}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
     if path.suffix == ".md":
         return path.read_text()

@@ -51,8 +51,7 @@ def taken_ns(work: Callable[[], object]) -> NDArray[np.float64]:
 
 def _clocks_s() -> NDArray[np.float64]:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = time.process_time() + ended.ru_utime + ended.ru_stime
-    return np.array([cpu_s, time.perf_counter()])
+    return np.array([time.process_time() + ended.ru_utime + ended.ru_stime, time.perf_counter()])
 
 
 def measure(only_gate: bool) -> dict[str, list[float]]:

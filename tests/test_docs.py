@@ -92,7 +92,6 @@ BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```(\w*)\n(.*?)^```", re.MULTILIN
 OF_A_READER = {  # files of traces/ that stand for those that pages name
     "my-4g.log": "recorded/3g-bus.txt",
     "my-load.csv": "arrivals-bursty-600s.csv",
-    "my-variants.toml": "scenarios/variants.toml",
 }
 
 

@@ -202,7 +202,7 @@ def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupte
     program = program_for(scales_out=info.every > 0)
     text = f"""\
 policy       {policy}
-best         after {info.steps} of {info.planned} steps, by validation
+best{" so far" * interrupted:9}after {info.steps} of {info.planned} steps, by validation
 reached      {reached(**means["policy"])}; the program {program} {reached(**means["program"])}
 evaluate it  {cli.program("evaluate")} {shlex.join(follow)}
 TensorBoard  {cli.tool("tensorboard")} --logdir {folder}

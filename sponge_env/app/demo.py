@@ -56,5 +56,6 @@ def findings(summaries: Path) -> str:
     return (
         f"Deadlines missed on the real worker, and cores held: {', '.join(found['live'])}.\n"
         f"The same in the simulator: {', '.join(found['sim'])}.\n"
-        "That was one run of each, on a machine whose speed drifts; sponge fidelity repeats them."
+        "Each ran once, from a cold start, on a machine whose speed drifts; fixed-fleet is sized "
+        "in the simulator. sponge fidelity repeats such runs."
     )

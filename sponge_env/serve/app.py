@@ -99,7 +99,7 @@ def _announce(options: ServeOptions, stop: Stop) -> None:
     text = f"serving at http://{authority(options.host, options.port)}"
     if options.grpc_port is not None:
         text += f" and grpc://{authority(options.host, options.grpc_port)}"
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{text}\na browser shows its page; Ctrl-C ends it once all is answered\n")
     sys.stdout.flush()
 
 
