@@ -65,6 +65,7 @@ class FleetTables(NamedTuple):
     reluctance: float
     slo_s: float
     cold_start_s: float
+    at_once: bool  # Whether replicas start too soon to take cores from others
     in_pipeline: bool
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
@@ -153,18 +154,18 @@ def _ready_for_more(
     fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, late: bool
 ) -> int:
     """Return how many replicas to hold for the peak and a rise; none starts for a late request."""
-    # Only as many start as leave the ready ones the cores that they need, or else could have.
+    # None starts on cores that the ready ones need and could have, or for a fleet that serves less.
     (highest_rps, coming_rps), held = _rates_to_come(fleet, moment), moment.replicas
     if late:
         return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))
     least = _serving(all_rps, _PEAK_ROOM * highest_rps, usual)
     size, ready = max(least, _serving(all_rps, coming_rps, 1)), moment.ready
-    needed_rps, most_rps = 0.0, _meanwhile_rps(fleet, ready, held - ready)
+    needed_rps, most_rps = 0.0, _at_most_rps(fleet, ready, held - ready)
     for rate_rps in moment.rates_rps[-_NEWEST:]:
         needed_rps = min(most_rps, max(needed_rps, rate_rps))
-    while size > held:
-        serves_more = all_rps[size - 1] >= all_rps[(least if size > least else held) - 1]
-        if serves_more and _meanwhile_rps(fleet, ready, size - ready) >= needed_rps:
+    while size > held and not fleet.at_once:
+        serves_less = all_rps[size - 1] < all_rps[(least if size > least else held) - 1]
+        if not serves_less and _at_most_rps(fleet, ready, size - ready) >= needed_rps:
             break
         size -= 1
     return size if size < least or all_rps[size - 1] >= all_rps[least - 1] else least
@@ -182,10 +183,10 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.sizes
     for size in range(sizes):
         replicas = size + 1
-        all_rps[size] = _meanwhile_rps(fleet, replicas, 0)
+        all_rps[size] = _at_most_rps(fleet, replicas, 0)
         # Those that start count only once all are warm, to the disadvantage of larger fleets.
         serving = min(replicas, ready)
-        short_rps = rate_rps - _meanwhile_rps(fleet, serving, replicas - serving)
+        short_rps = rate_rps - _at_most_rps(fleet, serving, replicas - serving)
         wait_s, long_rps = moment.wait[size] * fleet.cold_start_s, rate_rps - all_rps[size]
         end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
         soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
@@ -287,8 +288,8 @@ def _most(fleet: FleetTables, serving: int, starting: int) -> int:
 
 
 @compiled
-def _meanwhile_rps(fleet: FleetTables, serving: int, starting: int) -> float:
-    """Return what replicas serve on all cores of the machine while others start."""
+def _at_most_rps(fleet: FleetTables, serving: int, starting: int) -> float:
+    """Return the most that replicas serve on machine and CPU, beside others that start."""
     most = _most(fleet, serving, starting)
     share = min(1.0, fleet.cpu_cores / (serving * most))
     return float(serving * fleet.serves_rps[0, most - 1] * share)
@@ -333,7 +334,7 @@ class FleetPlanner:
             slo_s=float(spec.slo_s), cold_start_s=float(self._cold_start * spec.interval_s),
             in_pipeline=in_pipeline, serves_rps=np.empty((2, cores_max)),
             step=np.empty((sizes, sizes)), value=np.empty((2, sizes)),
-            samples=np.empty((3, 2 * SAMPLES)),
+            samples=np.empty((3, 2 * SAMPLES)), at_once=2 * ready_s <= spec.interval_s,
         )  # fmt: skip
         # Compile it now, so that no decision waits for it.
         one = np.ones(1)

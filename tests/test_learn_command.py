@@ -120,7 +120,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_what_it_reached(monkeypat
     printed = capsys.readouterr().out
     follow = f"evaluate.py --agent ppo {conditions}"
     assert f"{follow} --policy elsewhere/one/policy.safetensors\n" in printed
-    assert re.search(r"best +after \d+ of 64 steps, by validation", printed)
+    assert re.search(r"best so far +after \d+ of 64 steps, by validation", printed)
     more = f"{line} --resume elsewhere/one"
     assert f"interrupted; go on with\n  {cli.program('train')} {more}\n" in printed
     assert json.loads(Path("elsewhere/one/learn.json").read_text())["hidden"] == [8, 8]

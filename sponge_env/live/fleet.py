@@ -251,8 +251,7 @@ class Fleet:
         """Stop replicas beyond a number, in the order of the core; busy ones finish their batch."""
         surplus = []
         while len(staying := self.staying) > replicas:
-            here = self._on_nodes(room)
-            pairs = zip(room, here[STAYING::4], strict=True)
+            pairs = zip(room, self._on_nodes(room)[STAYING::4], strict=True)
             left = [cores - self.target.cores * count for cores, count in pairs]
             ranks = [(m.state > 0, left[m.node], m.state, -m.replica.id) for m in staying]
             surplus.append(staying[ranks.index(min(ranks))])

@@ -66,8 +66,8 @@ async def run_servers(
 ) -> None:
     """Serve an engine until it stops, at SIGINT or SIGTERM, or when ``Stop`` is called.
 
-    ``listening`` is called once clients are served, with the ports in use; without it, a line on
-    stdout says where. To end, the engine is drained (it is not ready from then on), all answers go
+    ``listening`` is called once clients are served, with the ports in use; without it, lines on
+    stdout say where. To end, the engine is drained (it is not ready from then on), all answers go
     out, and the servers stop; another signal then ends the process. A port in use is a
     ``ConfigError``.
     """
@@ -99,7 +99,7 @@ def _announce(options: ServeOptions, stop: Stop) -> None:
     text = f"serving at http://{authority(options.host, options.port)}"
     if options.grpc_port is not None:
         text += f" and grpc://{authority(options.host, options.grpc_port)}"
-    sys.stdout.write(f"{text}\na browser shows its page; Ctrl-C ends it once all is answered\n")
+    sys.stdout.write(f"{text}\nopen it in a browser; Ctrl-C ends the server\n")
     sys.stdout.flush()
 
 

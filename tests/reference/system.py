@@ -225,8 +225,7 @@ class System:
         old = before[-1]
         end_s = started_s + row_s[old - 1]
         for time_s, new in in_force[len(before) :]:
-            left_s = max(0.0, end_s - time_s)
-            end_s, old = time_s + left_s * row_s[new - 1] / row_s[old - 1], new
+            end_s, old = time_s + max(0.0, end_s - time_s) * row_s[new - 1] / row_s[old - 1], new
         return float(end_s)
 
     def _remember(self):
