@@ -126,22 +126,18 @@ class ShadowFleets:
         self._places: dict[tuple[int, int], list[int]] = {}
         for place, (replicas, cores, _) in enumerate(sizes.tolist()):
             self._places.setdefault((replicas, cores), []).append(place)
-        self._intervals, self._rng = 0, np.random.default_rng(0)
+        self._intervals = 0
         self._until_s, self._next_s = -math.inf, _HELD_S
         play(self._fleets, np.ascontiguousarray(measured_s), np.empty(0), np.empty(0), 0.0, 0.0)
 
     def observe(self, view: SystemView, service_s: FloatArray) -> None:
         """Play the interval that has passed; a batch takes (cores, batches) seconds."""
-        spec, budgets_s = self._spec, view.budgets_s
-        from_s, places = view.now_s - spec.interval_s, self._rng.random(budgets_s.size)
-        # A view does not say when they came within the interval.
-        places.sort()
-        came_s, possible = from_s + spec.interval_s * places, budgets_s >= self._fastest_s
-        due_s = (came_s + budgets_s)[possible]
+        possible = view.budgets_s >= self._fastest_s
+        came_s, due_s = view.arrived_s[possible], (view.arrived_s + view.budgets_s)[possible]
         table_s = np.ascontiguousarray(service_s * _CAUTION)
-        play(self._fleets, table_s, came_s[possible], due_s, from_s, view.now_s)
+        play(self._fleets, table_s, came_s, due_s, view.now_s - self._spec.interval_s, view.now_s)
         last, oldest = view.last, self._counts[self._intervals % len(self._counts)]
-        self._last[-2:] = last.avoidable_violations if last is not None else 0, budgets_s.size
+        self._last[-2:] = last.avoidable_violations if last is not None else 0, possible.size
         self._sums += self._last - oldest
         oldest[:] = self._last
         self._intervals += 1

@@ -382,6 +382,7 @@ class SystemView:
     now_s: float
     stages: tuple[StageView, ...]  # All stages, in their order; one in most systems
     allocation: Allocation  # The last one asked for, in force after ``spec.resize_delay_s``
+    arrived_s: FloatArray  # (arrived,) when the last interval's arrivals came, ascending
     delays_s: FloatArray  # (arrived,) communication delays of the last interval's arrivals
     budgets_s: FloatArray  # (arrived,) budgets the last interval's arrivals had when they arrived
     mean_delays_s: FloatArray

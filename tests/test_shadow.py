@@ -54,12 +54,13 @@ def test_it_misses_what_the_core_counts(name):
         assert own == pytest.approx(sum(system.columns()["outcome"] != "on_time"), abs=2), size
 
 
-def shadow_of(spec, rate_rps, intervals, missed=0):
+def shadow_of(spec, rate_rps, intervals, missed=0, together=False):
     """Return fleets that have seen a steady load, of which so much was missed each second."""
     shadow = ShadowFleets(spec, table_s := spec.first.service_s(0))
     for second in range(1, intervals + 1):
         last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)
-        shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last), table_s)
+        came = {"arrived_s": np.full(rate_rps, second - 0.5)} if together else {}
+        shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last, **came), table_s)
     return shadow
 
 
@@ -69,6 +70,7 @@ def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more():
     shadow = shadow_of(SPEC, 20, 40, missed=1)
     held = shadow.to_hold(40.0, overloaded=False)
     assert held == StageAllocation(1, held.batch, 3)
+    assert shadow_of(SPEC, 20, 40, 1, together=True).to_hold(40.0, overloaded=False).replicas == 4
     assert shadow.to_hold(639.0, overloaded=False) == held
     assert shadow_of(SPEC, 20, 40).to_hold(40.0, overloaded=False) is None
     flood = [shadow_of(SPEC, 150, 40, missed=n).to_hold(40.0, overloaded=False) for n in (33, 38)]
@@ -77,8 +79,7 @@ def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more():
 
 
 def test_it_is_held_for_twice_as_long_each_time():
-    shadow = shadow_of(SPEC, 20, 40, missed=1)
-    ends = [40.0]
+    shadow, ends = shadow_of(SPEC, 20, 40, missed=1), [40.0]
     for seconds in (600.0, 1200.0, 2400.0, 3600.0, 3600.0):
         assert shadow.to_hold(ends[-1], overloaded=False) is not None
         ends.append(ends[-1] + seconds)

@@ -73,8 +73,7 @@ def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
     assert answer.cores == 2
     assert answer.replicas == 4 + 11 - 4 * 2, "warm replicas do not go for larger ones"
     at_once, crowd = with_first(MACHINE, cold_start_s=0.0), [8.0] * 60 + [64.0] * 5
-    sizes = [fleet_size(crowd, 3, 3, spec=spec) for spec in (MACHINE, at_once)]
-    assert sizes == [4, 16], "of 16 cores one is free, unless replicas start at once"
+    assert [fleet_size(crowd, 3, 3, spec=s) for s in (MACHINE, at_once)] == [4, 16], "one is free"
 
 
 def test_replicas_are_ready_or_start_or_are_asked_for_now():

@@ -34,7 +34,9 @@ def make_view(**changes):
     own |= {name: changes.pop(name) for name in SEEN_OF_STAGE & changes.keys()}
     network = ("delays_s", "budgets_s", "mean_delays_s", "bandwidths_bytes_per_s")
     known = {"now_s": 0.0, **dict.fromkeys(network, NOTHING), "stages": (StageView(**own),)}
-    return SystemView(**{**known, **changes})
+    seen = {**known, **changes}
+    came_s = seen["now_s"] - np.linspace(1, 0, len(seen["budgets_s"]), endpoint=False)
+    return SystemView(**{"arrived_s": came_s, **seen})
 
 
 def with_first(system, **changes):

@@ -18,6 +18,7 @@ from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 Rule = Literal["proportional", "equal"]
 """How an SLO is divided among the stages of the longest path through a pipeline."""
 
+_OF_ARRIVALS = "arrived_s", "delays_s", "budgets_s"
 _HANDED_ON_S = 1e-3  # Time that a task is taken to need on the way from the stage before
 
 _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
@@ -65,7 +66,7 @@ def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: f
     seen: dict[str, Any] = {"budgets_s": view.budgets_s - later_s}
     if k:
         joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0
-        seen["delays_s"] = np.full(joined, _HANDED_ON_S)
+        seen["arrived_s"], seen["delays_s"] = np.full((2, joined), [[view.now_s], [_HANDED_ON_S]])
         seen["budgets_s"] = spec.slo_s * share - seen["delays_s"]
         seen["mean_delays_s"] = np.full_like(view.mean_delays_s, _HANDED_ON_S)
     if view.last is not None and stage.last is not None and len(view.stages) > 1:
@@ -82,7 +83,7 @@ def model_view(view: SystemView, k: int, past_s: list[float]) -> SystemView:
     """Return what one of a set of models shows; ``past_s`` are the mean delays of its arrivals."""
     # The last interval's is added to these; earlier intervals have the means of all models.
     own, part = view.enters == k, slice(k, k + 1)
-    seen: dict[str, Any] = {"delays_s": view.delays_s[own], "budgets_s": view.budgets_s[own]}
+    seen: dict[str, Any] = {name: getattr(view, name)[own] for name in _OF_ARRIVALS}
     if view.last is not None:
         past_s.append(float(np.mean(seen["delays_s"])) if own.any() else (past_s or [math.nan])[-1])
         measured = [*view.last.stages.values()][k]

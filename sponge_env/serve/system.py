@@ -107,8 +107,9 @@ class ServedSystem(LiveSystem):
         self._table = RowTable(queue_max, max(1, len(scenario.models)))  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # Rows of the ledger read in this interval
-        self._arriving: list[tuple[float, float, int]] = []  # Delay, budget and stage of calls
-        self._arrivals = np.zeros((3, 0))
+        self._arriving: list[tuple[float, float, float, int]] = []
+        """When calls came, their delays, budgets and stages."""
+        self._arrivals = np.zeros((4, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
         self._waiting = False  # Whether anything may wait in the queues
@@ -195,11 +196,11 @@ class ServedSystem(LiveSystem):
         while not self.is_closed:
             self._drive(self._closing_s)
 
-    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
-        return self._arrivals[0], self._arrivals[1], self._arrivals[2].astype(np.int64)
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
+        return *self._arrivals[:3], self._arrivals[3].astype(np.int64)
 
     def _next_arrivals(self, offered: int) -> None:
-        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 3).T
+        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 4).T
         self._arriving = []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
@@ -277,7 +278,7 @@ class ServedSystem(LiveSystem):
         # Only what waits has a row of its own.
         has_row, row = self._table.has_room(call.stage), self._table.next
         times_s = sent_s, now_s, deadline_s
-        self._arriving.append((now_s - sent_s, deadline_s - now_s, call.stage))
+        self._arriving.append((now_s, now_s - sent_s, deadline_s - now_s, call.stage))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
         own = OpenCall(ticket, row, now_s, submitted.done, now_s, call.stage)

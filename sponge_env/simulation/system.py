@@ -92,11 +92,11 @@ class System(ABC):
         setup.room.hold(self.spec, 2 * max(1, self._workload.id.size), self.max_tasks)
         return list_requests(setup.allocate(1), 0, self._workload)
 
-    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, IntArray]:
-        """Return delays, budgets and stages entered, (arrived,) each, of the last interval."""
-        arrived = slice(*self._arrived)
-        delays_s, budgets_s = self._delays_s[arrived].copy(), self._budgets_s[arrived].copy()
-        return delays_s, budgets_s, self._workload.enters[arrived]
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
+        """Return when they came, delays, budgets and stages entered, (arrived,) each."""
+        own, seen = slice(*self._arrived), self._workload
+        delays_s, budgets_s = self._delays_s[own].copy(), self._budgets_s[own].copy()
+        return seen.arrival_s[own].copy(), delays_s, budgets_s, seen.enters[own]
 
     def _next_arrivals(self, offered: int) -> None:
         """Note how many have arrived in the interval that is over."""
@@ -156,8 +156,8 @@ class System(ABC):
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self.allocation.stages)))
         mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
-        delays_s, budgets_s, enters = self._last_arrivals()
-        past = delays_s, budgets_s, mean_delays_s, bandwidths, self._last
+        arrived_s, delays_s, budgets_s, enters = self._last_arrivals()
+        past = arrived_s, delays_s, budgets_s, mean_delays_s, bandwidths, self._last
         view = SystemView(now_s, stages, self.allocation, *past, enters)
         self._ready = view.ready
         return view
@@ -269,7 +269,7 @@ class System(ABC):
                     share = answered / values["answered"] if values["answered"] else math.nan
                     values[SHARE + variant.called] = float(share)
         if self.spec.models:
-            _, budgets_s, enters = self._last_arrivals()
+            _, _, budgets_s, enters = self._last_arrivals()
             hopeless = budgets_s < self._arrays.models[0]["hopeless_below_s"][enters]
             for k, values in enumerate(found.values()):
                 came, own = enters == k, ended[ended["stage"] == k]

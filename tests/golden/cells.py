@@ -143,8 +143,7 @@ class Episode:
 
 def agents_of(cell, known):
     able = [agent for agent in known if cell.shipped_policies or agent not in LEARNED]
-    apart = set[str]() if cell.stages else FOR_STAGES
-    able = [agent for agent in able if agent not in apart]
+    able = [agent for agent in able if cell.stages or agent not in FOR_STAGES]
     return sorted([*able, *(VARIANTS if cell.variants else ())])
 
 

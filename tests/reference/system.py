@@ -208,8 +208,7 @@ class System:
                 request.outcome = "queued"
                 self._enqueue(request)
                 continue
-            answered = "on_time" if in_time else "late"
-            request.outcome = answered if completion.ok else "failed"
+            request.outcome = ("on_time" if in_time else "late") if completion.ok else "failed"
             request.started_s, request.finished_s = completion.started_s, completion.finished_s
             request.batch_size, request.replica = len(requests), completion.replica
             self._ended.append(request)
