@@ -166,9 +166,9 @@ def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less():
 def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes():
     spec = make_spec(nodes=(16,), interval_s=10.0)  # few intervals last long
     guard, guarded = Guard(calm_policy(), spec, scales_out=False), []
-    for interval in range(280):
-        last = measured(4) if interval in (40, 150) else measured(0)
-        view = dataclasses.replace(busy_view(), last=last, now_s=10.0 * interval)
+    for now_s in range(0, 2800, 10):
+        came_s = now_s - np.linspace(10, 0, 20, endpoint=False)
+        view = busy_view(last=measured(4 * (now_s in (400, 1500))), now_s=now_s, arrived_s=came_s)
         guarded.append(guard.watch(shown(view), view)[1] is not None)
     runs = [(each, len(list(group))) for each, group in groupby(guarded)]
     first, again = [(False, 40), (True, 60)], [(False, 50), (True, 120)]
