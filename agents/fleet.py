@@ -65,7 +65,7 @@ class FleetTables(NamedTuple):
     reluctance: float
     slo_s: float
     cold_start_s: float
-    at_once: bool  # Whether replicas start too soon to take cores from others
+    at_once: bool  # Whether replicas start within half an interval: they take no cores then
     in_pipeline: bool
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
@@ -154,7 +154,7 @@ def _ready_for_more(
     fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, late: bool
 ) -> int:
     """Return how many replicas to hold for the peak and a rise; none starts for a late request."""
-    # None starts on cores that the ready ones need and could have, or for a fleet that serves less.
+    # None starts if the ready ones lose cores that they need, or if the larger fleet serves less.
     (highest_rps, coming_rps), held = _rates_to_come(fleet, moment), moment.replicas
     if late:
         return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))
@@ -289,7 +289,7 @@ def _most(fleet: FleetTables, serving: int, starting: int) -> int:
 
 @compiled
 def _at_most_rps(fleet: FleetTables, serving: int, starting: int) -> float:
-    """Return the most that replicas serve on machine and CPU, beside others that start."""
+    """Return the highest rate that replicas serve while others start."""
     most = _most(fleet, serving, starting)
     share = min(1.0, fleet.cpu_cores / (serving * most))
     return float(serving * fleet.serves_rps[0, most - 1] * share)

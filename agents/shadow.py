@@ -133,9 +133,10 @@ class ShadowFleets:
     def observe(self, view: SystemView, service_s: FloatArray) -> None:
         """Play the interval that has passed; a batch takes (cores, batches) seconds."""
         possible = view.budgets_s >= self._fastest_s
-        came_s, due_s = view.arrived_s[possible], (view.arrived_s + view.budgets_s)[possible]
-        table_s = np.ascontiguousarray(service_s * _CAUTION)
-        play(self._fleets, table_s, came_s, due_s, view.now_s - self._spec.interval_s, view.now_s)
+        came_s, table_s = view.arrived_s[possible], np.ascontiguousarray(service_s * _CAUTION)
+        due_s, from_s = came_s + view.budgets_s[possible], view.now_s - self._spec.interval_s
+        # An interval in which a decision came late is longer.
+        play(self._fleets, table_s, came_s, due_s, came_s.min(initial=from_s), view.now_s)
         last, oldest = view.last, self._counts[self._intervals % len(self._counts)]
         self._last[-2:] = last.avoidable_violations if last is not None else 0, possible.size
         self._sums += self._last - oldest

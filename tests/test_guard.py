@@ -166,7 +166,7 @@ def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less():
 def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes():
     spec = make_spec(nodes=(16,), interval_s=10.0)  # few intervals last long
     guard, guarded = Guard(calm_policy(), spec, scales_out=False), []
-    for now_s in range(0, 2800, 10):
+    for now_s in np.arange(0.0, 2800.0, 10.0):
         came_s = now_s - np.linspace(10, 0, 20, endpoint=False)
         view = busy_view(last=measured(4 * (now_s in (400, 1500))), now_s=now_s, arrived_s=came_s)
         guarded.append(guard.watch(shown(view), view)[1] is not None)

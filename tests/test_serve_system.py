@@ -188,7 +188,7 @@ def test_controllers_see_all_requests_that_arrived_those_refused_too(scenario):
     for k in range(30):
         client.submit_at(0.1 + 0.01 * k, 0.5 if k % 3 == 0 else -1.0)
     metrics, view = client.step(asked(scenario, 4, 4, 1)), client.system.view()
-    assert metrics.offered == view.delays_s.size == 30
+    assert metrics.offered == view.delays_s.size == view.arrived_s.size == 30
     count = len(view.stages)
     assert [stage.arrivals.tolist() for stage in view.stages] == [[30 / count]] * count
 

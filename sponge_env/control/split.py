@@ -61,7 +61,7 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
 
 def stage_view(view: SystemView, spec: SystemSpec, k: int, share: float, rest: float) -> SystemView:
     """Return what a stage's own controller sees, by its share of the SLO and that of the rest."""
-    # Tasks that joined a later stage are taken to have spent exactly the earlier shares.
+    # Tasks of a later stage are taken to have spent exactly the earlier shares, and to come now.
     stage, later_s = view.stages[k], spec.slo_s * rest
     seen: dict[str, Any] = {"budgets_s": view.budgets_s - later_s}
     if k:

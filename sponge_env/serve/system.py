@@ -197,7 +197,7 @@ class ServedSystem(LiveSystem):
             self._drive(self._closing_s)
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
-        return *self._arrivals[:3], self._arrivals[3].astype(np.int64)
+        return *self._arrivals[:3].copy(), self._arrivals[3].astype(np.int64)
 
     def _next_arrivals(self, offered: int) -> None:
         self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 4).T
