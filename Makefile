@@ -11,7 +11,7 @@ SOURCES := $(shell find *.py agents baselines benchmarks examples sponge_env tes
 
 # The suites of docs/results.md, and what python -m sponge_env.fidelity wrote beside them.
 RESULTS := runs/results
-SUITES := $(basename $(notdir $(wildcard traces/suites/*-v1.toml))) stages
+SUITES := $(basename $(notdir $(wildcard traces/suites/*-v1.toml)))
 FIDELITY := $(wildcard docs/fidelity*.json)
 
 # Policies of one model learn the scenarios of a suite, those of variants and pipelines the cells of

@@ -127,8 +127,7 @@ def _resized_s(tables: StageTables, state: StageLoad, old_s: float, new_s: float
     since_s = max(tables.delay_s, state.ready_s)
     if old_s <= since_s:
         return old_s
-    left = (old_s - since_s) / (old_s - state.ready_s)
-    return since_s + left * (new_s - state.ready_s)
+    return since_s + ((old_s - since_s) / (old_s - state.ready_s)) * (new_s - state.ready_s)
 
 
 @compiled

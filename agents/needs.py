@@ -199,8 +199,7 @@ def _cores_for(serves_rps: FloatArray, rate_rps: float) -> float:
         return rate_rps / float(serves_rps[0])
     for k in range(1, CORES):
         if serves_rps[k] >= rate_rps:
-            between = (rate_rps - serves_rps[k - 1]) / (serves_rps[k] - serves_rps[k - 1])
-            return k + float(between)
+            return k + float((rate_rps - serves_rps[k - 1]) / (serves_rps[k] - serves_rps[k - 1]))
     return min(_MOST * CORES, CORES * rate_rps / float(serves_rps[-1]))
 
 

@@ -52,8 +52,7 @@ def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS
     mean = sum(counts) / len(counts)
     noise = sigmas * math.sqrt(_dispersion(counts, mean))
     newest = counts[-_RECENT_WINDOWS:]
-    recent = sum(newest) / len(newest)
-    expected = max(mean + noise * math.sqrt(mean / len(counts)), recent)
+    expected = max(mean + noise * math.sqrt(mean / len(counts)), sum(newest) / len(newest))
     low_s, high_s = _budget_range_s(spec, view)
     return Forecast(expected / spec.interval_s, noise, low_s, high_s)
 

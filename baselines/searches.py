@@ -75,12 +75,6 @@ SEARCHES: Mapping[str, Space] = {
         **_BATCH,
     },
     "sponge-ip": {"headroom": Range(0.0, 0.5, least=0.0)},
-    # Of stages; of one the best constant is known, see sponge_env/run/hindsight.py.
-    "static": {
-        "cores": Range(1, 8, least=1),
-        "batch": Range(1, 16, log=True, least=1),
-        "replicas": Range(1, 8, least=1),
-    },
     "sponge-joint": {**_PROGRAM, "utilisation": Range(0.5, 1.0, most=1.0)},
     "sponge-mpc": _PROGRAM,
     "themis": {**_PLAN, "stable_windows": Range(1, 100, log=True, least=1)},

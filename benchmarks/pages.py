@@ -93,8 +93,7 @@ def _text(path: Path) -> str:
     for cell in read_json(path)["cells"]:
         source = "".join(cell["source"])
         page += f"{source}\n\n" if cell["cell_type"] == "markdown" else _fence(source, "python")
-        shown = [each for each in cell.get("outputs", ()) if each.get("name") != "stderr"]
-        for output in shown:
+        for output in [each for each in cell.get("outputs", ()) if each.get("name") != "stderr"]:
             data = output.get("data", {})
             picture = f"![plot](data:image/png;base64,{data.get('image/png', '').strip()})\n\n"
             text = "".join(output.get("text") or data["text/plain"])

@@ -41,7 +41,7 @@ SUITES = {  # Suites with results, and what their tables are called
     "robust": "Slow resizes and slow service",
     "real": "Recorded traces",
     "systems": "Random systems",
-    "stages": "Model variants and pipelines",
+    "stages": "Pipelines",
 }
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 

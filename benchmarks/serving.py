@@ -142,8 +142,7 @@ def burst(server: Server, rows: Array, seconds: float) -> tuple[float, Counter[i
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         answers = sum(threads.map(send, range(CONNECTIONS)))
-    took_s = time.perf_counter() - begin_s
-    return answers / took_s, Counter(server.batches()) - before
+    return answers / (time.perf_counter() - begin_s), Counter(server.batches()) - before
 
 
 def bare_rps(session: Any, rows: Array, sizes: Counter[int]) -> float:

@@ -82,12 +82,11 @@ def in_turn(compared: dict[str, Contender], seeds: int) -> pd.DataFrame:
 
 def table(found: pd.DataFrame) -> str:
     """Return the means over seeds, and their ranges; a p99 of too few answers is infinite."""
-    p99_s = found["latency_p99_s"].astype(float).fillna(math.inf)
     shown = {
         "violated [%]": 100 * found["violation_rate"],
         "avoidable [%]": 100 * found["avoidable_violation_rate"],
         "cores of 16": found["mean_cores"],
-        "p99 of answers [ms]": 1000 * p99_s,
+        "p99 of answers [ms]": 1000 * found["latency_p99_s"].astype(float).fillna(math.inf),
     }
     by_name = pd.DataFrame(shown).groupby(found["name"], sort=False)
     return by_name.agg(["mean", "min", "max"]).to_string(float_format="%.2f")

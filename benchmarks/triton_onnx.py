@@ -31,8 +31,7 @@ class TritonPythonModel:
         rows = [pb_utils.get_input_tensor_by_name(one, self._input).as_numpy() for one in requests]
         batch = rows[0] if len(rows) == 1 else np.concatenate(rows)
         answers = self._session.run(None, {self._name: batch})[0]
-        ends = np.cumsum([len(each) for each in rows])[:-1]
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor(self._output, part)])
-            for part in np.split(answers, ends)
+            for part in np.split(answers, np.cumsum([len(each) for each in rows])[:-1])
         ]

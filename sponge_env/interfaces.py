@@ -237,8 +237,7 @@ class StageSpec:
     @property
     def percent_lost(self) -> FloatArray:
         """(variants,) how much less accurate each is than the best of them, in percent of that."""
-        best = max(self.accuracies) or 1.0
-        return 100 * (1 - np.array(self.accuracies) / best)
+        return 100 * (1 - np.array(self.accuracies) / (max(self.accuracies) or 1.0))
 
     @property
     def capacity_rps(self) -> float:

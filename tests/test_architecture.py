@@ -202,16 +202,14 @@ REFERENCE_MAY_IMPORT = set(
 
 @pytest.mark.parametrize(
     "code",
-    [
-        "import evaluate, train, sys; assert not {'sponge_env.run', 'tqdm'} & set(sys.modules)",
-        "import sponge_env; sponge_env.Allocation; sponge_env.Scenario",
-        "import sponge_env.run.tensorboard",
-        "import contextlib, sponge_env.__main__ as command\n"
-        "with contextlib.suppress(SystemExit): command.main(['--version'])",
-        "import gymnasium, sys, sponge_env\nenv = gymnasium.make('Sponge-v0')\nenv.reset()\n"
-        "env.step(env.action_space.sample())\ndel sys.modules['numba']",
-    ],
-)
+    ["import evaluate, train, sys; assert not {'sponge_env.run', 'tqdm'} & set(sys.modules)",
+     "import sponge_env; sponge_env.Allocation; sponge_env.Scenario",
+     "import sponge_env.run.tensorboard",
+     "import contextlib, sponge_env.__main__ as command\n"
+     "with contextlib.suppress(SystemExit): command.main(['--version'])",
+     "import gymnasium, sys, sponge_env\nenv = gymnasium.make('Sponge-v0')\nenv.reset()\n"
+     "env.step(env.action_space.sample())\ndel sys.modules['numba']"],
+)  # fmt: skip
 def test_a_command_line_the_names_a_sink_and_an_environment_load_no_heavy_library(code):
     heavy = {"torch", "tensorflow", "pulp", "numba", "onnxruntime", "pandas", "matplotlib"}
     code += f"\nimport sys; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"

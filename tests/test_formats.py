@@ -166,12 +166,8 @@ BAD_LINES = [
     ("ucc-5g.csv", 2, UCC.format("2019.12.16 13:40:04", 1), "Timestamp cannot be"),
     ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "--"), "DL_bitrate cannot be '--'"),
     ("arrivals.csv", 2, ",", "arrival_s cannot be ''"),
-    (
-        "arrivals.csv",
-        2,
-        "abc",
-        "arrival_s cannot be 'abc' (read as times of requests, in seconds (CSV arrival_s))",
-    ),
+    ("arrivals.csv", 2, "abc",
+     "arrival_s cannot be 'abc' (read as times of requests, in seconds (CSV arrival_s))"),
     ("burstgpt.csv", 2, "4,GPT-4,417,276,693,API log", "Timestamp goes back"),
     ("counts.csv", 3, "2014-04-10 11:39:07,4", "the time between two differs"),
     ("counts.csv", 2, "2014-04-10 11:39:03,0.5", "the number of requests is not whole"),
@@ -180,7 +176,7 @@ BAD_LINES = [
     ("rps-one-line.txt", 0, "3 -1 2", "requests per second is negative"),
     ("azure-functions.csv", 2, "f00d,cafe,4.0,-1", "duration is negative"),
     ("azure-llm.csv", 3, "2023-11-16 18:15:46.0,1,2", "TIMESTAMP goes back"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "index", "line", "reason"), BAD_LINES)
@@ -224,7 +220,7 @@ def test_counts_of_minutes_are_scaled_up_without_bursts(written):
 
 # A mahimahi trace cannot be told from requests per second.
 @pytest.mark.parametrize(
-    "name", [*EVENTS, "rps-one-line.txt", *sorted({*BANDWIDTH} - {"mahimahi.up"})]
+    "name", sorted({*EVENTS, "rps-one-line.txt", *BANDWIDTH} - {"mahimahi.up"})
 )
 def test_a_trace_given_as_the_other_kind(name):
     said, read = r"holds arrivals, not bandwidth.*arrivals\.file", read_bandwidth
@@ -237,17 +233,15 @@ def test_a_trace_given_as_the_other_kind(name):
 @pytest.mark.parametrize("load", [read_bandwidth, read_arrivals])
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [
-        (b"", "it is empty"),
-        (b"\n \n", "it is empty"),
-        (b"# time_s,bandwidth_bytes_per_s\n", "it is empty"),
-        (b"\x93NUMPY\xff\xfe", "it is not a text file"),
-        (gzip.compress(b"0 1\n1 2\n" * 99, mtime=0)[:20], "it is not a text file"),
-        (b"\x1f\x8bnot gzip", "it is not a text file"),
-        (b"when,how much\n1,2\n", "no known format of {content}: line 1 is 'when,how much'"),
-        (b"#\n\nwhen,how much\n", "no known format of {content}: line 3 is 'when,how much'"),
-    ],
-)
+    [(b"", "it is empty"),
+     (b"\n \n", "it is empty"),
+     (b"# time_s,bandwidth_bytes_per_s\n", "it is empty"),
+     (b"\x93NUMPY\xff\xfe", "it is not a text file"),
+     (gzip.compress(b"0 1\n1 2\n" * 99, mtime=0)[:20], "it is not a text file"),
+     (b"\x1f\x8bnot gzip", "it is not a text file"),
+     (b"when,how much\n1,2\n", "no known format of {content}: line 1 is 'when,how much'"),
+     (b"#\n\nwhen,how much\n", "no known format of {content}: line 3 is 'when,how much'")],
+)  # fmt: skip
 def test_a_file_in_no_known_format(load, data, reason, tmp_path):
     (path := tmp_path / "file").write_bytes(data)
     content = "bandwidth" if load is read_bandwidth else "arrivals"

@@ -43,8 +43,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
             assert (found["crop"].shape, len(nothing)) == ((3, 3, 48, 320), 0)
             crops.append(found)
         assert not np.array_equal(*crops), "another model cuts another way"
-        expected = resolve_model("ocr-det-v6")
-        with served([expected], 2) as (server, tensors):
+        with served([resolve_model("ocr-det-v6")], 2) as (server, tensors):
             tensors.inputs[:] = images[3], images[0]
             server.run(2, threads=1)
             assert np.array_equal(tensors.answers[0, :3], crops[1])

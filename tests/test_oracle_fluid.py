@@ -33,30 +33,28 @@ GROW = {"replicas_max": 2}
 
 @pytest.mark.parametrize(
     ("arrived", "due", "options", "expected"),
-    [
-        ([3.0], [3.0], {}, (2, [1])),  # cores are taken when all that has arrived is due
-        ([4.0, 4.0], [0.0, 4.0], {}, (2, [1, 1])),  # a backlog that may wait takes one core
-        ([4.0], [4.0], {}, (2 + 10, [1])),  # what cannot be served is paid for
-        # A replica that serves better than a core is started, but not for a long cold start ...
-        ([0.0, 4.0, 8.0], [0.0, 4.0, 8.0], GROW, (5, [1, 2, 2])),
-        ([0.0, 3.0, 6.0], [0.0, 3.0, 6.0], {"start": 9, **GROW}, (5, [1, 1, 1])),
-        ([4.0, 8.0], [4.0, 8.0], GROW, (2 + 10 + 2, [1, 2])),  # ... and is not ready before its end
-        # One that is taken away finishes its batch.
-        ([7.0, 7.0], [0.0, 7.0], TWO, (2 + 2, [2, 2])),
-        ([7.0, 7.0], [0.0, 7.0], {"last_batch": [1.0], **TWO}, (2 + 1, [2, 1])),
-        ([7.0, 7.0], [0.0, 7.0], {"last_batch": [0.0, 1.0], **TWO}, (2 + 2, [2, 2])),
-        ([3.0], [3.0], {"violation": 0.5}, (1, [1])),  # cheaper than a core
-        # Replicas have no more cores than fit on the machine.
-        ([6.0], [6.0], TWO, (4, [2])),
-        ([6.0], [6.0], {"cores": [2, 1], **TWO}, (2 + 20, [2])),
-        # A request without time on few cores needs more of them.
-        ([1.0], [1.0], {}, (1, [1])),
-        ([1.0], [1.0], {"hopeless": [[[1.0, 0.0]]]}, (2, [1])),
-        # No more is done than could be started.
-        ([2.0, 2.0], [0.0, 2.0], {"violation": 1.0}, (2, [1, 1])),
-        ([2.0, 2.0], [0.0, 2.0], {"startable": [[[1.5, 2.0]]] * 2}, (3, [1, 1])),
-    ],
-)
+    [([3.0], [3.0], {}, (2, [1])),  # cores are taken when all that has arrived is due
+     ([4.0, 4.0], [0.0, 4.0], {}, (2, [1, 1])),  # a backlog that may wait takes one core
+     ([4.0], [4.0], {}, (2 + 10, [1])),  # what cannot be served is paid for
+     # A replica that serves better than a core is started, but not for a long cold start ...
+     ([0.0, 4.0, 8.0], [0.0, 4.0, 8.0], GROW, (5, [1, 2, 2])),
+     ([0.0, 3.0, 6.0], [0.0, 3.0, 6.0], {"start": 9, **GROW}, (5, [1, 1, 1])),
+     ([4.0, 8.0], [4.0, 8.0], GROW, (2 + 10 + 2, [1, 2])),  # ... and is not ready before its end
+     # One that is taken away finishes its batch.
+     ([7.0, 7.0], [0.0, 7.0], TWO, (2 + 2, [2, 2])),
+     ([7.0, 7.0], [0.0, 7.0], {"last_batch": [1.0], **TWO}, (2 + 1, [2, 1])),
+     ([7.0, 7.0], [0.0, 7.0], {"last_batch": [0.0, 1.0], **TWO}, (2 + 2, [2, 2])),
+     ([3.0], [3.0], {"violation": 0.5}, (1, [1])),  # cheaper than a core
+     # Replicas have no more cores than fit on the machine.
+     ([6.0], [6.0], TWO, (4, [2])),
+     ([6.0], [6.0], {"cores": [2, 1], **TWO}, (2 + 20, [2])),
+     # A request without time on few cores needs more of them.
+     ([1.0], [1.0], {}, (1, [1])),
+     ([1.0], [1.0], {"hopeless": [[[1.0, 0.0]]]}, (2, [1])),
+     # No more is done than could be started.
+     ([2.0, 2.0], [0.0, 2.0], {"violation": 1.0}, (2, [1, 1])),
+     ([2.0, 2.0], [0.0, 2.0], {"startable": [[[1.5, 2.0]]] * 2}, (3, [1, 1]))],
+)  # fmt: skip
 def test_the_cheapest_way_to_serve(arrived, due, options, expected):
     assert solve(episode(arrived, due, **options)) == expected
 

@@ -64,11 +64,9 @@ def test_a_request_answered_exactly_at_its_deadline_is_on_time():
 
 @pytest.mark.parametrize(
     ("serving", "expected"),
-    [
-        (Serving("expired"), ["on_time", "dropped", "on_time"]),
-        (Serving("none"), ["on_time", "late", "on_time"]),
-    ],
-)
+    [(Serving("expired"), ["on_time", "dropped", "on_time"]),
+     (Serving("none"), ["on_time", "late", "on_time"])],
+)  # fmt: skip
 @pytest.mark.parametrize("order", ["edf", "fifo"])
 def test_drop_policies(serving, expected, order):
     """The second is 0.05 s late when the first is answered at 0.1 s."""

@@ -144,25 +144,23 @@ BEYOND = ONE + "]\ninitial = { cores = 4, replicas = 2 }"
 
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
-    [
-        (ONE, variants_of(("yolov5q", 0.5)), "unknown profile 'yolov5q'"),
-        (ONE, variants_of(("yolov5s", 0.3), ("lite0", 0.7)), "must have one core unit"),
-        (ONE, SEVENTEEN, "stages.first.variants must be at most 16"),
-        (FIRST_CORES + "4", FIRST_CORES + "9", "limits.cores must be at most 8, the machine's"),
-        (FIRST_CORES + "4", FIRST_CORES + "0", "limits.cores must be between 1"),
-        ("replicas = 2 }", "replicas = 2, total_cores = 8 }", "total_cores must be left out"),
-        ("replicas = 2 }", "replicas = 2, nodes = [8] }", "nodes must be left out"),
-        (ONE + "]", BEYOND, "of at most 8 cores together"),
-        (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
-        (
-            STAGES,
-            re.sub("video-[a-z]*", "lite0", STAGES)
-            .replace("total_cores = 8", "total_cores = 32")
-            .replace("cores = 4, batch", "cores = 17, batch"),
-            "profile 'lite0' was measured on one CPU .* limits.cores = 17 units are more",
-        ),
-    ],
-)
+    [(ONE, variants_of(("yolov5q", 0.5)), "unknown profile 'yolov5q'"),
+     (ONE, variants_of(("yolov5s", 0.3), ("lite0", 0.7)), "must have one core unit"),
+     (ONE, SEVENTEEN, "stages.first.variants must be at most 16"),
+     (FIRST_CORES + "4", FIRST_CORES + "9", "limits.cores must be at most 8, the machine's"),
+     (FIRST_CORES + "4", FIRST_CORES + "0", "limits.cores must be between 1"),
+     ("replicas = 2 }", "replicas = 2, total_cores = 8 }", "total_cores must be left out"),
+     ("replicas = 2 }", "replicas = 2, nodes = [8] }", "nodes must be left out"),
+     (ONE + "]", BEYOND, "of at most 8 cores together"),
+     (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
+     (
+         STAGES,
+         re.sub("video-[a-z]*", "lite0", STAGES)
+         .replace("total_cores = 8", "total_cores = 32")
+         .replace("cores = 4, batch", "cores = 17, batch"),
+         "profile 'lite0' was measured on one CPU .* limits.cores = 17 units are more",
+     )],
+)  # fmt: skip
 def test_what_is_no_pipeline_is_refused_in_one_sentence(old, new, sentence, refused):
     assert old in STAGES
     Path("mine.toml").write_text(STAGES.replace(old, new))

@@ -66,13 +66,11 @@ def test_a_change_replaces_a_table_or_one_key_of_it():
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [
-        ({"servng": {}}, "unknown key 'servng'.*did you mean 'serving'"),
-        ({"serving.ordr": "fifo"}, "unknown key 'serving.ordr'.*did you mean 'serving.order'"),
-        ({"serving.order": "lifo"}, "unknown serving.order 'lifo'"),
-        ({"duration_s.x": 1}, "duration_s must be a number"),
-    ],
-)
+    [({"servng": {}}, "unknown key 'servng'.*did you mean 'serving'"),
+     ({"serving.ordr": "fifo"}, "unknown key 'serving.ordr'.*did you mean 'serving.order'"),
+     ({"serving.order": "lifo"}, "unknown serving.order 'lifo'"),
+     ({"duration_s.x": 1}, "duration_s must be a number")],
+)  # fmt: skip
 def test_a_change_that_cannot_be_made_is_named(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         cells(suite(cells=(CellGroup(("paper",), changes=dict(changes)),)))
@@ -82,19 +80,17 @@ def test_a_change_that_cannot_be_made_is_named(changes, sentence):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [
-        ("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
-        ("seeds = 0", "seeds must be at least 1, not 0"),
-        ('starts = ["hot"]', "unknown starts 'hot'"),
-        ("starts = []", "starts must be not empty"),
-        ("[agents]\n", "agents must be not empty"),
-        ("[agents.'../up']\n", "agents must be names of letters"),
-        ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
-        ('featured = ["fa3"]', "unknown featured 'fa3'.*did you mean 'fa2'"),
-        ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
-        ("cells = [", "is not a TOML suite"),
-    ],
-)
+    [("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
+     ("seeds = 0", "seeds must be at least 1, not 0"),
+     ('starts = ["hot"]', "unknown starts 'hot'"),
+     ("starts = []", "starts must be not empty"),
+     ("[agents]\n", "agents must be not empty"),
+     ("[agents.'../up']\n", "agents must be names of letters"),
+     ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
+     ('featured = ["fa3"]', "unknown featured 'fa3'.*did you mean 'fa2'"),
+     ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
+     ("cells = [", "is not a TOML suite")],
+)  # fmt: skip
 def test_a_bad_suite_is_refused_in_one_sentence(tmp_path, text, sentence):
     path = tmp_path / "bad.toml"
     rest = "" if "agents" in text else "[agents.fa2]\n"
@@ -213,12 +209,10 @@ def test_a_file_is_followed_by_what_the_registry_has_for_it():
 
 @pytest.mark.parametrize(
     ("name", "entry", "sentence"),
-    [
-        ("fa3", AgentEntry(), "unknown agent 'fa3'.*did you mean 'fa2'"),
-        ("fa2", AgentEntry(options={"slo": 1}), "slo"),
-        ("oracle", AgentEntry(controller="fa2"), "taken by a bound"),
-    ],
-)
+    [("fa3", AgentEntry(), "unknown agent 'fa3'.*did you mean 'fa2'"),
+     ("fa2", AgentEntry(options={"slo": 1}), "slo"),
+     ("oracle", AgentEntry(controller="fa2"), "taken by a bound")],
+)  # fmt: skip
 def test_an_agent_that_cannot_run_is_refused_before_anything_does(name, entry, sentence):
     with pytest.raises(ConfigError, match=sentence):
         units(suite(agents={name: entry}))

@@ -138,19 +138,17 @@ OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limit
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"num_envs": 0}, "number of environments must be at least 1, not 0"),
-        ({"scenario": [BRIEF] * 2}, "one for each of the 3 environments, not 2"),
-        ({"scenario": [BRIEF, BRIEF, dataclasses.replace(BRIEF, interval_s=0.5)]}, "interval_s"),
-        ({"scenario": [BRIEF, BRIEF, OTHER_LIMITS]}, "the same limits"),
-        ({"queue_capacity": 0}, "queue_capacity must be at least 1, not 0"),
-        ({"num_envs": 20_000, "queue_capacity": 1 << 20}, "20000 environments would take .* GB"),
-        ({"num_envs": 10**12}, "number of environments must be at most 1000000"),
-        ({"threads": 0}, "threads must be at least 1, not 0"),
-        ({"scenario": "papre"}, "did you mean 'paper'"),
-        ({"max_episode_steps": 0}, "the number of steps must be at least 1, not 0"),
-    ],
-)
+    [({"num_envs": 0}, "number of environments must be at least 1, not 0"),
+     ({"scenario": [BRIEF] * 2}, "one for each of the 3 environments, not 2"),
+     ({"scenario": [BRIEF, BRIEF, dataclasses.replace(BRIEF, interval_s=0.5)]}, "interval_s"),
+     ({"scenario": [BRIEF, BRIEF, OTHER_LIMITS]}, "the same limits"),
+     ({"queue_capacity": 0}, "queue_capacity must be at least 1, not 0"),
+     ({"num_envs": 20_000, "queue_capacity": 1 << 20}, "20000 environments would take .* GB"),
+     ({"num_envs": 10**12}, "number of environments must be at most 1000000"),
+     ({"threads": 0}, "threads must be at least 1, not 0"),
+     ({"scenario": "papre"}, "did you mean 'paper'"),
+     ({"max_episode_steps": 0}, "the number of steps must be at least 1, not 0")],
+)  # fmt: skip
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         vector_env(**changes)
@@ -172,13 +170,11 @@ def test_classes_whose_requests_are_kept_are_not_sent_to_where_they_come_from():
 
 @pytest.mark.parametrize(
     ("actions", "words"),
-    [
-        (np.full((3, 2), 16), "between 1 and"),
-        (np.full((3, 2), -1), "between 1 and"),
-        (np.full((3, 2), 6.5), "must be whole numbers"),
-        (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)"),
-    ],
-)
+    [(np.full((3, 2), 16), "between 1 and"),
+     (np.full((3, 2), -1), "between 1 and"),
+     (np.full((3, 2), 6.5), "must be whole numbers"),
+     (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)")],
+)  # fmt: skip
 def test_actions_outside_the_space_are_refused(actions, words):
     envs, same = vector_env(), vector_env()
     with pytest.raises(RuntimeError, match="call reset"):

@@ -123,8 +123,7 @@ def _rate_rps(
     # is at least the possible surge. Gaps are scaled so that they do not scatter the count again.
     variance = forecast.spread * forecast.spread
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
-    log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance
-    rate_rps = forecast.rate_rps * math.exp(log_rate)
+    rate_rps = forecast.rate_rps * math.exp(math.sqrt(variance) * draws.rate[path] - 0.5 * variance)
     if path == 0:
         rate_rps = max(rate_rps, forecast.rate_rps * forecast.surge)
     known = draws.gaps.shape[1]

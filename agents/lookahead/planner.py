@@ -102,8 +102,7 @@ class LookAhead:
         played_s = self._scratch.speed.size * spec.interval_s
         kinds = self._flow.kinds
         largest = max(1.0, float(kinds[:, 0].max())) if len(kinds) > 1 else 1.0
-        on_the_way_s = forecast.transfer_s * largest
-        expected = forecast.rate_rps * (played_s + on_the_way_s)
+        expected = forecast.rate_rps * (played_s + forecast.transfer_s * largest)
         group = self._group(view, expected)
         asked = zip(view.stages, replicas, strict=True)
         ready = [max(1, min(stage.replicas_ready, n)) for stage, n in asked]

@@ -213,8 +213,7 @@ def relax(table: StageTable, option: int) -> None:
     # Costs never rise with the ticks: stop where they are below the option's least.
     while ticks <= horizon and costs[ticks] >= cost + after[room]:
         # The last tick stands for all beyond.
-        rest = horizon if ticks == horizon else ticks - own
-        whole = cost + after[min(rest, room)]
+        whole = cost + after[min(horizon if ticks == horizon else ticks - own, room)]
         if whole < costs[ticks] or (whole == costs[ticks] and option < option_at[ticks]):
             costs[ticks], option_at[ticks] = whole, option
         ticks += 1

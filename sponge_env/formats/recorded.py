@@ -47,8 +47,7 @@ class EventTrace:
     @property
     def period_s(self) -> float:
         """Time after which the trace repeats."""
-        span_s = self.time_s[-1] - self.time_s[0]
-        return float(self.time_s[-1] + span_s / (self.time_s.size - 1))
+        return float(self.time_s[-1] + (self.time_s[-1] - self.time_s[0]) / (self.time_s.size - 1))
 
     def mean_rps(self, duration_s: float) -> float:
         """Mean rate over the first ``duration_s``."""

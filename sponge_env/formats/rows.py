@@ -32,8 +32,7 @@ def read_lines(path: Path) -> list[Line]:
     # Without byte order mark, comments (lines that start with ``#``), and blank lines at the ends.
     try:
         text = read_text(path)
-        marks = _BREAKS + " \t," * ("\n" not in text)
-        if any(text.count(mark) > _MOST_ROWS for mark in marks):
+        if any(text.count(mark) > _MOST_ROWS for mark in (_BREAKS + " \t," * ("\n" not in text))):
             raise ValueError(f"it has more than {_MOST_ROWS} lines or numbers")
         numbered = enumerate(text.splitlines(), start=1)
     except ValueError as error:

@@ -189,5 +189,4 @@ class Bench(AbstractContextManager["Bench"]):
 
 def _powers_of_two(largest: int) -> list[int]:
     """Return 1, 2, 4, ... and the largest itself."""
-    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
-    return [*powers, largest]
+    return [*[2**i for i in range(largest.bit_length()) if 2**i < largest], largest]

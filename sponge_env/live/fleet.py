@@ -277,8 +277,7 @@ class Fleet:
                 return
             self._next_id += 1
             until_s = launched_s + START_TIMEOUT_S
-            cores_now = few * (not full_speed)
-            self.members.append(Member(replica, launched_s, until_s, cores_now, node))
+            self.members.append(Member(replica, launched_s, until_s, few * (not full_speed), node))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:

@@ -172,8 +172,7 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
     limited = share < 1 - 1e-9
     periods = scenario.interval_s / quota.period_s
     first = 1 if abs(periods - round(periods)) < 1e-9 else 2
-    kept_s = np.minimum(SLICE_S, share * quota.period_s)
-    debt_s = (kept_s + quota.tick_s) / share
+    debt_s = (np.minimum(SLICE_S, share * quota.period_s) + quota.tick_s) / share
     return {
         "share": share,
         "ahead_s": limited * (first * quota.period_s + debt_s),
@@ -191,8 +190,7 @@ def _busy_period(
     late, i = 0, start
     while i < e.first[kind + 1] and (i == start or e.release_s[i] < free_s):
         done_s = max(free_s, e.release_s[i]) + 1.0 / (e.rate_rps * speedup)
-        at_least_s = max(done_s, e.release_s[i] + e.fastest_s)
-        in_time = at_least_s <= e.deadline_s[i] + SLACK_S
+        in_time = max(done_s, e.release_s[i] + e.fastest_s) <= e.deadline_s[i] + SLACK_S
         late += 0 if in_time else e.counts[i]
         if in_time or not e.drops:
             free_s = done_s

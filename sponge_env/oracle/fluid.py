@@ -289,8 +289,7 @@ def _serve_alike(f: Fluid, k: int, n: int) -> int:
         if first >= 0:
             second = _best(f, k, n, level, first)
             for cores in range(1, f.cores[n] + 1):
-                other = second if first == cores else first
-                served = _resized(f, k, n, level, cores, other)
+                served = _resized(f, k, n, level, cores, second if first == cores else first)
                 if served > f.most[cores]:
                     f.most[cores] = served
                     least = min(least, _serve_steps(f, k, n, cores, level, served))

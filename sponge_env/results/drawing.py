@@ -112,8 +112,7 @@ def png(figure: Figure) -> bytes:
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
     """Average over about ``width`` values around each; NaN does not count."""
     width = min(max(width, 1), len(values))
-    around = pd.Series(values).rolling(width, center=True, min_periods=1)
-    return around.mean().to_numpy(np.float64)
+    return pd.Series(values).rolling(width, center=True, min_periods=1).mean().to_numpy(np.float64)
 
 
 def plot_comparison(runs: Runs, path: Path, title: str) -> None:

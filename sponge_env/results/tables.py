@@ -49,8 +49,7 @@ def terminal(table: Table, title: str = "", notes: Sequence[str] = ()) -> str:
     above, below = zip(("", first), *map(_two_lines, others), strict=True)
     lines = aligned([above, below, *table.rows])
     rule = "-" * max(map(len, lines))
-    head = [title, rule] if title else []
-    return "\n".join([*head, *lines[:2], rule, *lines[2:], *notes])
+    return "\n".join([*([title, rule] if title else []), *lines[:2], rule, *lines[2:], *notes])
 
 
 def _two_lines(heading: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ controller settles on under a steady mean load, found with :func:`warm`.
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +88,7 @@ class Episode:
 class Replay:
     """A controller that repeats allocations, one after the other."""
 
-    def __init__(self, allocations: Sequence[Allocation]) -> None:
+    def __init__(self, allocations: Iterable[Allocation]) -> None:
         self._allocations = allocations
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
@@ -176,8 +176,7 @@ def play_together(
         took_s.append((time.perf_counter() - began_s) / len(runs))
         return asked
 
-    seeds = np.array([run.seed for run in runs])
-    for k, metrics in enumerate(simulator.play(seeds, decide)):
+    for k, metrics in enumerate(simulator.play(np.array([run.seed for run in runs]), decide)):
         rows[k] = metrics
     simulator.drain()
     ends, episodes = np.cumsum(rows["on_time"] + rows["violations"], axis=0), {}
@@ -305,8 +304,7 @@ def equally_fast(workload: Workload, base_delay_s: float) -> Workload:
     """Give all transfers one bandwidth, at which a byte takes as long as before on average."""
     # The harmonic mean of what they saw: a slow second delays more than a fast one speeds up.
     sent_s, payload_bytes = workload.sent_s, workload.payload_bytes
-    transfer_s = workload.arrival_s - sent_s - base_delay_s
-    s_per_byte = transfer_s.sum() / max(1.0, payload_bytes.sum())
+    s_per_byte = (workload.arrival_s - sent_s - base_delay_s).sum() / max(1.0, payload_bytes.sum())
     arrival_s = sent_s + base_delay_s + payload_bytes * s_per_byte
     order = np.lexsort((workload.id, arrival_s))
     moved = dataclasses.replace(workload, arrival_s=arrival_s)

@@ -262,8 +262,7 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
         named = [each for scenario in scenarios for each in _combined(scenario, group.across)]
-        profiles = group.profiles or ("",)
-        for (label, scenario), name, start in product(named, profiles, suite.starts):
+        for (label, scenario), name, start in product(named, group.profiles or ("",), suite.starts):
             if name and scenario.stages:
                 raise ConfigError(
                     f"scenario {scenario.name!r} lists stages, which name their profiles "

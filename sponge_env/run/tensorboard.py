@@ -121,8 +121,7 @@ class TensorBoardSink:
         shown = [c.metric for c in columns("tensorboard", accuracies=[metrics.accuracy])]
         tags = [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in shown]
         self._add_scalars(tags, [getattr(metrics, name) for name in shown], metrics.duration_s)
-        labels = (axis_label(EpisodeMetrics, name) for name in shown)
-        pairs = zip(tags, labels, strict=True)
+        pairs = zip(tags, (axis_label(EpisodeMetrics, name) for name in shown), strict=True)
         compared = [hparams.Metric(name, display_name=label) for name, label in pairs]
         row = {name: getattr(metrics, name) for name in IDENTITY}
         table = hparams.hparams_config_pb([hparams.HParam(name) for name in row], compared)

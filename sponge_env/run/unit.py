@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import product, repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sponge_env.env.factory import check_live, ensure_profile, make_system
 from sponge_env.errors import ConfigError, SpongeError, TraceError
-from sponge_env.interfaces import Sink
+from sponge_env.interfaces import Allocation, Sink
 from sponge_env.metrics import Columns, summary
 from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Replay, Run, play, play_together, run_episode, warm
@@ -136,16 +136,16 @@ class AgentUnit:
 
         A failure or an interrupt is raised once the record has the episode up to then.
         """
-        profile, options = scenario_profile(self.scenario), self.options
+        profile = scenario_profile(self.scenario)
         seeds = range(self.first_seed, self.first_seed + self.seeds)
+        controller: Any = make_controller(self.controller, {}, self.options)
         if self.constant:
             from sponge_env.run.hindsight import best_constant
 
             sized_on = seeds if self.constant == "hindsight" else TRAINING_SEEDS
-            cores, batch, replicas, _ = best_constant(self.scenario, profile, sized_on)
-            options = {**options, "cores": cores, "batch": batch, "replicas": replicas}
-            record.facts["options"] = options
-        controller = make_controller(self.controller, {}, options)
+            held = best_constant(self.scenario, profile, sized_on)
+            record.facts["held"] = [stage._asdict() for stage in held]
+            controller = Replay(repeat(Allocation(stages=held)))
         scenario = warm(self.scenario, controller, profile)
         record.facts["initial"] = asdict(scenario.initial)
         runs = [Run.of(self.agent, scenario, self.backend, s) for s in seeds[record.seeds :]]
@@ -199,8 +199,7 @@ class BoundUnit:
         from sponge_env.oracle import bound  # compiled; only bounds need it
 
         # Service takes exactly its usual time, as the schedule expects.
-        exact = replace(self.scenario.simulation, noise=0.0)
-        scenario = replace(self.scenario, simulation=exact)
+        scenario = replace(self.scenario, simulation=replace(self.scenario.simulation, noise=0.0))
         for seed in range(self.first_seed, self.first_seed + self.seeds)[record.seeds :]:
             found = bound(scenario, seed, joint=self.control == "joint")
             run = Run.of(self.agent, scenario, "sim", seed)

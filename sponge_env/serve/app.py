@@ -88,8 +88,7 @@ async def run_servers(
         # not in the loop's threads, which may all be busy with large requests
         await run_detached(engine.drain, options.drain_s)
         http.close()
-        ends = [clients.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])]
-        await asyncio.gather(*ends)
+        await asyncio.gather(*[clients.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])])
 
 
 def _announce(options: ServeOptions, stop: Stop) -> None:

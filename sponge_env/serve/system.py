@@ -322,8 +322,7 @@ class ServedSystem(LiveSystem):
             call.variant = self.variants[batch.stage][batch.variant]
             if at_once and call.ticket in self._by_ticket:
                 end_s, due_s = completion.finished_s, self._arrays.requests["deadline_s"]
-                on_time = is_on_time(due_s[0, call.row], end_s)
-                outcome = Outcome.ON_TIME if on_time else Outcome.LATE
+                outcome = Outcome.ON_TIME if is_on_time(due_s[0, call.row], end_s) else Outcome.LATE
                 self._end_call(call, self._reply(call, outcome, end_s))
         super()._end(completion)
         if completion.ok:

@@ -32,8 +32,7 @@ class Progress:
         done = min(done, self._total)  # what comes in batches may end with more
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(done - self._bar.n)
-        due = done == 0 or time.monotonic() >= self._due_s
-        if self._shown and self._bar.disable and due:
+        if self._shown and self._bar.disable and (done == 0 or time.monotonic() >= self._due_s):
             self._due_s = time.monotonic() + EVERY_S
             self.say(f"{done}/{self._total} {self._unit}s" + f", {status}" * bool(status))
 
@@ -78,8 +77,7 @@ def frame(intervals: Sequence[IntervalMetrics], cores_max: int) -> NDArray[np.ui
 
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     draw, shown = ImageDraw.Draw(picture), intervals[-_SHOWN:]
-    panels = (("cores", cores_max), ("queued", 0), ("violations", 0))
-    for row, (name, least) in enumerate(panels):
+    for row, (name, least) in enumerate((("cores", cores_max), ("queued", 0), ("violations", 0))):
         values = [float(getattr(w, name)) for w in shown]
         label = axis_label(IntervalMetrics, name)
         _panel(draw, values, max(least, 1, *values), label, 4 + row * _ROW)

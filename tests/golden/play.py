@@ -39,12 +39,11 @@ def registered():
 
 def column_names():
     """Return the columns of today, which are those that are hashed."""
-    vector = [*(METRICS.names or ())]
     return {
         "ledger": list(SimulatedSystem(scenario("paper", "cold", 1.0), 0).columns()),
         "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
         "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
-        "vector_infos": [name for name in vector if name not in WALL_CLOCK],
+        "vector_infos": [name for name in [*(METRICS.names or ())] if name not in WALL_CLOCK],
         "vertical": list(VERTICAL.fields),
         "joint": list(JOINT.fields),
     }

@@ -92,8 +92,7 @@ async def _measure(
         target = await find_target(client, arguments.model)
         rows = sample_inputs(target.model, target.inputs)
         result = LoadResult(scenario, target, workload, ServerState(client))
-        count = len(workload.id)
-        _print([f"{count} requests to {target.model} at {client.url} ({target.server})"])
+        _print([f"{len(workload.id)} requests to {target.model} at {client.url} ({target.server})"])
         await _send(OpenLoop(client, rows, result, arguments.deadlines))
     return result
 

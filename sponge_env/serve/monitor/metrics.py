@@ -93,8 +93,7 @@ class ServerMetrics:
         with self.lock:
             self.outcomes[reply.outcome] += 1
             if not counted:
-                handled = self.success if answered else self.fail
-                handled.add(reply.queue_s + reply.service_s)
+                (self.success if answered else self.fail).add(reply.queue_s + reply.service_s)
             if answered:
                 latency_s, slo_s = reply.finished_s - call.sent_s, call.deadline_s - call.sent_s
                 self.latency.add(latency_s)

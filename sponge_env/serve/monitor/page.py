@@ -59,7 +59,6 @@ class History:
 def _point(now: Snapshot, ended: Mapping[str, int]) -> dict[str, Any]:
     """Return an interval in a few numbers; unknown ones are NaN, which is null in JSON."""
     last = now.last or IntervalMetrics()
-    stages_cores = [stage["cores"] for stage in last.stages.values()]
     point = {
         "t": now.now_s,
         "ended": [ended[name] for name in OUTCOMES],
@@ -67,7 +66,7 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> dict[str, Any]:
         "p99": last.latency_p99_s,
         "held": last.cores,
         "used": last.cores * last.utilisation,
-        "cores": stages_cores or [last.cores],
+        "cores": [stage["cores"] for stage in last.stages.values()] or [last.cores],
         "replicas": now.replicas,
         "queued": now.queued,
         "running": last.running,

@@ -81,8 +81,7 @@ def from_values(data: object, rows: int, spec: TensorSpec) -> NDArray[Any]:
         raise WireError(f"{name!r} needs {needed} values, not {array.size}")
     if array.ndim != 1 and array.shape != shape:
         raise WireError(f"the data of {name!r} is neither flat nor nested as its shape says")
-    allowed = _KINDS.get(dtype.kind, (int,))
-    if not set(allowed).issuperset(map(type, array.flat)):
+    if not set(_KINDS.get(dtype.kind, (int,))).issuperset(map(type, array.flat)):
         raise WireError(f"the data of {name!r} must be values of {datatype(dtype)}")
     if dtype.kind == "S":
         return _texts([t.encode() if isinstance(t, str) else t for t in array.flat], rows, spec)
