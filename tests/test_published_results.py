@@ -1,5 +1,6 @@
 """The published results: CSV files of one format, and the tables that are made from them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pandas as pd
 import pytest
 from report_runs import COLD, write_suite
 
-from benchmarks import results
+from benchmarks import freeze, results
 from benchmarks.results import main
 from sponge_env.results.suite_tables import read_rows, score_rows
-from sponge_env.run.suite import arranged, load_suite
+from sponge_env.run.suite import SUITE_DIR, arranged, load_suite
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -105,7 +106,22 @@ def test_the_leaderboard_has_entries_and_the_suites_agents_best_first(docs, monk
         assert "mine/cells.csv is not one agent on the cells" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["standard", "cold", "robust", "real"])
+def test_seeds_follow_from_the_hash_of_the_controllers(tmp_path):
+    (frozen,) = re.findall("[0-9a-f]{64}", (DOCS / "fairness.md").read_text())
+    suites = [load_suite(path) for path in SUITE_DIR.glob("*-v1.toml")]
+    assert {suite.first_seed for suite in suites} == {freeze.first_seed(frozen)}
+    for name in ("agents", "baselines"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "agents" / "a.py").write_text("a")
+    before = freeze.digest(tmp_path)
+    (tmp_path / "baselines" / "tuned.json").write_text("{}")
+    assert freeze.digest(tmp_path) != before
+    (tmp_path / "agents" / "a.pyc").write_text("")
+    (tmp_path / "baselines" / "tuned.json").unlink()
+    assert freeze.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["standard", "cold", "robust", "real", "systems", "stages"])
 def test_published_cells_are_those_of_the_suite(name):
     shown = arranged(load_suite(f"{name}-v1"))
     cells = read_rows(RESULTS / f"{name}-cells.csv")
