@@ -2,23 +2,18 @@
 
     python -m benchmarks.freeze
 
-The seeds are known only once the last file of ``agents`` and ``baselines`` is final, so that no
-controller can be chosen by its results on them. Suites of a version have the first as
-``first_seed``; docs/fairness.md has the hash.
+They are known only once the last file of ``agents`` and ``baselines`` is final, so nobody picks
+them by hand. Suites have the first as ``first_seed``; docs/fairness.md has the hash.
 """
 
 import hashlib
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from sponge_env import cli
 
 SUFFIXES = {".py", ".json", ".safetensors"}  # Of code, tuned options and policies
 
 
 def digest(root: Path) -> str:
-    """Return the hash of the names and contents of all files that controllers are made of."""
+    """Return the hash of the names and contents of all files of controllers."""
     paths = [path for name in ("agents", "baselines") for path in (root / name).rglob("*")]
     found = hashlib.sha256()
     for path in sorted(path for path in paths if path.suffix in SUFFIXES):
@@ -32,14 +27,6 @@ def first_seed(frozen: str) -> int:
     return 100 + int(frozen, 16) % 890
 
 
-@cli.command
-def main(argv: Sequence[str]) -> int:
-    """Print the hash and the first seed."""
-    cli.Parser(prog="python -m benchmarks.freeze", description=__doc__).parse_args(argv)
+if __name__ == "__main__":
     frozen = digest(Path(__file__).parent.parent)
     print(f"{frozen}: seeds from {first_seed(frozen)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -35,7 +35,7 @@ from sponge_env.utils.files import read_json, write_all
 
 TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")  # Scenarios whose first episode is drawn
 
-SUITES = {  # Suites with results, and what their tables are called
+SUITES = {  # What tables are called; below, how the titles of those begin that pages show
     "standard": "All scenarios and models",
     "cold": "Cold starts",
     "robust": "Slow resizes and slow service",
@@ -43,6 +43,7 @@ SUITES = {  # Suites with results, and what their tables are called
     "systems": "Random systems",
     "stages": "Pipelines",
 }
+SHOWN = {"robust": "by group", "real": ("all", "by group"), "stages": ("all", "by profile")}
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 
@@ -118,8 +119,7 @@ def tables(folder: Path) -> str:
             found = suite_tables.score_tables(cells, reference, [*cells["agent"].unique()])
             if suite == "cold":  # where hardly a cell is met
                 found = {"avoidable violations [%] · mean cores": _missed_grid(cells)}
-            elif suite == "robust":  # a mean over different delays says nothing
-                found = {name: found[name] for name in found if name.startswith("by group")}
+            found = {name: found[name] for name in found if name.startswith(SHOWN.get(suite, ""))}
             titled |= {f"{title}: {name}": table for name, table in found.items()}
     if (live := folder / "fidelity.csv").exists():
         titled["Simulator against the real worker"] = _fidelity(pd.read_csv(live))

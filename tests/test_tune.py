@@ -141,7 +141,7 @@ def test_no_constant_beats_the_best_in_hindsight():
     assert missed(hard, best_constant(hard, profile, seeds), seeds) == least > MET
 
 
-@pytest.mark.parametrize("rate_rps", [25.0, 500.0])
+@pytest.mark.parametrize("rate_rps", [25.0, 75.0])
 def test_no_fixed_fleets_of_two_stages_beat_those_that_are_found(rate_rps):
     scenario, small = load_scenario("pipeline-video"), Limits(cores=2, batch=2, replicas=3)
     stages = [dataclasses.replace(s, limits=small, initial=Initial()) for s in scenario.stages]
@@ -152,10 +152,14 @@ def test_no_fixed_fleets_of_two_stages_beat_those_that_are_found(rate_rps):
     best = best_constant(scenario, scenario_profile(scenario), seeds := (1, 2))
     fleets = [*starmap(StageAllocation, product(range(1, 3), range(1, 3), range(1, 4)))]
     fitting = [held for held in product(fleets, fleets) if cores_of(held) <= 8]
-    good = [held for held in fitting if missed(scenario, held, seeds) <= MET]
-    assert best in (good or fitting)
-    assert (rate_rps == 500.0) == (not good)
-    assert not good or cores_of(best) == min(map(cores_of, good)) < 8
+    rates = {held: missed(scenario, held, seeds) for held in fitting}
+    good = [held for held in fitting if rates[held] <= MET]
+    assert (rate_rps == 25.0) == bool(good)
+    if good:
+        assert best in good
+        assert cores_of(best) == min(map(cores_of, good)) < 8
+    else:
+        assert rates[best] == min(rates.values())
 
 
 @pytest.mark.usefixtures("inline")

@@ -284,8 +284,7 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     step_s = np.sort(apart_s)[(apart_s.size - 1) // 2]
     if step_s < 1 or step_s != math.floor(step_s):
         raise rows.error(1, "the time between two is no whole number of seconds")
-    missing = (time_s[-1] - time_s[0]) / step_s + 1 - time_s.size
-    some_missing = missing <= _MAX_MISSING * time_s.size
+    some_missing = (time_s[-1] - time_s[0]) / step_s + 1 - time_s.size <= _MAX_MISSING * time_s.size
     fits = (apart_s >= step_s) & (apart_s % step_s == 0) if some_missing else apart_s == step_s
     rows.require(np.append(True, fits), "the time between two differs")
     counts = np.repeat(counts, np.append(apart_s / step_s, 1.0).astype(np.int64))

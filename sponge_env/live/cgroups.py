@@ -229,5 +229,4 @@ def _hands_out_cpu(group: Path) -> bool:
     """Tell whether groups made below a group get the CPU controller, and we may make them."""
     hands_out = "cpu" in _read(group / "cgroup.subtree_control").split()
     # moving a process takes the right to write to the group above both its groups
-    writable = (os.access(path, os.W_OK) for path in (group, group / "cgroup.procs"))
-    return hands_out and all(writable)
+    return hands_out and all(os.access(path, os.W_OK) for path in (group, group / "cgroup.procs"))

@@ -45,8 +45,7 @@ def process_cpu_s(pid: int) -> float:
 def process_memory_bytes(pid: int) -> int:
     """Return the memory that a process holds for itself; ``OSError`` if there is none."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    anonymous = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
-    return 1024 * int(next(anonymous, 0))
+    return 1024 * int(next((line.split()[1] for line in lines if line.startswith("RssAnon:")), 0))
 
 
 class DutyCycleLimiter(CpuLimiter):

@@ -167,10 +167,11 @@ def regions(mask: NDArray[np.bool_]) -> list[Box]:
             region[root(run)] = root(above)
     roots = np.array([root(run) for run in range(len(region))], np.int64)
     tops, lefts = np.divmod(begins, width)
+    rights = ends - tops * width
     return [
         Box(
             int(lefts[own].min()) - 1, int(tops[own].min()) - 1,
-            int((ends - tops * width)[own].max()) - 1, int(tops[own].max()),
+            int(rights[own].max()) - 1, int(tops[own].max()),
         )
         for own in (roots == one for one in np.unique(roots))
     ]  # fmt: skip

@@ -205,8 +205,7 @@ def count_late(e: KnownEpisode, speedup: float) -> int:
     for kind in range(e.classes):
         for start in range(e.first[kind + 1] - 1, e.first[kind] - 1, -1):
             after, violations = _busy_period(e, kind, start, e.release_s[start], speedup)
-            rest = e.late[after] if after < e.first[kind + 1] else 0
-            e.late[start] = violations + rest
+            e.late[start] = violations + (e.late[after] if after < e.first[kind + 1] else 0)
         if e.first[kind] < e.first[kind + 1]:
             late += e.late[e.first[kind]]
     return late

@@ -25,7 +25,7 @@ from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
 
 _AT_ONCE = 16  # Episodes that are played side by side: each keeps all of its requests
-_STEPS = (4, 2, 1)  # By how many cores a search of several stages tries to go down
+_BEGINS, _SAVED = 64, (2, 1)  # Of a search of stages: most to begin with; cores saved in a step
 
 Held = tuple[StageAllocation, ...]  # A fixed fleet of each stage
 Rates = Callable[[Sequence[Held], int], FloatArray]  # Shares that some miss with a seed
@@ -34,7 +34,7 @@ Rates = Callable[[Sequence[Held], int], FloatArray]  # Shares that some miss wit
 def constants(spec: SystemSpec) -> list[list[Held]]:
     """Return all fixed fleets of a single model, else raise ConfigError; by cores, fewest first."""
     if not spec.is_one_model:
-        raise ConfigError("the best constant in hindsight is known for stages without variants")
+        raise ConfigError("the best constant is known for one model or pipeline without variants")
     fleets = dict[int, list[Held]]()
     for own in _fleets(spec.first):
         if own.replicas <= places(spec.nodes, own.cores):
@@ -57,11 +57,11 @@ def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) ->
 
     It is the same fleet in all episodes; of several with equally few cores, the one with the fewest
     avoidable violations. If none meets the objective, it is the one with the fewest of all. Of
-    several stages it is the best that is found by changing two at a time. Raises ConfigError for
-    variants.
+    several stages it is the best that a search finds, see :func:`_of_stages`. Raises ConfigError
+    for variants, and for a set of models.
     """
     spec, rates_of = make_spec(scenario, profile), partial(_rates, scenario, profile)
-    if len(spec.stages) > 1 and not spec.has_variants:
+    if len(spec.stages) > 1 and not (spec.has_variants or spec.models):
         return _of_stages(spec, rates_of, rate_rps(scenario, profile), seeds)
     first = list[tuple[float, Held]]()
     for fleets in constants(spec):
@@ -69,14 +69,7 @@ def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) ->
         if best is not None:
             return best
         first += zip(own.tolist(), fleets, strict=True)
-    unmet, fewest = first[0][1], math.inf
-    for rate_of_first, fleet in sorted(first):
-        if rate_of_first / len(seeds) >= fewest:  # whatever it misses in the others
-            break
-        others = [float(rates_of([fleet], seed)[0]) for seed in seeds[1:]]
-        if (total := (rate_of_first + sum(others)) / len(seeds)) < fewest:
-            unmet, fewest = fleet, total
-    return unmet
+    return _least(rates_of, first, seeds)
 
 
 def _meeting(
@@ -95,41 +88,68 @@ def _meeting(
     return fleets[int(left[np.argmin(rates[left])])], first
 
 
+def _least(rates_of: Rates, first: Sequence[tuple[float, Held]], seeds: Sequence[int]) -> Held:
+    """Return the fleet that misses least, by the rates of the first seed."""
+    unmet, fewest = first[0][1], math.inf
+    for rate_of_first, fleet in sorted(first):
+        if rate_of_first / len(seeds) >= fewest:  # whatever it misses in the others
+            break
+        others = [float(rates_of([fleet], seed)[0]) for seed in seeds[1:]]
+        if (total := (rate_of_first + sum(others)) / len(seeds)) < fewest:
+            unmet, fewest = fleet, total
+    return unmet
+
+
 def _of_stages(spec: SystemSpec, rates_of: Rates, rps: float, seeds: Sequence[int]) -> Held:
-    """Search fleets of several stages: all cores at first, then fewer and fewer."""
-    options = [_fast_enough(stage, rps * stage.mean_tasks) for stage in spec.stages]
-    needed, large = [min(map(_cores, own)) for own in options], []
-    for own, least in zip(options, needed, strict=True):
-        share = max(least, spec.total_cores * least / sum(needed))
-        most = max(cores for cores in map(_cores, own) if cores <= share)
-        large.append([fleet for fleet in own if 0.8 * most <= _cores(fleet) <= most])
-    begins = [held for held in product(*large) if fits(spec.nodes, held)] or [spec.initial.stages]
-    held = begins[int(np.argmin(rates_of(begins, seeds[0])))]
-    while _meeting(rates_of, [held], seeds)[0]:
-        by_cores = dict[int, list[Held]]()
-        for i, j in combinations(range(len(held)), 2):
-            for one, other in product(options[i], options[j]):
-                moved = (*held[:i], one, *held[i + 1 : j], other, *held[j + 1 :])
-                if fits(spec.nodes, moved):
-                    by_cores.setdefault(_cores(*moved), []).append(moved)
-        cheaper = (by_cores.get(_cores(*held) - less, []) for less in _STEPS)
+    """Search fleets of several stages: nearly all cores at first, then fewer and fewer."""
+    # It changes two stages at a time, and ends where nothing that it tries saves a core or two.
+    begins, most = list[Held](), int(_BEGINS ** (1 / len(spec.stages)))
+    while not begins:  # where even all cores cannot serve the rate, they serve a part of it
+        options = [_fast_enough(stage, rps * stage.mean_tasks) for stage in spec.stages]
+        needed, large = [min(map(_cores, own)) for own in options], []
+        for own, few in zip(options, needed, strict=True):
+            share = max(few, spec.total_cores * few / sum(needed))
+            top = max(cores for cores in map(_cores, own) if cores <= share)
+            large.append([fleet for fleet in own if 0.8 * top <= _cores(fleet) <= top][:most])
+        begins = [held for held in product(*large) if fits(spec.nodes, held)]
+        rps *= 0.9
+    best, first = _meeting(rates_of, begins, seeds)
+    if best is None:  # with all cores, or all but one
+        least = begins[int(np.argmin(first))]
+        moves = _moves(spec, least, options)
+        tried = [least, *(m for m in moves if _cores(*m) >= spec.total_cores - 1)]
+        first = rates_of(tried, seeds[0])
+        return _least(rates_of, [*zip(first.tolist(), tried, strict=True)], seeds)
+    while best is not None:
+        held, moves = best, _moves(spec, best, options)
+        cheaper = ([m for m in moves if _cores(*m) == _cores(*held) - less] for less in _SAVED)
         parts = chain.from_iterable(map(_batched, cheaper))
         found = (_meeting(rates_of, part, seeds)[0] for part in parts)
-        if (best := next(filter(None, found), None)) is None:
-            break
-        held = best
+        best = next(filter(None, found), None)
     return held
 
 
+def _moves(
+    spec: SystemSpec, held: Held, options: Sequence[Sequence[StageAllocation]]
+) -> list[Held]:
+    """Return what differs in at most two stages, and fits."""
+    moves = dict[Held, None]()
+    for i, j in combinations(range(len(held)), 2):
+        for one, other in product(options[i], options[j]):
+            moved: Held = (*held[:i], one, *held[i + 1 : j], other, *held[j + 1 :])
+            moves[moved] = None
+    return [moved for moved in moves if fits(spec.nodes, moved)]
+
+
 def _fast_enough(stage: StageSpec, rps: float) -> list[StageAllocation]:
-    """Return the fleets that can serve so many tasks a second; the fastest where none can."""
-    latency_s = stage.latency.table_s(stage.batch_max, stage.cores_max)
-    fleets = _fleets(stage)
-    served_rps = [f.replicas * f.batch / float(latency_s[f.batch - 1, f.cores - 1]) for f in fleets]
-    least_rps = min(rps, max(served_rps))
-    return [
-        fleet for fleet, own_rps in zip(fleets, served_rps, strict=True) if own_rps >= least_rps
-    ]
+    """Return the fleets that serve so many tasks a second, or the most; the soonest done first."""
+    latency_s, timed = stage.latency.table_s(stage.batch_max, stage.cores_max), []
+    for fleet in _fleets(stage):
+        batch_s = float(latency_s[fleet.batch - 1, fleet.cores - 1])
+        timed.append((fleet.replicas * fleet.batch / batch_s, batch_s, fleet))
+    rps = min(rps, max(timed)[0])
+    fast = [(batch_s / max(1 - rps / n, 1e-6), fleet) for n, batch_s, fleet in timed if n >= rps]
+    return [fleet for _, fleet in sorted(fast)]  # as in a queue at this rate
 
 
 def _rates(scenario: Scenario, profile: Profile, fleets: Sequence[Held], seed: int) -> FloatArray:
@@ -142,7 +162,6 @@ def _rates(scenario: Scenario, profile: Profile, fleets: Sequence[Held], seed: i
 
 
 def _batched(own: Sequence[Any]) -> Iterator[Any]:
-    """Yield the parts of what is played side by side."""
     return (own[begin : begin + _AT_ONCE] for begin in range(0, len(own), _AT_ONCE))
 
 

@@ -217,7 +217,6 @@ class ServingEngine:
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
         cores, batch, replicas, chosen = zip(*view.allocation.stages, strict=True)
-        budgets_s = view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s
         return Snapshot(
             now_s=view.now_s,
             agent=self._decider.agent,
@@ -230,7 +229,7 @@ class ServingEngine:
                 for own, k in zip(self._system.variants, chosen, strict=True)
             ),
             queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
-            budgets_s=tuple(budgets_s.tolist()),
+            budgets_s=tuple((view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s).tolist()),
             ready=self.ready,
         )
 

@@ -66,8 +66,7 @@ class Request:
         self.method, self.version = parser.get_method().decode(), parser.get_http_version()
         self.headers = dict(self.pairs)
         self.keep_alive = self.version != "1.0" and parser.should_keep_alive()
-        expects = self.headers.get(b"expect", b"").lower() == b"100-continue"
-        if expects and self.version != "1.0":
+        if self.headers.get(b"expect", b"").lower() == b"100-continue" and self.version != "1.0":
             self._send_continue = send
 
     def allocate(self, size: int, memory: MemoryLimit) -> None:

@@ -131,8 +131,7 @@ def json_size(length: bytes | None, body_size: int, served: ServedModel, max_row
     # ``Inference-Header-Content-Length`` says it, if it is given.
     size = body_size
     if length is not None:
-        valid = length.isdigit() and len(length) < 16
-        if not (valid and int(length) <= body_size):
+        if not (length.isdigit() and len(length) < 16 and int(length) <= body_size):
             name = "Inference-Header-Content-Length"
             raise WireError(f"{name} must be 0 to {body_size}, not {brief(length)}")
         size = int(length) or body_size
