@@ -75,7 +75,7 @@ def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) ->
 def _meeting(
     rates_of: Rates, fleets: Sequence[Held], seeds: Sequence[int]
 ) -> tuple[Held | None, FloatArray]:
-    """Return the best of some fleets if it meets the objective, and all their first rates."""
+    """Return the best of some fleets if it meets the objective; and all rates of the first seed."""
     rates, left, first = np.zeros(len(fleets)), np.arange(len(fleets)), np.zeros(len(fleets))
     for seed in seeds:  # later ones only add to the mean: a fleet beyond the limit is out
         own = rates_of([fleets[k] for k in left.tolist()], seed)
@@ -89,7 +89,7 @@ def _meeting(
 
 
 def _least(rates_of: Rates, first: Sequence[tuple[float, Held]], seeds: Sequence[int]) -> Held:
-    """Return the fleet that misses least, by the rates of the first seed."""
+    """Return the fleet that misses least on all seeds; ``first`` has what each misses on one."""
     unmet, fewest = first[0][1], math.inf
     for rate_of_first, fleet in sorted(first):
         if rate_of_first / len(seeds) >= fewest:  # whatever it misses in the others
@@ -114,7 +114,7 @@ def _of_stages(spec: SystemSpec, rates_of: Rates, rps: float, seeds: Sequence[in
         begins = [held for held in product(*large) if fits(spec.nodes, held)]
         rps *= 0.9
     best, first = _meeting(rates_of, begins, seeds)
-    if best is None:  # with all cores, or all but one
+    if best is None:  # that which misses least, of those on all cores or all but one
         least = begins[int(np.argmin(first))]
         moves = _moves(spec, least, options)
         tried = [least, *(m for m in moves if _cores(*m) >= spec.total_cores - 1)]
