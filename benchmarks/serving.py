@@ -32,7 +32,7 @@ from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.results.tables import aligned
-from sponge_env.serve.load import client as http
+from sponge_env.serve.load.client import HEADER_LENGTH, infer_head, infer_path
 
 Array = NDArray[Any]
 Ask = Callable[[int], Array]  # Has the model answer one of the rows
@@ -51,28 +51,24 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
     """Use one connection that is kept, with requests made beforehand, by default without an SLO."""
     (tensor,) = server.metadata["inputs"]
     parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
-    client, path = http.HttpClient(f"http://127.0.0.1:{server.port}"), http.infer_path(server.model)
-    requests, parser = [], http.AnswerParser()
+    first, requests = f"POST {infer_path(server.model)} HTTP/1.1\r\nHost: 127.0.0.1", []
     for row in rows:
-        head = http.infer_head({tensor["name"]: row}, parameters, "")
-        size, headers = len(head) + row.nbytes, {http.HEADER_LENGTH: len(head)}
-        requests.append(client.head("POST", path, size, headers) + head + row.tobytes())
+        about = infer_head({tensor["name"]: row}, parameters)
+        lengths = f"Content-Length: {len(about) + row.nbytes}\r\n{HEADER_LENGTH}: {len(about)}"
+        head = f"{first}\r\n{lengths}\r\n\r\n".encode()
+        requests.append(head + about + row.tobytes())
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answers = connection.makefile("rb")
 
         def call(at: int) -> Array:
             connection.sendall(requests[at % len(requests)])
-            answers: Sequence[http.HttpAnswer] = ()
-            while not answers:
-                data = connection.recv(1 << 20)
-                if not data:
-                    raise ConnectionError("the server closed the connection")
-                answers = parser.feed(data)
-            answer = parser.answers.pop()
-            if answer.status != 200:
-                raise ConnectionError(f"status {answer.status}: {answer.json}")
-            start = int(answer.headers[http.HEADER_LENGTH.lower()])
-            return np.frombuffer(answer.body[start:], np.float32)
+            if b" 200 " not in (status := answers.readline()):
+                raise ConnectionError(f"the server said {status!r}")
+            lines = iter(answers.readline, b"\r\n")
+            said = dict(line.lower().rstrip().split(b": ", 1) for line in lines)
+            body = answers.read(int(said[b"content-length"]))
+            return np.frombuffer(body[int(said[HEADER_LENGTH.lower().encode()]) :], np.float32)
 
         yield call
 

@@ -23,9 +23,9 @@ class Recorded(ServerMetrics):
         super().__init__(first)
         self.ended, self.others = [], list(map(Recorded, others))
 
-    def observe(self, call, reply, counted=False):
+    def observe(self, call, reply, counted=False, trace=""):
         self.ended.append((call, reply, counted))
-        super().observe(call, reply, counted)
+        super().observe(call, reply, counted, trace)
 
 
 @dataclass
@@ -60,7 +60,7 @@ def running(engine=None, **changes):
     engine = engine or FakeEngine()
     recorder = Recorded(*engine.models.values())
     options = ServeOptions(**{"port": 0, "grpc_port": 0, "drain_s": 5.0, **changes})
-    resources = {"/metrics": Resource("text/plain", lambda query: f"asked {query}".encode())}
+    resources = {"/metrics": Resource(lambda query, _: ("text/plain", f"asked {query}".encode()))}
     started, ended = Future(), Future()
 
     def listening(at, stop):

@@ -14,7 +14,6 @@ from itertools import count
 import numpy as np
 import pytest
 from fake_oip import FakeServer, serving
-from PIL import Image
 from project import ROOT
 from scenarios import SHORT
 from served import running
@@ -49,15 +48,6 @@ def test_algorithms_of_sb3_contrib_train(name, monkeypatch):
     if name == "MaskablePPO":  # else it collects 2,048 steps first
         monkeypatch.setattr(contrib, name, partial(contrib.MaskablePPO, n_steps=64))
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
-
-
-def test_an_episode_becomes_a_gif_of_its_frames(tmp_path):
-    script = example("episode_gif")
-    frames = script.episode(5, scenario=SHORT)
-    script.save(frames, tmp_path / "episode.gif")
-    with Image.open(tmp_path / "episode.gif") as drawn:
-        assert drawn.n_frames == len(frames) == 5
-        assert drawn.size == (480, 320)
 
 
 def test_the_page_shows_the_example_that_runs():

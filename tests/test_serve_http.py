@@ -15,8 +15,10 @@ from functools import partial
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered, served
+from fake_oip import FakeServer, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from raw_http import Wire, binary, chunked, in_json, infer, request
 from served import running
 
@@ -232,6 +234,37 @@ def test_a_violation_says_why_and_is_logged(reply, age_s, says, caplog):
     assert found.headers["traceparent"].startswith(parent[:36])
     assert found.headers["traceparent"] != parent
     assert "traceparent" not in other.headers
+
+
+def test_requests_of_sampled_traces_become_spans(monkeypatch):
+    class Collector(FakeServer):
+        def answer(self, path, headers, body):
+            self.taken.append(ExportTraceServiceRequest.FromString(gzip.decompress(body)))
+            return 200, {}
+
+    def answer(call):
+        found = answered(np.zeros((1, 2), np.float32)) if call.tensor[0] else Reply(Status.EXPIRED)
+        return dataclasses.replace(found, finished_s=time.monotonic())
+
+    parent = f"00-{'a1' * 16}-{'2' * 16}-0{{}}".format
+    asked = [infer([[n, 0, 0, 0]], traceparent=p) for n, p in ((0, ""), (1, parent(1)))]
+    with serving(Collector()) as collector:
+        for name, value in ("ENDPOINT", collector.url), ("COMPRESSION", "gzip"):
+            monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "ours")
+        with running(FakeEngine(answer=answer), spans=True) as server, Wire(server) as wire:
+            sent = [wire.send(each).answer() for each in (*asked, infer(traceparent=parent(0)))]
+    received = collector.taken
+    (about,) = {r.resource.SerializeToString(): r for each in received for r in each.resource_spans}
+    assert b"ours" in about
+    spans = [s for each in received for r in each.resource_spans for s in r.scope_spans[0].spans]
+    ids = [f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01" for span in spans]
+    assert ids == [each.headers["traceparent"] for each in sent[:2]]
+    assert [span.parent_span_id.hex() for span in spans] == ["", "2" * 16]
+    assert [span.status.code for span in spans] == [2, 0]  # an error, and nothing said
+    assert all(0 < span.end_time_unix_nano - span.start_time_unix_nano < 20e9 for span in spans)
+    values = {each.key: each.value.string_value for each in spans[0].attributes}
+    assert values["sponge.outcome"] == "expired"
 
 
 @pytest.mark.parametrize(

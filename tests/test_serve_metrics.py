@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 
+import prometheus_client.openmetrics.parser as openmetrics
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from served_story import ANSWER, SERVED, Story, call, snapshot
@@ -154,6 +155,16 @@ def test_names_and_types_are_declared_once_each_whatever_the_models_name():
     assert len(families) == len(declared)
     labels = [sample.labels for family in families for sample in family.samples]
     assert {each["model"] for each in labels if "model" in each} == {name}
+
+
+def test_buckets_have_an_exemplar_where_the_client_asks(metrics):
+    for finished_s, trace in ((0.4, "a1"), (0.41, "b2"), (0.42, "")):
+        metrics.observe(call(), dataclasses.replace(ANSWER, finished_s=finished_s), trace=trace)
+    found = openmetrics.text_string_to_metric_families(exposition(metrics, True).decode())
+    shown = [s.exemplar for f in found for s in f.samples if s.exemplar and "latency" in s.name]
+    (one,) = shown
+    expected = {"trace_id": "b2"}, 0.41, 1700000000.25
+    assert (one.labels, one.value, float(one.timestamp)) == expected
 
 
 def test_pods_are_shown_as_kubernetes_has_them():

@@ -89,6 +89,8 @@ async def run_servers(
         await run_detached(engine.drain, options.drain_s)
         http.close()
         await asyncio.gather(*[clients.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])])
+        if front.spans is not None:
+            await run_detached(front.spans.close)
 
 
 def _announce(options: ServeOptions, stop: Stop) -> None:

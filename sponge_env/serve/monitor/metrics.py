@@ -32,11 +32,16 @@ class Histogram:
         self.edges = tuple(edges)
         self.counts = [0] * (len(self.edges) + 1)  # (n + 1,) values up to each edge, and above all
         self.total = 0.0  # Sum of the values
+        self.exemplars: list[tuple[str, float, float] | None] = [None] * len(self.counts)
+        """For each count the last trace in it, its value and its time."""
 
-    def add(self, value: float, times: int = 1) -> None:
-        """Count a value, or several equal ones."""
-        self.counts[bisect_left(self.edges, value)] += times
+    def add(self, value: float, times: int = 1, trace: str = "", unix_s: float = 0.0) -> None:
+        """Count a value, or several equal ones, of a trace if it has one."""
+        at = bisect_left(self.edges, value)
+        self.counts[at] += times
         self.total += times * value
+        if trace:
+            self.exemplars[at] = trace, value, unix_s
 
 
 @dataclass(slots=True)
@@ -87,21 +92,22 @@ class ServerMetrics:
         """Return the batches that have ended of each of the model's stages, by size."""
         return self._batches()[self.served.stage :][: len(self.served.stages)]
 
-    def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
+    def observe(self, call: Call, reply: Reply, counted: bool = False, trace: str = "") -> None:
         """Count a call that has ended; ``counted`` if another row counts for its request."""
-        answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
+        answered, unix_s = reply.status is Status.ANSWERED, self._wall()
         with self.lock:
             self.outcomes[reply.outcome] += 1
             if not counted:
                 (self.success if answered else self.fail).add(reply.queue_s + reply.service_s)
             if answered:
                 latency_s, slo_s = reply.finished_s - call.sent_s, call.deadline_s - call.sent_s
-                self.latency.add(latency_s)
-                self.slo_used.add(latency_s / slo_s if slo_s > 0 else math.inf)
+                share = latency_s / slo_s if slo_s > 0 else math.inf
+                self.latency.add(latency_s, 1, trace, unix_s)
+                self.slo_used.add(share, 1, trace, unix_s)
                 self.queue.add(reply.queue_s)
                 self.infer.add(reply.service_s)
                 self.answers[reply.variant] += 1
-                self.last_inference_ms = now_ms
+                self.last_inference_ms = int(unix_s * 1000)
 
     def rejected(self, status: int) -> None:
         """Count a request that never came to the engine."""

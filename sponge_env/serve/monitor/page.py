@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KEPT = 600  # Intervals in the history, and seconds that the page shows of it
 PLACES = 4  # Decimals in JSON: a chart cannot show more
+JSON, HTML = "application/json", "text/html; charset=utf-8"
 NEVER = -1.0  # Infinite latency, of requests that were never answered, in JSON
 
 
@@ -88,16 +89,21 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     metrics, *metrics.others = map(made, engine.models.values())
     history = History(metrics)
     # made once a second, whoever asks
-    text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))
+    kept = lru_cache(maxsize=2)(lambda second, open_: exposition.exposition(metrics, open_))
     whole = lru_cache(maxsize=1)(lambda second: state(engine, history))
 
-    def told(query: str) -> bytes:
-        return state(engine, history, since(query)) if query else whole(int(time.monotonic()))
+    def told(query: str, _: str) -> tuple[str, bytes]:
+        now = int(time.monotonic())
+        return JSON, state(engine, history, since(query)) if query else whole(now)
+
+    def counted(_: str, accept: str) -> tuple[str, bytes]:
+        open_metrics = "application/openmetrics-text" in accept
+        return exposition.TYPES[open_metrics], kept(int(time.monotonic()), open_metrics)
 
     resources = {
-        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text(int(time.monotonic()))),
-        "/state": Resource("application/json", told),
-        "/": Resource("text/html; charset=utf-8", lambda _: page(), page_headers(), open=True),
+        "/metrics": Resource(counted),
+        "/state": Resource(told),
+        "/": Resource(lambda *_: (HTML, page()), page_headers(), open=True),
     }
     with watched(engine, history):
         yield metrics, resources

@@ -13,10 +13,11 @@ import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
+from sponge_env.serve.monitor.tracing import join_trace
 from sponge_env.serve.options import PROXY_HEADERS, authority, is_local, listening_socket
 from sponge_env.serve.rpc import codec
 from sponge_env.serve.rpc.codec import MESSAGES
-from sponge_env.serve.wire.front import Front, Headers, own_parent
+from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.regions import Regions
@@ -103,7 +104,8 @@ class RpcFront:
 
         async def handle(_: object, context: Context) -> bytes:
             began_s, headers = time.monotonic(), headers_of(context)
-            trace = tuple((k.decode(), v.decode()) for k, v in own_parent(headers))
+            own = join_trace(headers, self._front.spans is not None)
+            trace = tuple((k.decode(), v.decode()) for k, v in own)
             try:
                 if name not in OPEN_METHODS:
                     self._front.check_token(headers)
@@ -202,9 +204,10 @@ class RpcFront:
                     answer.cancel()
 
     async def _stream_answer(self, data: bytes, headers: Headers) -> bytes:
+        join_trace(own := dict(headers), self._front.spans is not None)
         try:
             with self._front.memory.holding(COPIES * len(data)):
-                values = {"infer_response": await self._infer(data, headers, time.monotonic())}
+                values = {"infer_response": await self._infer(data, own, time.monotonic())}
         except WireError as error:
             self._front.count_rejected(error)
             values = {"error_message": error.sentence}

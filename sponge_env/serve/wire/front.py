@@ -3,8 +3,6 @@
 import asyncio
 import hmac
 import logging
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +18,7 @@ from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import VIOLATIONS, ServerMetrics
+from sponge_env.serve.monitor.tracing import TRACEPARENT, Spans, trace_id
 from sponge_env.serve.options import PROXY_HEADERS, ServeOptions
 from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_deadline
 from sponge_env.serve.wire.inline import InlineFuture
@@ -36,12 +35,9 @@ LOG = logging.getLogger("sponge_env")
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy",
               "model_repository")  # fmt: skip
-TRACEPARENT = b"traceparent"  # W3C's header of the trace that a request belongs to
-_TRACEPARENT_FORM = re.compile(
-    rb"(?!ff)[\da-f]{2}-(?!0{32})([\da-f]{32})-(?!0{16})[\da-f]{16}-([\da-f]{2})(?:-.*)?"
-)
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
 Headers = Mapping[bytes, bytes]  # By lower-case name
+Record = Callable[[Sequence[Call], Sequence[Reply]], None]
 MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
 
 
@@ -60,6 +56,8 @@ class Front:
         self.memory: MemoryLimit = first.memory if first else MemoryLimit(options.max_held_bytes)
         regions = Regions(options.max_body_bytes) if options.shared_memory else None
         self.regions: Regions | None = first.regions if first else regions
+        own = Spans() if options.spans and not first else None
+        self.spans: Spans | None = first.spans if first else own
         self.all_metrics = first.metrics if first else metrics  # Of what is not of one model
         others = [Front(engine, options, each, self) for each in metrics.others]
         self.fronts = {front.served.name: front for front in (self, *others)}
@@ -180,7 +178,7 @@ class Front:
         share = payload_bytes // len(request.rows)
         about = deadline.sent_s, deadline.due_s, share, self.served.stage
         calls = [Call(row, *about) for row in request.rows]
-        replies = await self._submit(calls)
+        replies = await self._submit(calls, partial(self._record, headers, arrival.began_s))
         if self.options.log_violations:
             self._log(request, headers, calls[0], replies[deciding_row(replies)])
         try:
@@ -205,14 +203,14 @@ class Front:
             }
             LOG.warning("%s", orjson.dumps(line).decode())
 
-    async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
+    async def _submit(self, calls: Sequence[Call], record: Record) -> list[Reply]:
         """Submit the calls of a request and wait for all replies, in their order."""
         # Once one is not answered, the others are of no use and are cancelled; so are all when this
         # is cancelled. They are counted either way. More calls than the engine can ever hold are a
         # WireError, and are not submitted.
         if len(calls) > (limit := self.served.queue_max):
             raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
-        pending = _PendingRows(self, calls)
+        pending = _PendingRows(self.engine, calls, record)
         try:
             pending.submit()
             replies: list[Reply] = await pending.all
@@ -226,18 +224,22 @@ class Front:
         if error.ended is None:
             self.all_metrics.rejected(error.status)
 
-    def record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+    def _record(
+        self, headers: Headers, began_s: float, calls: Sequence[Call], replies: Sequence[Reply]
+    ) -> None:
         """Count each row, and the request by the row that decided about its answer."""
-        deciding = deciding_row(replies)
+        deciding, trace = deciding_row(replies), trace_id(headers)
         for row, (call, reply) in enumerate(zip(calls, replies, strict=True)):
-            self.metrics.observe(call, reply, row != deciding)
+            self.metrics.observe(call, reply, row != deciding, trace)
+        if trace and self.spans is not None:
+            self.spans.add(headers, self.served.name, began_s, replies[deciding])
 
 
 class _PendingRows:
     """Collects replies, which come in the loop's thread or the engine's, until the last of them."""
 
-    def __init__(self, front: Front, calls: Sequence[Call]) -> None:
-        self._engine, self._calls, self._record = front.engine, calls, front.record
+    def __init__(self, engine: "ServingEngine", calls: Sequence[Call], record: Record) -> None:
+        self._engine, self._calls, self._record = engine, calls, record
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._replies: list[Reply] = [MISSING] * len(calls)
         self._tickets: list[int] = []
@@ -298,10 +300,3 @@ def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
         "service_ms": round(max(reply.service_s for reply in replies) * 1000, 3),
         **{"batch": slowest.batch, "cores": slowest.cores, "variant": slowest.variant},
     }
-
-
-def own_parent(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the header of an answer: the request's trace, with an id of our own; or none."""
-    found = _TRACEPARENT_FORM.fullmatch(headers.get(TRACEPARENT, b""))
-    own = os.urandom(8).hex().encode()
-    return ((TRACEPARENT, b"00-%s-%s-%s" % (found[1], own, found[2])),) if found else ()
