@@ -1,4 +1,4 @@
-"""What the server costs beside bare ONNX Runtime, and beside Triton with the same model.
+"""What the server costs beside bare ONNX Runtime, a relay of bytes, and Triton with the same model.
 
     python -m benchmarks.serving [--triton PYTHON]
 
@@ -10,6 +10,8 @@ take turns, so that a drift of the machine's speed meets all alike.
 
 import gc
 import itertools
+import mmap
+import multiprocessing
 import os
 import socket
 import statistics
@@ -92,6 +94,50 @@ def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]
         yield call
 
 
+@contextmanager
+def relay(name: str, rows: Array) -> Iterator[tuple[int, Ask]]:
+    """Ask the least that a server with a process for its model can be; yield its process, too."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_relay, args=(name, theirs))
+    process.start()
+    with socket.create_connection(("127.0.0.1", ours.recv())) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answer = np.empty((1, *efficientnet(name).outputs.shape), np.float32)
+
+        def call(at: int) -> Array:
+            connection.sendall(rows[at % len(rows)])
+            connection.recv_into(answer, 0, socket.MSG_WAITALL)
+            return answer[0]
+
+        yield int(process.pid or 0), call
+    process.join()
+
+
+def serve_relay(name: str, started: Any) -> None:
+    """Pass bytes from the only client to the model and back, without HTTP, queue and deadlines."""
+    model, (near, far) = efficientnet(name), socket.socketpair()
+    likes = [np.empty((1, *each.shape), each.dtype) for each in (model.inputs, model.outputs)]
+    inputs, outputs = (np.ndarray(a.shape, a.dtype, mmap.mmap(-1, a.nbytes)) for a in likes)
+    if os.fork() == 0:
+        near.close()
+        os.sched_setaffinity(0, {MODEL_CPU})
+        session = onnx_session(model.path, threads=1)
+        while far.recv(1):
+            outputs[:] = run_onnx(session, inputs)
+            far.send(b"!")
+        os._exit(0)
+    far.close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started.send(listener.getsockname()[1])
+        connection, _ = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while connection.recv_into(inputs, 0, socket.MSG_WAITALL):
+        near.send(b"?")
+        near.recv(1)
+        connection.sendall(outputs)
+
+
 def check(calls: Mapping[str, Ask], count: int) -> None:
     """Raise unless all give the same answers, which also warms them up."""
     for at in range(count):
@@ -101,25 +147,36 @@ def check(calls: Mapping[str, Ask], count: int) -> None:
                 raise SystemExit(f"{name} and {BARE} give different answers")
 
 
-def print_latencies(calls: Mapping[str, Ask]) -> None:
-    """Measure all in turn; print latency quantiles and the overhead over the bare model."""
+def front_end_s(pid: int | None) -> float:
+    """Return the CPU time of all threads of a process so far; 0 for none."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
+
+
+def print_latencies(calls: Mapping[str, Ask], pids: Mapping[str, int]) -> None:
+    """Measure all in turn; print what a request takes beyond the bare model, and CPU time of it."""
     # The first request of a turn warms up and does not count.
     times_s: dict[str, list[float]] = {name: [] for name in calls}
+    cpu_s = dict.fromkeys(calls, 0.0)
     gc.disable()
     for _ in range(ROUNDS):
         for name, call in calls.items():
             with keeping_to({MODEL_CPU} if name == BARE else OTHERS):
                 call(0)
+                before_s = front_end_s(pids.get(name))
                 for at in range(TURN):
                     begin_s = time.perf_counter()
                     call(at)
                     times_s[name].append(time.perf_counter() - begin_s)
+                cpu_s[name] += front_end_s(pids.get(name)) - before_s
     gc.enable()
-    quantiles = {name: 1000 * np.quantile(each, (0.5, 0.99)) for name, each in times_s.items()}
-    lines = [["ms", "p50", "p99", "p50 over bare", "p99 over bare"]]
-    for name, values in quantiles.items():
-        over = ["", ""] if name == BARE else [f"{v:.2f}" for v in values - quantiles[BARE]]
-        lines.append([name, *(f"{v:.2f}" for v in values), *over])
+    shares = {"p25": 0.25, "p50": 0.5, "p99": 0.99}
+    found = {name: 1000 * np.quantile(each, [*shares.values()]) for name, each in times_s.items()}
+    lines = [["ms", *shares, *(f"{share} over bare" for share in shares), "front end's CPU"]]
+    for name, values in found.items():
+        over = [*values - found[BARE], 1000 * cpu_s[name] / (ROUNDS * TURN)]
+        lines.append([name, *(f"{v:.2f}" for v in [*values, *(over if name != BARE else ())])])
+        lines[-1] += [""] * (len(lines[0]) - len(lines[-1]))
     print("\n".join(aligned(lines)), end="\n\n")
 
 
@@ -185,7 +242,9 @@ def measure(name: str, python: Path | None) -> None:
         servers = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
             servers.append(stack.enter_context(triton(python, TritonModel(name))))
-        calls: dict[str, Ask] = {BARE: bare}
+        pid, relayed = stack.enter_context(relay(name, rows))
+        calls: dict[str, Ask] = {BARE: bare, "relay of bytes": relayed}
+        pids = {"relay of bytes": pid}
         for server in servers:
             for kind, client in (
                 ("lean client", lean_client(server, rows)),
@@ -193,8 +252,9 @@ def measure(name: str, python: Path | None) -> None:
                 ("tritonclient gRPC", triton_client(server, rows, "grpc")),
             ):
                 calls[f"{server.name}, {kind}"] = stack.enter_context(client)
+                pids[f"{server.name}, {kind}"] = server.process.pid
         check(calls, len(rows))
-        print_latencies(calls)
+        print_latencies(calls, pids)
         print_throughput(servers, session, rows)
 
 

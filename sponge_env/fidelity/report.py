@@ -202,14 +202,9 @@ def write_results(folder: Path, trials: list[Trial], profile: Profile, command: 
 def introduction(measured: Mapping[str, Any]) -> str:
     """Return what was measured where, by what ``fidelity.json`` holds."""
     host, live = measured["host"], [t for t in measured["trials"] if t["kind"] == "live"]
-    repetitions = 1 + max(trial["repetition"] for trial in live)
-    ratio = fmean(trial["cpu_ratio"] for trial in live)
+    ratio, repetitions = fmean(t["cpu_ratio"] for t in live), 1 + max(t["repetition"] for t in live)
     return (
-        f"Host: {host['cpu_model']}, {host['cpus']} CPUs, {host['kernel']}; limiter "
-        f"{live[0]['limiter']}; profile of {measured['profile_date']}. Episodes of "
-        f"{live[0]['duration_s']:g} s with the same arrivals; repetitions: {repetitions}. "
-        "Replayed: simulated with the CPU times of the live batches, which took "
-        f"{ratio:.3f} times the profile's. Targets: violations and effective accuracy within 0.5 "
-        "points, mean within 5 %, p99 within 10 %, or within the spread of the live runs. The "
-        "mean is of answered requests; p50 and p99 count the others as endless."
+        f"{host['cpu_model']}, {host['cpus']} CPUs, {host['kernel']}; limiter {live[0]['limiter']}, "
+        f"profile of {measured['profile_date']}; {repetitions} repetitions, {live[0]['duration_s']:g}"
+        f" s each; replayed: with the CPU times of the live batches, {ratio:.3f} times the profile's"
     )
