@@ -202,9 +202,9 @@ def write_results(folder: Path, trials: list[Trial], profile: Profile, command: 
 def introduction(measured: Mapping[str, Any]) -> str:
     """Return what was measured where, by what ``fidelity.json`` holds."""
     host, live = measured["host"], [t for t in measured["trials"] if t["kind"] == "live"]
-    ratio, repetitions = fmean(t["cpu_ratio"] for t in live), 1 + max(t["repetition"] for t in live)
+    ratio, count = fmean(t["cpu_ratio"] for t in live), 1 + max(t["repetition"] for t in live)
     return (
-        f"{host['cpu_model']}, {host['cpus']} CPUs, {host['kernel']}; limiter {live[0]['limiter']}, "
-        f"profile of {measured['profile_date']}; {repetitions} repetitions, {live[0]['duration_s']:g}"
-        f" s each; replayed: with the CPU times of the live batches, {ratio:.3f} times the profile's"
+        f"{host['cpu_model']}, {host['cpus']} CPUs, {host['kernel']}; {live[0]['limiter']} limits, "
+        f"profile of {measured['profile_date']}; {count} repetitions of {live[0]['duration_s']:g} "
+        f"s; replayed: with the CPU times of the live batches, {ratio:.3f} times the profile's"
     )
