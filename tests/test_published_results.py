@@ -122,7 +122,7 @@ def test_seeds_follow_from_the_hash_of_the_controllers(tmp_path):
     assert freeze.digest(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["standard", "cold", "robust", "real", "systems"])
+@pytest.mark.parametrize("name", ["standard", "cold", "robust", "real", "systems", "stages"])
 def test_published_cells_are_those_of_the_suite(name):
     shown = arranged(load_suite(f"{name}-v1"))
     cells = read_rows(RESULTS / f"{name}-cells.csv")
