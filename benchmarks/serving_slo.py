@@ -1,6 +1,6 @@
 """Violations and cores of deadlines over a 4G trace: ours, and Triton at static settings.
 
-    python -m benchmarks.serving_slo [--triton PYTHON] [--seeds 3]
+    python -m benchmarks.serving_slo [--triton PYTHON] [--seeds 5]
 
 ``sponge load`` sends the scenario ``local`` at 80 % of this machine's capacity, open loop. Triton
 has the same CPU limit (a control group's quota on its model's processes), dynamic batching, each
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import t
 
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
@@ -29,8 +30,8 @@ from sponge_env.env.factory import prepare_machine
 from sponge_env.live.cpus import lock_cpu
 
 MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
-AGENTS = ("sponge-ip", "sponge-mpc")
-SECONDS = 30.0  # Of each run
+AGENTS = ("sponge-joint", "sponge-mpc")
+SECONDS = 60.0  # Of each run
 TRITON = {  # The best static settings that were found for each number of core units
     "all cores, batches of 16, 10 ms delay": {"delay_s": 0.01},
     "15 cores, batches of 32, two instances": {"cores": 15, "batch_max": 32, "instances": 2},
@@ -81,15 +82,19 @@ def in_turn(compared: dict[str, Contender], seeds: int) -> pd.DataFrame:
 
 
 def table(found: pd.DataFrame) -> str:
-    """Return the means over seeds, and their ranges; a p99 of too few answers is infinite."""
+    """Return means over seeds, 95 % intervals (t) and ranges; a p99 of few answers is infinite."""
     shown = {
         "violated [%]": 100 * found["violation_rate"],
         "avoidable [%]": 100 * found["avoidable_violation_rate"],
         "cores of 16": found["mean_cores"],
         "p99 of answers [ms]": 1000 * found["latency_p99_s"].astype(float).fillna(math.inf),
     }
+
+    def half_interval(values: "pd.Series[float]") -> float:
+        return float(t.ppf(0.975, len(values) - 1) * values.sem())
+
     by_name = pd.DataFrame(shown).groupby(found["name"], sort=False)
-    return by_name.agg(["mean", "min", "max"]).to_string(float_format="%.2f")
+    return by_name.agg(["mean", ("+-", half_interval), "min", "max"]).to_string(float_format="%.2f")
 
 
 @cli.command
@@ -97,7 +102,7 @@ def compare(argv: Sequence[str]) -> int:
     """Print the table."""
     parser = cli.Parser(prog="python -m benchmarks.serving_slo", description="Compare deadlines.")
     add_triton(parser)
-    parser.add_argument("--seeds", type=cli.at_least(1), default=3, help="runs (default: 3)")
+    parser.add_argument("--seeds", type=cli.at_least(1), default=5, help="runs (default: 5)")
     arguments = parser.parse_args(argv)
     compared: dict[str, Contender] = {f"sponge serve, {a}": partial(ours, a) for a in AGENTS}
     for name, settings in TRITON.items() if arguments.triton else ():

@@ -56,13 +56,11 @@ class TestStatic:
 class TestQueueRule:
     @pytest.mark.parametrize(
         ("down_after", "queued", "held", "cores"),
-        [
-            (3, [5, 8, 0, 0, 0, 0, 0, 0], 4, [6, 9, 9, 9, 8, 8, 8, 7]),
-            (1, [4, 2, 1, 3], 4, [4, 4, 4, 4]),  # between the thresholds
-            (3, [0, 0, 3, 0, 0, 0], 4, [4, 4, 4, 4, 4, 3]),  # a busy interval interrupts
-            (1, [0, 0], 2, [1, 1]),
-        ],
-    )
+        [(3, [5, 8, 0, 0, 0, 0, 0, 0], 4, [6, 9, 9, 9, 8, 8, 8, 7]),
+         (1, [4, 2, 1, 3], 4, [4, 4, 4, 4]),  # between the thresholds
+         (3, [0, 0, 3, 0, 0, 0], 4, [4, 4, 4, 4, 4, 3]),  # a busy interval interrupts
+         (1, [0, 0], 2, [1, 1])],
+    )  # fmt: skip
     def test_grows_at_once_and_shrinks_by_one_after_a_while(self, down_after, queued, held, cores):
         rule, answers = QueueRule(down_after=down_after), []
         rule.reset(SPEC, seed=0)
@@ -88,17 +86,13 @@ class TestHPA:
 
     @pytest.mark.parametrize(
         ("ratio", "ready", "starting", "desired"),
-        [
-            (1.5, 4, 0, 6),
-            (1.09, 4, 0, 4),  # within the tolerance
-            (0.91, 4, 0, 4),
-            (0.5, 4, 0, 2),
-            (0.0, 4, 0, 0),
-            (2.0, 2, 1, 4),  # the starting one counts as unused: 3 * 2 * 2/3
-            (1.2, 2, 2, 4),  # that turns the direction round: no change
-            (0.5, 2, 2, 1),  # it has no say when scaling in
-        ],
-    )
+        [(1.5, 4, 0, 6),
+         (1.09, 4, 0, 4),  # within the tolerance
+         (0.91, 4, 0, 4), (0.5, 4, 0, 2), (0.0, 4, 0, 0),
+         (2.0, 2, 1, 4),  # the starting one counts as unused: 3 * 2 * 2/3
+         (1.2, 2, 2, 4),  # that turns the direction round: no change
+         (0.5, 2, 2, 1)],  # it has no say when scaling in
+    )  # fmt: skip
     def test_recommendations_as_documented(self, ratio, ready, starting, desired):
         assert desired_replicas(ratio, ready, starting, ready + starting) == desired
 

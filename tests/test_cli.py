@@ -318,12 +318,10 @@ def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start):
 
 @pytest.mark.parametrize(
     ("line", "drop"),
-    [
-        ("", "none"), ("--scenario deep-fade", "unmeetable"), ("--trace none", "none"),
-        ("--trace steady.csv", "unmeetable"), ("--arrivals arrivals-day-600s", "unmeetable"),
-        ("--trace steady.csv --scenario keeps.toml", "none"),
-        ("--trace steady.csv --drop none", "none"), ("--drop expired", "expired"),
-    ],
+    [("", "none"), ("--scenario deep-fade", "unmeetable"), ("--trace none", "none"),
+     ("--trace steady.csv", "unmeetable"), ("--arrivals arrivals-day-600s", "unmeetable"),
+     ("--trace steady.csv --scenario keeps.toml", "none"),
+     ("--trace steady.csv --drop none", "none"), ("--drop expired", "expired")],
 )  # fmt: skip
 def test_what_is_late_on_a_recorded_trace_is_dropped_by_default(line, drop, capsys, monkeypatch):
     for name in ("run_unit", "_report_cell"):  # it need not be played

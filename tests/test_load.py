@@ -147,20 +147,16 @@ def takes(*shape, datatype="FP32", count=1):
 
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
-    [
-        ({}, "--model lit0", "choose from lite0"),
-        ({"about": ["no"]}, "", "no server of the Open Inference Protocol"),
-        *((each, "", "of its tensors all axes except the first (the batch) must be fixed")
-          for each in (takes(count=0), takes(-1, 1, datatype="BF16"), takes(-1, 3, -1, -1))),
-        ({}, "--rate 0", "above 0"),
-        ({}, "--scenario two.toml", "only once"),
-        ({}, "--deadlines x", "choose from headers, timeout"),
-        ({}, "--json .", "cannot"),
-        ({}, "--url http://127.0.0.1:1", "no server at http://127.0.0.1:1"),
-        *(({}, f"--url {url}", "--url must have the form")
-          for url in ("ftp://127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:99999", "http://",
-                      "http://127.0.0.1/\N{EURO SIGN}", "http://user:word@127.0.0.1")),
-    ],
+    [({}, "--model lit0", "choose from lite0"),
+     ({"about": ["no"]}, "", "no server of the Open Inference Protocol"),
+     *((each, "", "of its tensors all axes except the first (the batch) must be fixed")
+       for each in (takes(count=0), takes(-1, 1, datatype="BF16"), takes(-1, 3, -1, -1))),
+     ({}, "--rate 0", "above 0"), ({}, "--scenario two.toml", "only once"),
+     ({}, "--deadlines x", "choose from headers, timeout"), ({}, "--json .", "cannot"),
+     ({}, "--url http://127.0.0.1:1", "no server at http://127.0.0.1:1"),
+     *(({}, f"--url {url}", "--url must have the form")
+       for url in ("ftp://127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:99999", "http://",
+                   "http://127.0.0.1/\N{EURO SIGN}", "http://user:word@127.0.0.1"))],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(changes, options, message, refused):
     with serving(FakeServer(**changes)) as server:

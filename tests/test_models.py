@@ -252,8 +252,7 @@ class Unfinished(Model):
      ("no_such_module:Model", "cannot be made: ModuleNotFoundError: .*'no_such_module'"),
      ("test_models:", "unknown model 'test_models:'; .* or name an .onnx file or module:Class"),
      ("eficientnet-lite1", "did you mean 'efficientnet-lite1'"),
-     ("brief.onnx", "is no ONNX model that can run"),
-     ("none.onnx", "there is no ONNX file")],
+     ("brief.onnx", "is no ONNX model that can run"), ("none.onnx", "there is no ONNX file")],
 )  # fmt: skip
 def test_a_name_that_is_of_no_model_says_why(own_folder, name, reason):
     Path("brief.onnx").write_text("not a model")

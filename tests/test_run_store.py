@@ -100,8 +100,7 @@ def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [lambda data: data["episodes"][0].update(mean_cores="few"),
-     lambda data: data.update(episodes={}),
-     lambda data: data.pop("complete")],
+     lambda data: data.update(episodes={}), lambda data: data.pop("complete")],
 )  # fmt: skip
 def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(tmp_path, result, damage):
     with RunStore.open(tmp_path, IDENTITY) as store:

@@ -28,33 +28,29 @@ ODD, SENT = (0, -5, math.nan, math.inf, -math.inf, 1e300), {"sent_at_ms": NOW_MS
 
 @pytest.mark.parametrize(
     ("parameters", "headers", "arrival", "deadline"),
-    [
-        ({}, {}, AT, (999.9, 1001.9)),  # the default, from the first byte on
-        ({"slo_ms": 300}, {}, AT, (999.9, 1000.2)),
-        ({"slo_ms": 300} | SENT, {}, AT, (999.75, 1000.05)),
-        ({}, {"slo_ms": 300} | SENT, AT, (999.75, 1000.05)),
-        ({"slo_ms": 300}, {"slo_ms": 900}, AT, (999.9, 1000.2)),  # a parameter goes first
-        ({"timeout": 400_000, "slo_ms": 300}, DUE, GRPC, (999.9, 1000.2)),
-        ({"timeout": 400_000}, DUE, GRPC, (999.9, 1000.5)),
-        ({"timeout": 400_000}, {}, GRPC, (999.9, 1000.4)),
-        ({}, {}, GRPC, (999.9, 1000.7)),
-        (SENT, {}, AT, (999.75, 1001.75)),  # it is known when it was sent
-        (SENT, DUE, AT, (999.75, 1000.5)),
-        (SENT | {"timeout": 400_000}, {}, AT, (999.75, 1000.4)),
-        ({"timeout": 0}, {}, AT, (999.9, 1001.9)),  # Triton: none
-        ({"slo_ms": 100, "sent_at_ms": NOW_MS - 5000}, {}, AT, (995.0, 995.1)),  # expired
-        ({}, {"deadline_ms": NOW_MS - 1000}, AT, (999.9, 999.0)),
-        ({"slo_ms": 300, "sent_at_ms": NOW_MS - 100 + deadlines.CLOCK_SLACK_S * 900}, {}, AT,
-         (999.9, 1000.2)),
-        ({"slo_ms": 1e300}, {}, AT, (999.9, 999.9 + deadlines.MAX_SLO_S)),
-        ({"timeout": 2**63}, {}, AT, (999.9, 1000.0 + deadlines.MAX_SLO_S)),
-        ({}, {}, PATIENT, (999.9, 1000.0 + deadlines.MAX_SLO_S)),
-        # neither a wrong clock nor an impossible deadline counts
-        *(({"slo_ms": 300, "sent_at_ms": sent}, {}, AT, (999.9, 1000.2, True))
-          for sent in (NOW_MS + 1000, NOW_MS - (deadlines.MAX_AGE_S + 1) * 1000, *ODD)),
-        *(({}, {"deadline_ms": due}, AT, (999.9, 1001.9, True))
-          for due in (NOW_MS - 61_000, NOW_MS + 3.7e6, *ODD)),
-    ],
+    [({}, {}, AT, (999.9, 1001.9)),  # the default, from the first byte on
+     ({"slo_ms": 300}, {}, AT, (999.9, 1000.2)),
+     ({"slo_ms": 300} | SENT, {}, AT, (999.75, 1000.05)),
+     ({}, {"slo_ms": 300} | SENT, AT, (999.75, 1000.05)),
+     ({"slo_ms": 300}, {"slo_ms": 900}, AT, (999.9, 1000.2)),  # a parameter goes first
+     ({"timeout": 400_000, "slo_ms": 300}, DUE, GRPC, (999.9, 1000.2)),
+     ({"timeout": 400_000}, DUE, GRPC, (999.9, 1000.5)),
+     ({"timeout": 400_000}, {}, GRPC, (999.9, 1000.4)), ({}, {}, GRPC, (999.9, 1000.7)),
+     (SENT, {}, AT, (999.75, 1001.75)),  # it is known when it was sent
+     (SENT, DUE, AT, (999.75, 1000.5)), (SENT | {"timeout": 400_000}, {}, AT, (999.75, 1000.4)),
+     ({"timeout": 0}, {}, AT, (999.9, 1001.9)),  # Triton: none
+     ({"slo_ms": 100, "sent_at_ms": NOW_MS - 5000}, {}, AT, (995.0, 995.1)),  # expired
+     ({}, {"deadline_ms": NOW_MS - 1000}, AT, (999.9, 999.0)),
+     ({"slo_ms": 300, "sent_at_ms": NOW_MS - 100 + deadlines.CLOCK_SLACK_S * 900}, {}, AT,
+      (999.9, 1000.2)),
+     ({"slo_ms": 1e300}, {}, AT, (999.9, 999.9 + deadlines.MAX_SLO_S)),
+     ({"timeout": 2**63}, {}, AT, (999.9, 1000.0 + deadlines.MAX_SLO_S)),
+     ({}, {}, PATIENT, (999.9, 1000.0 + deadlines.MAX_SLO_S)),
+     # neither a wrong clock nor an impossible deadline counts
+     *(({"slo_ms": 300, "sent_at_ms": sent}, {}, AT, (999.9, 1000.2, True))
+       for sent in (NOW_MS + 1000, NOW_MS - (deadlines.MAX_AGE_S + 1) * 1000, *ODD)),
+     *(({}, {"deadline_ms": due}, AT, (999.9, 1001.9, True))
+       for due in (NOW_MS - 61_000, NOW_MS + 3.7e6, *ODD))],
 )  # fmt: skip
 def test_the_deadline(parameters, headers, arrival, deadline):
     assert when(parameters, arrival, **headers) == deadlines.Deadline(*deadline)

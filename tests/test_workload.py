@@ -248,12 +248,10 @@ def test_walking_through_a_trace_ends_each_transfer_as_if_alone(trace, sent_s, p
 
 @pytest.mark.parametrize(
     ("start_s", "bandwidth", "duration_s"),
-    [
-        ([], [], 1.0), ([0, 1], [5], 2.0), ([0, math.nan], [5, 5], 2.0), ([0, 1], [5, 5], math.inf),
-        ([1, 2], [5, 5], 3.0), ([0, 2, 1], [5, 5, 5], 3.0), ([0, 1, 1], [5, 5, 5], 3.0),
-        ([0, 1], [5, 5], 1.0), ([0, 1], [5, -5], 2.0), ([0, 1], [5, math.nan], 2.0),
-        ([0, 1], [5, math.inf], 2.0), ([0, 1], [0, 0], 2.0),
-    ],
+    [([], [], 1.0), ([0, 1], [5], 2.0), ([0, math.nan], [5, 5], 2.0), ([0, 1], [5, 5], math.inf),
+     ([1, 2], [5, 5], 3.0), ([0, 2, 1], [5, 5, 5], 3.0), ([0, 1, 1], [5, 5, 5], 3.0),
+     ([0, 1], [5, 5], 1.0), ([0, 1], [5, -5], 2.0), ([0, 1], [5, math.nan], 2.0),
+     ([0, 1], [5, math.inf], 2.0), ([0, 1], [0, 0], 2.0)],
 )  # fmt: skip
 def test_impossible_traces(start_s, bandwidth, duration_s):
     with pytest.raises(TraceError):
