@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
+from sponge_env.live.limits import process_cpu_s
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.results.tables import aligned
@@ -101,6 +102,7 @@ def relay(name: str, rows: Array) -> Iterator[tuple[int, Ask]]:
     ours, theirs = context.Pipe()
     process = context.Process(target=serve_relay, args=(name, theirs))
     process.start()
+    theirs.close()
     with socket.create_connection(("127.0.0.1", ours.recv())) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         answer = np.empty((1, *efficientnet(name).outputs.shape), np.float32)
@@ -111,7 +113,6 @@ def relay(name: str, rows: Array) -> Iterator[tuple[int, Ask]]:
             return answer[0]
 
         yield int(process.pid or 0), call
-    process.join()
 
 
 def serve_relay(name: str, started: Any) -> None:
@@ -147,14 +148,8 @@ def check(calls: Mapping[str, Ask], count: int) -> None:
                 raise SystemExit(f"{name} and {BARE} give different answers")
 
 
-def front_end_s(pid: int | None) -> float:
-    """Return the CPU time of all threads of a process so far; 0 for none."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
-
-
 def print_latencies(calls: Mapping[str, Ask], pids: Mapping[str, int]) -> None:
-    """Measure all in turn; print what a request takes beyond the bare model, and CPU time of it."""
+    """Measure all in turn; print latencies, and a request's CPU time in the server's process."""
     # The first request of a turn warms up and does not count.
     times_s: dict[str, list[float]] = {name: [] for name in calls}
     cpu_s = dict.fromkeys(calls, 0.0)
@@ -163,20 +158,20 @@ def print_latencies(calls: Mapping[str, Ask], pids: Mapping[str, int]) -> None:
         for name, call in calls.items():
             with keeping_to({MODEL_CPU} if name == BARE else OTHERS):
                 call(0)
-                before_s = front_end_s(pids.get(name))
+                before_s = process_cpu_s(pids[name]) if name in pids else 0.0
                 for at in range(TURN):
                     begin_s = time.perf_counter()
                     call(at)
                     times_s[name].append(time.perf_counter() - begin_s)
-                cpu_s[name] += front_end_s(pids.get(name)) - before_s
+                cpu_s[name] += process_cpu_s(pids[name]) - before_s if name in pids else 0.0
     gc.enable()
     shares = {"p25": 0.25, "p50": 0.5, "p99": 0.99}
     found = {name: 1000 * np.quantile(each, [*shares.values()]) for name, each in times_s.items()}
     lines = [["ms", *shares, *(f"{share} over bare" for share in shares), "front end's CPU"]]
     for name, values in found.items():
         over = [*values - found[BARE], 1000 * cpu_s[name] / (ROUNDS * TURN)]
-        lines.append([name, *(f"{v:.2f}" for v in [*values, *(over if name != BARE else ())])])
-        lines[-1] += [""] * (len(lines[0]) - len(lines[-1]))
+        texts = [f"{v:.2f}" for v in (*values, *over)]
+        lines.append([name, *(texts if name != BARE else [*texts[:3], "", "", "", ""])])
     print("\n".join(aligned(lines)), end="\n\n")
 
 

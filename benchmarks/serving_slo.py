@@ -90,11 +90,11 @@ def table(found: pd.DataFrame) -> str:
         "p99 of answers [ms]": 1000 * found["latency_p99_s"].astype(float).fillna(math.inf),
     }
 
-    def half_interval(values: "pd.Series[float]") -> float:
+    def half(values: "pd.Series[float]") -> float:
         return float(t.ppf(0.975, len(values) - 1) * values.sem())
 
     by_name = pd.DataFrame(shown).groupby(found["name"], sort=False)
-    return by_name.agg(["mean", ("+-", half_interval), "min", "max"]).to_string(float_format="%.2f")
+    return by_name.agg(["mean", ("+-", half), "min", "max"]).to_string(float_format="%.2f")
 
 
 @cli.command

@@ -20,8 +20,6 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = "sponge_env agents baselines benchmarks deploy traces tests docs".split()
 FILES = ("pyproject.toml", "train.py", "evaluate.py", "README.md", "Makefile")
-
-
 PATIENCE_S = 300.0
 
 

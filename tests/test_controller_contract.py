@@ -105,15 +105,11 @@ def test_plans_with_the_cores_of_the_machine(name, options, drawn):
 @every_controller
 @pytest.mark.parametrize(
     "view",
-    [
-        make_view(),
-        make_view(queued_deadlines_s=np.linspace(0, 1, 50)),
-        busy_view(rate_rps=0),
-        busy_view(budgets_left_s=tuple(np.linspace(-5, 1, 5_000))),
-        busy_view(rate_rps=3_000, delay_s=1.4),
-    ],
+    [make_view(), make_view(queued_deadlines_s=np.linspace(0, 1, 50)), busy_view(rate_rps=0),
+     busy_view(budgets_left_s=tuple(np.linspace(-5, 1, 5_000))),
+     busy_view(rate_rps=3_000, delay_s=1.4)],
     ids=["first", "first-with-queue", "idle", "long-queue", "flood"],
-)
+)  # fmt: skip
 def test_extremes(name, options, view):
     spec = make_spec()
     check(make(name, options, spec).decide(view), spec)

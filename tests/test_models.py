@@ -299,17 +299,15 @@ RESHAPED = {"inputs": (("batch", 5), ("batch",)), "output": ("x", "y"), "op": "R
 
 @pytest.mark.parametrize(
     ("graph", "reason"),
-    [
-        ({"inputs": ((4, 3, 8, 8),)}, r"of shape \(4, 3, 8, 8\); export it with a dynamic batch"),
-        (ADDED, "all have the same batch axis, open or 1"),
-        ({"inputs": ((),)}, r"of shape \(\); .* dynamic batch axis in front, or one of size 1"),
-        ({"inputs": (("batch", 3, "h", "w"),)}, r"\(batch, 3, h, w\), .*--dim_param h --dim_val"),
-        (WIDE, "'in0', which is no tensor of numbers or texts"),
-        (RESHAPED | {"dtype": TensorProto.INT64}, "cannot answer a batch of 3: "),
-        (SUMMED, "with 1 rows .* each output must have the batch"),
-    ],
+    [({"inputs": ((4, 3, 8, 8),)}, r"of shape \(4, 3, 8, 8\); export it with a dynamic batch"),
+     (ADDED, "all have the same batch axis, open or 1"),
+     ({"inputs": ((),)}, r"of shape \(\); .* dynamic batch axis in front, or one of size 1"),
+     ({"inputs": (("batch", 3, "h", "w"),)}, r"\(batch, 3, h, w\), .*--dim_param h --dim_val"),
+     (WIDE, "'in0', which is no tensor of numbers or texts"),
+     (RESHAPED | {"dtype": TensorProto.INT64}, "cannot answer a batch of 3: "),
+     (SUMMED, "with 1 rows .* each output must have the batch")],
     ids=str,
-)
+)  # fmt: skip
 def test_a_model_that_cannot_be_served_says_why(tmp_path, graph, reason):
     path = write_model(tmp_path / "bad.onnx", **graph)
     with pytest.raises(ConfigError, match=reason):

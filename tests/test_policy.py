@@ -77,13 +77,11 @@ def test_damaged_files_are_refused(tmp_path, kind):
 
 
 def test_what_is_no_policy_of_this_version_is_refused(tmp_path):
+    other = r"of recurrent-ppo that this version cannot follow; train one of ppo, .*sb3:FILE"
     for path, sentence in (
         (tmp_path / POLICY_FILE, "there is no policy file"),
         (saved(tmp_path / "2", format=2), "is of format 2, this version reads 3; train it again"),
-        (
-            saved(tmp_path / "r", agent="recurrent-ppo"),
-            r"of recurrent-ppo that this version cannot follow; train one of ppo, .*sb3:FILE",
-        ),
+        (saved(tmp_path / "r", agent="recurrent-ppo"), other),
         (saved(tmp_path / "p", batches=()), "a policy of ppo-joint that this version cannot"),
     ):
         with pytest.raises(PolicyError, match=sentence):

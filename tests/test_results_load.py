@@ -43,13 +43,10 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
 
 @pytest.mark.parametrize(
     ("agents", "said", "reference"),
-    [
-        ("mine fa2 hpa", "mine", "mine"),
-        ("mine fixed-hindsight hpa", "gone", "fixed-hindsight"),
-        ("mine fa2", "", "fa2"),
-    ],
-    ids=["the suite's", "the usual one", "the first agent"],
-)
+    [("mine fa2 hpa", "mine", "mine"), ("mine fa2", "", "fa2"),
+     ("mine fixed-hindsight hpa", "gone", "fixed-hindsight")],
+    ids=["the suite's", "the first agent", "the usual one"],
+)  # fmt: skip
 def test_there_is_a_reference(tmp_path, agents, said, reference):
     played = {name: ([0], 8.0) for name in agents.split()}
     arrangement = {"reference": said, "families": {"of": "earlier versions"}}

@@ -132,13 +132,10 @@ def test_a_damaged_definition_is_named(tmp_path, damage):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"options": {"batch": 2}},
-        {"controller": "baselines.rules:static_16"},
-        {"scenario": dataclasses.replace(TINY, slo_s=2.0)},
-    ],
+    [{"options": {"batch": 2}}, {"controller": "baselines.rules:static_16"},
+     {"scenario": dataclasses.replace(TINY, slo_s=2.0)}],
     ids=lambda changes: next(iter(changes)),
-)
+)  # fmt: skip
 def test_results_of_an_agent_that_changed_are_refused(tmp_path, changes):
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, None)

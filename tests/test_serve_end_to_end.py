@@ -83,33 +83,26 @@ PICTURES = np.arange(96, dtype=np.float32).reshape(2, 3, 4, 4)
 TOKENS = np.array([[1, 2, 0], [3, 3, 3]])
 TEXTS = np.array([["yes", "\N{EURO SIGN}"], ["", "x" * 4096]], object)
 USER_MODELS = [  # graphs as users bring them, and a request of two rows to each with its answer
-    (
-        """(float[n, 3, 4, 4] picture) => (float[n, 3, 1, 1] scores) {
+    ("""(float[n, 3, 4, 4] picture) => (float[n, 3, 1, 1] scores) {
                scores = GlobalAveragePool (picture) }""",
-        {"picture": PICTURES},
-        {"scores": PICTURES.mean((2, 3), keepdims=True)},
-    ),
-    (
-        """(float[n, 2] features) => (int64[n] label, double[n, 2] hidden) {
+     {"picture": PICTURES}, {"scores": PICTURES.mean((2, 3), keepdims=True)}),
+    ("""(float[n, 2] features) => (int64[n] label, double[n, 2] hidden) {
                w = Constant <value = float[2, 2] {1, 0, 1, 1}> ()
                sums = MatMul (features, w)
                hidden = Cast <to = 11> (sums)
                label = ArgMax <axis = 1, keepdims = 0> (sums) }""",
-        {"features": np.array([[1, 0], [0, 2]], np.float32)},
-        {"label": np.array([0, 0]), "hidden": np.array([[1.0, 0.0], [2.0, 2.0]])},
-    ),
-    (
-        """(int64[n, 3] ids, bool[n, 3] mask) => (float[n, unknown] words, bool[n, 3] left) {
+     {"features": np.array([[1, 0], [0, 2]], np.float32)},
+     {"label": np.array([0, 0]), "hidden": np.array([[1.0, 0.0], [2.0, 2.0]])}),
+    ("""(int64[n, 3] ids, bool[n, 3] mask) => (float[n, unknown] words, bool[n, 3] left) {
                table = Constant <value = float[4] {0.5, 1.5, 2.5, 3.5}> ()
                found = Gather (table, ids)
                kept = Cast <to = 1> (mask)
                words = Mul (found, kept)
                left = Not (mask) }""",
-        {"ids": TOKENS, "mask": TOKENS != 0},
-        {"words": np.array([[1.5, 2.5, 0], [3.5] * 3], np.float32), "left": TOKENS == 0},
-    ),
+     {"ids": TOKENS, "mask": TOKENS != 0},
+     {"words": np.array([[1.5, 2.5, 0], [3.5] * 3], np.float32), "left": TOKENS == 0}),
     ("(string[1, 2] t) => (string[1, 2] o) { o = Identity (t) }", {"t": TEXTS}, {"o": TEXTS}),
-]
+]  # fmt: skip
 
 
 def flat(values):

@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
     from sponge_env.serve.monitor.page import monitored
 
     options = _server_options(arguments)
+    if options.spans:
+        require_extra("otel", "server.spans")
     controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring
     for name in (each for each in arguments.model if each.endswith(".onnx")):
         resolve_model(name)  # a bad file is an error before anything waits

@@ -90,7 +90,8 @@ async def run_servers(
         http.close()
         await asyncio.gather(*[clients.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])])
         if front.spans is not None:
-            await run_detached(front.spans.close)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(run_detached(front.spans.close), CLOSING_S)
 
 
 def _announce(options: ServeOptions, stop: Stop) -> None:

@@ -115,7 +115,6 @@ class Snapshot:
 class Resource:
     """Something that clients read at a path of its own, such as the metrics."""
 
-    make: Callable[[str, str], tuple[str, bytes]]
-    """Makes it, quickly, and says its type; by the URL's query and what the client accepts."""
+    make: Callable[[str, str], tuple[str, bytes]]  # By query and Accept, quickly; also its type
     headers: Mapping[str, str] = field(default_factory=dict)  # By lower-case names
     open: bool = False  # Whether it needs no token, because it tells nothing of what happens here

@@ -47,7 +47,7 @@ class ServeOptions(Options):
     )
 
     spans: bool = option(
-        False, "Send OpenTelemetry's spans by OTLP to where OTEL_* variables say; extra [otel]."
+        False, "Send a span of each request in a sampled trace to OTEL_EXPORTER_OTLP_ENDPOINT."
     )
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class HttpFront:
 
     async def answer(self, request: Request) -> Response:
         """Answer one request; cancelling this cancels it in the engine."""
-        own = join_trace(request.headers, self._front.spans is not None)
+        own = join_trace(request.headers)
         try:
             response = await self._response(request)
         except WireError as error:

@@ -14,6 +14,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.serve.wire.tensors import datatype, to_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+WHOLE_BYTES = 2**20  # Written at once; of more aiohttp would warn
 UNSAID = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # Headers that are not sent
 
 
@@ -67,7 +68,8 @@ class HttpClient:
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> HttpAnswer:
         """Send a request; return its answer. No answer is an ``OSError``."""
-        to, content = URL(self.url + path, encoded=True), io.BytesIO(body)
+        to = URL(self.url + path, encoded=True)
+        content = body if len(body) <= WHOLE_BYTES else io.BytesIO(body)
         try:
             async with self._session.request(
                 method, to, data=content, headers=headers, allow_redirects=False

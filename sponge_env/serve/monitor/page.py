@@ -97,11 +97,11 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
         return JSON, state(engine, history, since(query)) if query else whole(now)
 
     def counted(_: str, accept: str) -> tuple[str, bytes]:
-        open_metrics = "application/openmetrics-text" in accept
+        open_metrics = "application/openmetrics-text" in accept.lower()
         return exposition.TYPES[open_metrics], kept(int(time.monotonic()), open_metrics)
 
     resources = {
-        "/metrics": Resource(counted),
+        "/metrics": Resource(counted, {"vary": "accept"}),
         "/state": Resource(told),
         "/": Resource(lambda *_: (HTML, page()), page_headers(), open=True),
     }

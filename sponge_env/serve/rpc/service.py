@@ -104,8 +104,7 @@ class RpcFront:
 
         async def handle(_: object, context: Context) -> bytes:
             began_s, headers = time.monotonic(), headers_of(context)
-            own = join_trace(headers, self._front.spans is not None)
-            trace = tuple((k.decode(), v.decode()) for k, v in own)
+            trace = tuple((k.decode(), v.decode()) for k, v in join_trace(headers))
             try:
                 if name not in OPEN_METHODS:
                     self._front.check_token(headers)
@@ -204,7 +203,7 @@ class RpcFront:
                     answer.cancel()
 
     async def _stream_answer(self, data: bytes, headers: Headers) -> bytes:
-        join_trace(own := dict(headers), self._front.spans is not None)
+        join_trace(own := dict(headers))
         try:
             with self._front.memory.holding(COPIES * len(data)):
                 values = {"infer_response": await self._infer(data, own, time.monotonic())}

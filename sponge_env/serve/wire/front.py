@@ -18,7 +18,7 @@ from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import VIOLATIONS, ServerMetrics
-from sponge_env.serve.monitor.tracing import TRACEPARENT, Spans, trace_id
+from sponge_env.serve.monitor.tracing import TRACEPARENT, Spans, sampled_trace
 from sponge_env.serve.options import PROXY_HEADERS, ServeOptions
 from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_deadline
 from sponge_env.serve.wire.inline import InlineFuture
@@ -228,7 +228,7 @@ class Front:
         self, headers: Headers, began_s: float, calls: Sequence[Call], replies: Sequence[Reply]
     ) -> None:
         """Count each row, and the request by the row that decided about its answer."""
-        deciding, trace = deciding_row(replies), trace_id(headers)
+        deciding, trace = deciding_row(replies), sampled_trace(headers)
         for row, (call, reply) in enumerate(zip(calls, replies, strict=True)):
             self.metrics.observe(call, reply, row != deciding, trace)
         if trace and self.spans is not None:
