@@ -146,7 +146,6 @@ def time_series(runs: Runs, styles: Styles) -> Figure:
     draw_violations(violations, runs, styles)
     for ax, name in zip(panels[len(INPUTS) + 1 :], choices, strict=True):
         _draw_choice(ax, runs, name, styles)
-    panels[0].set_xlim(left=0)
     panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
     legend_above(figure, *violations.get_legend_handles_labels(), title="Violations in all")

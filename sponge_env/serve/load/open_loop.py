@@ -103,7 +103,7 @@ async def _send(sender: "OpenLoop") -> None:
 
         async def watch() -> None:
             while True:
-                progress.show(int(min(duration_s, max(0.0, sender.now_s))))
+                progress.show(min(duration_s, math.ceil(max(0.0, sender.now_s))))
                 await asyncio.sleep(1.0)
                 await result.state.poll()
 
