@@ -231,13 +231,15 @@ def test_a_loop_serves_while_the_engine_waits():
         until(lambda: sum(past.on_time for past in r.intervals) == count + 1)
 
 
-def test_the_loop_goes_on_while_the_engine_has_its_turn():
+def test_the_loop_goes_on_while_the_engine_has_its_turn_and_serves_at_once(monkeypatch):
+    monkeypatch.setitem(globals(), "SCENARIO", short(interval_s=8.0, limits=SCENARIO.limits))
+
     async def serve(r):
         loop = asyncio.get_running_loop()
         with r.engine.lend(loop):
+            reply = r.submit()  # in the first interval, which ends later
             with r.engine._system.turn:
                 assert not r.engine._system.serve_now(True)
-                reply = r.submit()
                 await asyncio.sleep(0)
             return await loop.run_in_executor(None, reply)
 

@@ -52,13 +52,9 @@ class HttpClient:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def __aenter__(self) -> "HttpClient":
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            headers=self._headers,
-            skip_auto_headers=UNSAID,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(),
-        )
+        own: dict[str, Any] = {"headers": self._headers, "skip_auto_headers": UNSAID}
+        own |= {"connector": aiohttp.TCPConnector(limit=0), "timeout": aiohttp.ClientTimeout()}
+        self._session = aiohttp.ClientSession(**own)
         return self
 
     async def __aexit__(self, *_: object) -> None:

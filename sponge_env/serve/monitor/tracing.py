@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+from sponge_env.errors import ConfigError
 from sponge_env.serve.interface import Reply, Status
 
 TRACEPARENT = b"traceparent"
@@ -43,7 +44,10 @@ class Spans:
         self._api, self._span = trace, ReadableSpan
         named = resources.Resource({resources.SERVICE_NAME: "sponge"})
         self._resource = named.merge(resources.OTELResourceDetector().detect())
-        self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        try:
+            self._processor = BatchSpanProcessor(OTLPSpanExporter())
+        except ValueError as error:
+            raise ConfigError(f"a variable OTEL_* is wrong: {error}") from None
         self.close = self._processor.shutdown  # Sends what is left, which may take half a minute
 
     def add(self, headers: Mapping[bytes, bytes], model: str, began_s: float, reply: Reply) -> None:
