@@ -35,7 +35,7 @@ from sponge_env.utils.files import read_json, write_all
 
 TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")  # Scenarios whose first episode is drawn
 
-SUITES = {  # What tables are called; below, how the titles of those begin that pages show
+SUITES = {  # What their tables are called
     "standard": "All scenarios and models",
     "cold": "Cold starts",
     "robust": "Slow resizes and slow service",
@@ -43,7 +43,7 @@ SUITES = {  # What tables are called; below, how the titles of those begin that 
     "systems": "Random systems",
     "stages": "Pipelines",
 }
-SHOWN = {"robust": "by group", "real": "all", "stages": "all"}
+SHOWN = {"robust": "by group", "real": "all", "stages": "all"}  # Beginnings of titles; else all
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 

@@ -67,11 +67,11 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
         def call(at: int) -> Array:
             connection.sendall(requests[at % len(requests)])
             if b" 200 " not in (status := answers.readline()):
-                raise ConnectionError(f"the server said {status!r}")
+                raise ConnectionError(f"the answer begins with {status!r}")
             lines = iter(answers.readline, b"\r\n")
-            said = dict(line.lower().rstrip().split(b": ", 1) for line in lines)
-            body = answers.read(int(said[b"content-length"]))
-            return np.frombuffer(body[int(said[HEADER_LENGTH.lower().encode()]) :], np.float32)
+            headers = dict(line.lower().rstrip().split(b": ", 1) for line in lines)
+            body = answers.read(int(headers[b"content-length"]))
+            return np.frombuffer(body[int(headers[HEADER_LENGTH.lower().encode()]) :], np.float32)
 
         yield call
 
@@ -97,7 +97,7 @@ def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]
 
 @contextmanager
 def relay(name: str, rows: Array) -> Iterator[tuple[int, Ask]]:
-    """Ask the least that a server with a process for its model can be; yield its process, too."""
+    """Start the least that serves a model in a process of its own; yield its id and how to ask."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve_relay, args=(name, theirs))
@@ -149,7 +149,7 @@ def check(calls: Mapping[str, Ask], count: int) -> None:
 
 
 def print_latencies(calls: Mapping[str, Ask], pids: Mapping[str, int]) -> None:
-    """Measure all in turn; print latencies, and a request's CPU time in the server's process."""
+    """Measure all in turn; print latencies, and the server's CPU time for each request."""
     # The first request of a turn warms up and does not count.
     times_s: dict[str, list[float]] = {name: [] for name in calls}
     cpu_s = dict.fromkeys(calls, 0.0)

@@ -112,7 +112,7 @@ class ServingEngine:
 
         wake, inbox.wake = inbox.wake, lambda: loop.call_soon_threadsafe(serve, False)
         system.lent = True
-        system.worker.wake()  # The engine's thread would wait for its interval's end, with the turn
+        system.worker.wake()  # Else the engine's thread keeps its turn until its interval ends
         watch()
         try:
             yield

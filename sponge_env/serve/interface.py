@@ -115,6 +115,6 @@ class Snapshot:
 class Resource:
     """Something that clients read at a path of its own, such as the metrics."""
 
-    make: Callable[[str, str], tuple[str, bytes]]  # By query and Accept, quickly; also its type
+    make: Callable[[str, str], tuple[str, bytes]]  # Type and content, by query and Accept header
     headers: Mapping[str, str] = field(default_factory=dict)  # By lower-case names
     open: bool = False  # Whether it needs no token, because it tells nothing of what happens here

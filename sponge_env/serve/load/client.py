@@ -15,7 +15,7 @@ from sponge_env.serve.wire.tensors import datatype, to_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 WHOLE_BYTES = 2**20  # Written at once; of more aiohttp would warn
-UNSAID = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # Headers that are not sent
+NOT_SENT = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # Headers
 
 
 class HttpAnswer(NamedTuple):
@@ -52,7 +52,7 @@ class HttpClient:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def __aenter__(self) -> "HttpClient":
-        own: dict[str, Any] = {"headers": self._headers, "skip_auto_headers": UNSAID}
+        own: dict[str, Any] = {"headers": self._headers, "skip_auto_headers": NOT_SENT}
         own |= {"connector": aiohttp.TCPConnector(limit=0), "timeout": aiohttp.ClientTimeout()}
         self._session = aiohttp.ClientSession(**own)
         return self

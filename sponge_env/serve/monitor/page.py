@@ -92,17 +92,17 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
     kept = lru_cache(maxsize=2)(lambda second, open_: exposition.exposition(metrics, open_))
     whole = lru_cache(maxsize=1)(lambda second: state(engine, history))
 
-    def told(query: str, _: str) -> tuple[str, bytes]:
+    def state_of(query: str, _: str) -> tuple[str, bytes]:
         now = int(time.monotonic())
         return JSON, state(engine, history, since(query)) if query else whole(now)
 
-    def counted(_: str, accept: str) -> tuple[str, bytes]:
+    def metrics_of(_: str, accept: str) -> tuple[str, bytes]:
         open_metrics = "application/openmetrics-text" in accept.lower()
         return exposition.TYPES[open_metrics], kept(int(time.monotonic()), open_metrics)
 
     resources = {
-        "/metrics": Resource(counted, {"vary": "accept"}),
-        "/state": Resource(told),
+        "/metrics": Resource(metrics_of, {"vary": "accept"}),
+        "/state": Resource(state_of),
         "/": Resource(lambda *_: (HTML, page()), page_headers(), open=True),
     }
     with watched(engine, history):
