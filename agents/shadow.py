@@ -41,7 +41,8 @@ class ShadowState(NamedTuple):
     free_s: FloatArray  # (fleets, replicas_max) when each replica is free
     due_s: FloatArray  # (fleets, capacity) deadlines of what waits, ascending
     marks: IntArray  # (fleets, 2) where the first of these stands, and the end
-    missed: IntArray  # (fleets,) requests that were dropped in the last interval
+    missed: IntArray  # (fleets,) requests that were dropped or late in the last interval
+    drops_early: bool  # Whether what must be late is dropped, or only what has expired
 
 
 @entry_point
@@ -82,19 +83,23 @@ def play(
                 coming += 1
             if now_s >= until_s or head == tail:
                 break
-            size = _size_in_time(due_s[head] - now_s, row_s, fleets.sizes[k, 2], tail - head)
+            count = min(fleets.sizes[k, 2], tail - head)
+            size = count if due_s[head] >= now_s else 0
+            if fleets.drops_early:
+                size = _size_in_time(due_s[head] - now_s, row_s, count, tail - head)
             if size:
                 free_s[replica] = now_s + row_s[size - 1]
             missed += size == 0
+            for place in range(head, head + size):
+                missed += due_s[place] < free_s[replica]
             head += max(1, size)
         fleets.marks[k, 0], fleets.marks[k, 1] = head, tail
         fleets.missed[k] = missed
 
 
 @compiled
-def _size_in_time(slack_s: float, row_s: FloatArray, batch: int, waiting: int) -> int:
+def _size_in_time(slack_s: float, row_s: FloatArray, count: int, waiting: int) -> int:
     """Return how large a batch may be, as :func:`sponge_env.core.overload.size_in_time` does."""
-    count = min(batch, waiting)
     size = count
     while size > 0 and row_s[size - 1] > slack_s:
         size -= 1
@@ -120,7 +125,7 @@ class ShadowFleets:
         self._sums = np.zeros(count + 2, np.int64)
         self._fleets = ShadowState(
             sizes, np.full((count, spec.first.replicas_max), -math.inf), np.zeros((count, _QUEUE)),
-            np.zeros((count, 2), np.int64), self._last[:-2],
+            np.zeros((count, 2), np.int64), self._last[:-2], spec.drops_early,
         )  # fmt: skip
         self._cores = sizes[:, 0] * sizes[:, 1]
         self._places: dict[tuple[int, int], list[int]] = {}

@@ -225,12 +225,9 @@ ONE = "--agent static --duration 3"
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("profile", f"{ONE} --profile FILE"),
-     ("profile", f"{ONE} --scenario local --profile FILE"),
-     ("scenario", f"{ONE} --scenario FILE"),
-     ("suite", "--suite FILE"),
-     ("trace", f"{ONE} --trace FILE"),
-     ("trace", f"{ONE} --arrivals FILE"),
+    [("profile", f"{ONE} --profile FILE"), ("profile", f"{ONE} --scenario local --profile FILE"),
+     ("scenario", f"{ONE} --scenario FILE"), ("suite", "--suite FILE"),
+     ("trace", f"{ONE} --trace FILE"), ("trace", f"{ONE} --arrivals FILE"),
      ("trace", f"{ONE} --suite real --seeds 1 --traces DIR")],
 )  # fmt: skip
 def test_a_command_takes_or_refuses_it(kind, options, loaders, tmp_path, monkeypatch, capsys):

@@ -145,12 +145,9 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name, is_alarming):
 
 @pytest.mark.parametrize(
     ("changes", "is_known"),
-    [({}, True),
-     ({"simulation.actuation_delay_s": 0.2}, True),
-     ({"simulation.actuation_delay_s": 3.0}, False),
-     ({"slo_s": 5.0}, False),
-     ({"simulation.cold_start_s": 100.0}, False),
-     ({"simulation.service_scale": 0.95}, True)],
+    [({}, True), ({"simulation.actuation_delay_s": 0.2}, True),
+     ({"simulation.actuation_delay_s": 3.0}, False), ({"slo_s": 5.0}, False),
+     ({"simulation.cold_start_s": 100.0}, False), ({"simulation.service_scale": 0.95}, True)],
 )  # fmt: skip
 def test_another_deployment_than_any_in_training_is_left_to_the_program(changes, is_known):
     scenario = changed(load_scenario("paper-200kb"), {"duration_s": 60.0, **changes})

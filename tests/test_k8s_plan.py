@@ -27,8 +27,7 @@ CASES = {
     "not all have theirs": ([A, pod("b", ready=False), C], [*ONE, Want(1)], "", 3, ""),
     "its pod is gone": ([B], [Want(0, "x", 500)], "", 1, ""),
     "cores are given back first": (
-        [A, B], [Want(0, "a", 500), Want(1, "b", 100)], "", 2, "resize b 100, resize a 500"
-    ),
+        [A, B], [Want(0, "a", 500), Want(1, "b", 100)], "", 2, "resize b 100, resize a 500"),
     "first it is made unready": ([A, B], ONE, "", 2, "retire b"),
     "then it is removed": ([A, C], ONE, "c", 2, "scale  1"),
     "one that is not there yet": ([A], ONE, "", 2, "scale  1"),
@@ -37,15 +36,12 @@ CASES = {
     "wanted after all": ([A, C], [*ONE, Want(1)], "c", 2, "release c"),
     "it ends already": ([A, pod("b", ending=True)], [*ONE, Want(1)], "", 2, ""),
     "a full node is asked for no more": (
-        [FULL, B], [Want(0, "a", 950), Want(1, "b", 500)], "", 2, ""
-    ),
+        [FULL, B], [Want(0, "a", 950), Want(1, "b", 500)], "", 2, ""),
     "but for less": (
         [FULL, pod("b", 500, 400)], [Want(0, "a", 300), Want(1, "b", 500)], "", 2,
-        "resize a 300, resize b 400",
-    ),
+        "resize a 300, resize b 400"),
     "another node has room": (
-        [FULL, pod("b", node="n2")], [Want(0, "a", 900), Want(1, "b", 500)], "", 2, "resize b 500"
-    ),
+        [FULL, pod("b", node="n2")], [Want(0, "a", 900), Want(1, "b", 500)], "", 2, "resize b 500"),
     "never so much": ([pod("a", 3000, pending="Infeasible")], [Want(0, "a", 4000)], "", 1, ""),
 }  # fmt: skip
 

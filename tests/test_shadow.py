@@ -21,19 +21,19 @@ SPEC = make_spec(nodes=(16,))
 SIZES = [(1, 16, 16), (3, 1, 2), (3, 1, 16), (4, 4, 8), (8, 1, 16), (7, 2, 4)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["swing-2-60s-0.75+yolov5s+warm", "fades-0.4+resnet18+warm", "classes-0.75+resnet18+warm"],
-)
-def test_it_misses_what_the_core_counts(name):
-    (cell,) = cells(only(load_suite("standard-v1"), name))
-    scenario = changed(cell, {"warmup_s": 0.0, "duration_s": 60.0, "simulation.noise": 0.0})
+@pytest.mark.parametrize("drop", ["unmeetable", "expired"])
+@pytest.mark.parametrize("name", ["swing-2-60s-0.75+yolov5s", "fades-0.4+resnet18",
+                                  "classes-0.75+resnet18"])  # fmt: skip
+def test_it_misses_what_the_core_counts(name, drop):
+    (cell,) = cells(only(load_suite("standard-v1"), f"{name}+warm"))
+    shortened = {"warmup_s": 0.0, "duration_s": 60.0, "simulation.noise": 0.0}
+    scenario = changed(cell, {**shortened, "serving.drop": drop})
     profile = scenario_profile(scenario)
     workload = draw_workload(scenario, profile, 5)
     shape = len(SIZES), 2
     fleets = ShadowState(
         np.array(SIZES), np.zeros((len(SIZES), 16)), np.zeros((len(SIZES), 1 << 12)),
-        np.zeros(shape, np.int64), np.zeros(len(SIZES), np.int64),
+        np.zeros(shape, np.int64), np.zeros(len(SIZES), np.int64), drop == "unmeetable",
     )  # fmt: skip
     table_s = np.ascontiguousarray(profile.service_table_s(16, 16).T)
     due_s, arrival_s = workload.deadline_s, workload.arrival_s
@@ -150,6 +150,18 @@ def test_fewer_replicas_drain_a_queue_until_the_overload_ends(monkeypatch):
         view = busy_view(allocation=Allocation(2, 16, held[-1]), replicas_ready=held[-1] - 1)
         held.append(controller.decide(view).replicas)
     assert (held, asked) == ([8, 8, 4, 4, 8], [(3, 4), (3, 4)])
+
+
+@pytest.mark.parametrize(("drops_early", "batch"), [(True, 8), (False, 2)])
+def test_a_batch_is_larger_than_the_constants_only_if_it_shrinks(drops_early, batch, monkeypatch):
+    controller, constant = SpongeJoint(), StageAllocation(4, 2, 3)
+    controller.reset(dataclasses.replace(SPEC, drops_early=drops_early), seed=0)
+    says = {"to_hold": lambda *_: constant, "best_batch": lambda *_: 2, "observe": lambda *_: None}
+    says |= {"replicas": lambda _: [3], "choose": lambda *_, **_options: Allocation(2, 8, 3)}
+    for part in ("_shadow", "_fleets", "_program"):
+        monkeypatch.setattr(controller, part, SimpleNamespace(overloaded=False, **says))
+    view = busy_view(allocation=Allocation(2, 8, 3), replicas_ready=3)
+    assert controller.decide(view) == Allocation(4, batch, 3)
 
 
 def test_the_controller_follows_a_load_only_where_resizes_are_quick():

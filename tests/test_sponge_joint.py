@@ -94,6 +94,10 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
     bursts = np.where(np.arange(400) % 40 < 8, 60.0, 20.0)
     assert rate_samples(smoothed(bursts[:366]), lag=20).mean() < 45
     assert np.all(rate_samples(smoothed(bursts), lag=20) >= 0)
+    known = np.random.default_rng(0).poisson(20, 300)
+    ramp = smoothed(np.append(known, np.linspace(20, 40, 20)))
+    assert rate_samples(ramp, lag=20).mean() == pytest.approx(ramp[-1], abs=1)
+    assert rate_samples(ramp[:300], lag=20).mean() == pytest.approx(20, abs=1)
 
 
 def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC, hopeless=0, waiting=0):
@@ -325,7 +329,7 @@ def test_none_starts_for_hopeless_requests_or_while_those_are_late_that_the_read
 
 def test_a_rise_beyond_all_that_is_known_is_taken_to_go_on():
     rise = [10.0] * 60 + [10.0 + 3 * k for k in range(1, 11)]
-    assert fleet_size(rise, replicas=2, ready=2) == 4
+    assert fleet_size(rise, replicas=2, ready=2) == 5
     assert fleet_size([40.0] * 10 + rise, replicas=2, ready=2) == 2, "it has been as high before"
     assert [fleet_size(rise + [20.0] * k, replicas=2, ready=2) for k in (8, 14)] == [4, 2]
 

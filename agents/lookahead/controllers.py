@@ -120,7 +120,9 @@ class SpongeJoint(SpongeMPC):
             return plan.changed(cores=cores, batch=constant.batch)  # it comes too late for more
         if cores < plan.cores:
             return plan
-        return plan.changed(cores=cores, batch=max(plan.batch, shadow.best_batch(serving, cores)))
+        batch = shadow.best_batch(serving, cores)
+        # A larger one does no harm where it shrinks to what is in time.
+        return plan.changed(cores=cores, batch=max(batch, plan.batch * spec.drops_early))
 
     def _observe(self, view: SystemView) -> None:
         super()._observe(view)

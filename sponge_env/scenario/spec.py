@@ -47,6 +47,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
         nodes=scenario.limits.machine,
         resize_delay_s=scenario.simulation.actuation_delay_s,
+        drops_early=scenario.serving.drop == "unmeetable",
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
         stages=tuple(_stage_spec(scenario, k, models) for k, models in enumerate(profiles)),

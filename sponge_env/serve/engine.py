@@ -218,21 +218,14 @@ class ServingEngine:
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
         cores, batch, replicas, chosen = zip(*view.allocation.stages, strict=True)
+        own = zip(self._system.variants, chosen, strict=True)
         return Snapshot(
-            now_s=view.now_s,
-            agent=self._decider.agent,
-            last=view.last,
-            cores=cores,
-            replicas=replicas,
-            batch=batch,
-            variant=tuple(
-                own[k] if k >= 0 else ""
-                for own, k in zip(self._system.variants, chosen, strict=True)
-            ),
+            now_s=view.now_s, agent=self._decider.agent, last=view.last, ready=self.ready,
+            cores=cores, replicas=replicas, batch=batch,
+            variant=tuple(names[k] if k >= 0 else "" for names, k in own),
             queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
             budgets_s=tuple((view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s).tolist()),
-            ready=self.ready,
-        )
+        )  # fmt: skip
 
 
 class Decision(NamedTuple):

@@ -80,17 +80,11 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         least_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
     return EpisodeMetrics(
         agent=" then ".join(result.state.agents) or result.target.server,
-        scenario=scenario,
-        profile=served,
-        backend=BACKEND,
-        seed=seed,
-        start=start,
-        duration_s=result.duration_s,
-        mean_cores=cores,
-        core_seconds=cores * result.duration_s,
+        scenario=scenario, profile=served, backend=BACKEND, seed=seed, start=start,
+        duration_s=result.duration_s, mean_cores=cores, core_seconds=cores * result.duration_s,
         **summarise_requests(result.outcome[counted], took_s[counted], budget_s[counted] < least_s),
         **UNKNOWN,
-    )
+    )  # fmt: skip
 
 
 UNKNOWN: dict[str, Any] = dict.fromkeys((  # Metrics that no client can know
