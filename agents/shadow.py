@@ -41,8 +41,8 @@ class ShadowState(NamedTuple):
     free_s: FloatArray  # (fleets, replicas_max) when each replica is free
     due_s: FloatArray  # (fleets, capacity) deadlines of what waits, ascending
     marks: IntArray  # (fleets, 2) where the first of these stands, and the end
-    missed: IntArray  # (fleets,) requests that were dropped or late in the last interval
-    drops_early: bool  # Whether what must be late is dropped, or only what has expired
+    missed: IntArray  # (fleets,) requests dropped, or begun too late, in the last interval
+    drops_early: bool  # As in the system; else what has expired is dropped
 
 
 @entry_point
@@ -90,7 +90,7 @@ def play(
             if size:
                 free_s[replica] = now_s + row_s[size - 1]
             missed += size == 0
-            for place in range(head, head + size):
+            for place in range(head, head if fleets.drops_early else head + size):
                 missed += due_s[place] < free_s[replica]
             head += max(1, size)
         fleets.marks[k, 0], fleets.marks[k, 1] = head, tail

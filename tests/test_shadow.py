@@ -29,6 +29,8 @@ def test_it_misses_what_the_core_counts(name, drop):
     shortened = {"warmup_s": 0.0, "duration_s": 60.0, "simulation.noise": 0.0}
     scenario = changed(cell, {**shortened, "serving.drop": drop})
     profile = scenario_profile(scenario)
+    fifo = SimulatedSystem(changed(scenario, {"serving.order": "fifo"}), 5, profile)
+    assert not fifo.spec.drops_early
     workload = draw_workload(scenario, profile, 5)
     shape = len(SIZES), 2
     fleets = ShadowState(
@@ -47,6 +49,7 @@ def test_it_misses_what_the_core_counts(name, drop):
         replicas, cores, batch = size
         started = scenario.starting_with([Initial(cores, batch, replicas)])
         system = SimulatedSystem(started, 5, profile, workload)
+        assert system.spec.drops_early == fleets.drops_early
         while not system.done:
             system.step(Allocation(cores, batch, replicas))
         system.drain()

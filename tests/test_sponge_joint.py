@@ -94,8 +94,7 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
     bursts = np.where(np.arange(400) % 40 < 8, 60.0, 20.0)
     assert rate_samples(smoothed(bursts[:366]), lag=20).mean() < 45
     assert np.all(rate_samples(smoothed(bursts), lag=20) >= 0)
-    known = np.random.default_rng(0).poisson(20, 300)
-    ramp = smoothed(np.append(known, np.linspace(20, 40, 20)))
+    ramp = smoothed(np.append(np.random.default_rng(0).poisson(20, 300), np.linspace(20, 40, 20)))
     assert rate_samples(ramp, lag=20).mean() == pytest.approx(ramp[-1], abs=1)
     assert rate_samples(ramp[:300], lag=20).mean() == pytest.approx(20, abs=1)
 

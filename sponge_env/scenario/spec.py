@@ -14,7 +14,7 @@ import numpy as np
 from sponge_env import interfaces
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits, Serving
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import POOR_FIT, REMEDY, Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
@@ -47,7 +47,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
         nodes=scenario.limits.machine,
         resize_delay_s=scenario.simulation.actuation_delay_s,
-        drops_early=scenario.serving.drop == "unmeetable",
+        drops_early=scenario.serving == Serving("unmeetable", "edf"),
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
         stages=tuple(_stage_spec(scenario, k, models) for k, models in enumerate(profiles)),
