@@ -120,9 +120,9 @@ class SpongeJoint(SpongeMPC):
             return plan.changed(cores=cores, batch=constant.batch)  # it comes too late for more
         if cores < plan.cores:
             return plan
-        batch = shadow.best_batch(serving, cores)
-        # A larger one does no harm where it shrinks to what is in time.
-        return plan.changed(cores=cores, batch=max(batch, plan.batch * spec.drops_early))
+        # A larger batch does no harm where it shrinks to what is in time, and ends backlogs sooner.
+        larger = plan.batch if spec.drops_early or overloaded else 1
+        return plan.changed(cores=cores, batch=max(shadow.best_batch(serving, cores), larger))
 
     def _observe(self, view: SystemView) -> None:
         super()._observe(view)
