@@ -118,8 +118,8 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     before, after = swing[:-lag], swing[lag:]
     power = float(before.dot(before))
     seen = min(max(float(before.dot(after)) / power, 0.0), 1.0) if power > 0 else 0.0
-    # Rates are taken to last, or to change as before, until enough experience says otherwise: also
-    # above all of it.
+    # Rates are taken to last, or to change as before, until enough experience says otherwise. So is
+    # a rate above all that was seen: nothing says how such a rate returns.
     phi = (pairs * seen + _LASTING_PRIOR) / (pairs + _LASTING_PRIOR)
     if smooth[-1] > smooth[:-SMOOTHED].max(initial=0.0) + ROUNDING:
         phi = 1.0

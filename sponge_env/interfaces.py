@@ -260,7 +260,7 @@ class SystemSpec:
     """Core units of each node of the machine, for all replicas, those that start or drain included.
     No replica lies on two nodes; most machines are one."""
     resize_delay_s: float = 0.0  # Time from a decision until its cores and replicas are in force
-    drops_early: bool = True  # Whether what must be late is dropped, and batches shrink to the rest
+    drops_early: bool = True  # Whether what must be late is dropped, and batches shrink to fit
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning, such as model and limits."""
     scenario: str = ""
