@@ -11,7 +11,7 @@ SOURCES := $(shell find *.py agents baselines benchmarks examples sponge_env tes
 
 # The suites of docs/results.md, and what python -m sponge_env.fidelity wrote beside them.
 RESULTS := runs/results
-SUITES := $(basename $(notdir $(wildcard traces/suites/*-v1.toml)))
+SUITES := $(basename $(notdir $(wildcard traces/suites/*-v?.toml)))
 FIDELITY := $(wildcard docs/fidelity*.json)
 
 # Policies of one model learn the scenarios of a suite, those of variants and pipelines the cells of
@@ -85,7 +85,7 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 	@set -e; for suite in $(SUITES); do \
 	  $(PY) evaluate.py --suite $$suite --run-dir $(RESULTS)/$$suite || [ $$? -eq 1 ]; \
 	done
-	$(PY) -m benchmarks.results $(foreach suite,$(SUITES),--$(suite:-v1=) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
+	$(PY) -m benchmarks.results $(foreach suite,$(SUITES),--$(firstword $(subst -v, ,$(suite))) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
 policies: setup  ## train the policies that ship, two at a time, two hours
 	@{ echo "ppo-joint any --systems 192"; \

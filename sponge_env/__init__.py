@@ -34,15 +34,11 @@ if TYPE_CHECKING:
 __version__ = "1.0.0"
 
 _HOMES = {
-    "control.base": "BaseController",
-    "env.factory": "make_system",
-    "errors": "SpongeError",
+    "control.base": "BaseController", "env.factory": "make_system", "errors": "SpongeError",
     "interfaces": "Allocation Controller StageAllocation StageSpec StageView SystemSpec SystemView",
-    "models.model": "Model",
-    "scenario.option": "Options option",
-    "scenario.profile": "Profile",
+    "models.model": "Model", "scenario.option": "Options option", "scenario.profile": "Profile",
     "scenario.scenario": "Scenario load_scenario",
-}
+}  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME_OF)  # the same names, once

@@ -152,15 +152,23 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
     """Add what takes the place of a scenario's profile, network and arrivals."""
     add = parser.add_argument
     text = "latency profile instead of the scenario's: name or file"
-    add("--profile", action=Once, metavar="P", help=text)
-    add("--trace", action=Once, metavar="FILE", help="bandwidth trace instead of the scenario's")
+    add("--profile", action=Once, type=named, metavar="P", help=text)
+    text = "bandwidth trace instead of the scenario's"
+    add("--trace", action=Once, type=named, metavar="FILE", help=text)
     text = "arrival trace instead of the scenario's arrivals"
-    add("--arrivals", action=Once, metavar="FILE", help=text)
+    add("--arrivals", action=Once, type=named, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
     text = "mean rate of the requests instead of the scenario's or the arrival trace's"
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
     text = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
+
+
+def named(text: str) -> str:
+    """Refuse an empty name, such as that of a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _scenario(name: str) -> str:

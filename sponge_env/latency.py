@@ -142,11 +142,9 @@ def fit_latency(
     unexplained = float(np.sum((measured - predicted) ** 2))
     return model, FitError(
         r2=1 - unexplained / spread if spread > 0 else float(unexplained == 0),
-        mape=float(np.mean(np.abs(off))),
-        worst_batch=int(b[worst]),
-        worst_cores=int(c[worst]),
+        mape=float(np.mean(np.abs(off))), worst_batch=int(b[worst]), worst_cores=int(c[worst]),
         worst_error=float(off[worst]),
-    )
+    )  # fmt: skip
 
 
 def to_quantiles(values: ArrayLike, points: int) -> tuple[float, ...]:

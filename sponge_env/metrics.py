@@ -22,12 +22,9 @@ Better = Literal["less", "more", ""]
 
 
 UNITS = {
-    "_bytes_per_s": "B/s",
-    "_s": "s",
-    "physical_core_seconds": "s",
-    "core_seconds": "core unit s",
+    "_bytes_per_s": "B/s", "_s": "s", "physical_core_seconds": "s", "core_seconds": "core unit s",
     "cores": "core units",
-}
+}  # fmt: skip
 """By how a metric's name ends; counts and shares have none."""
 
 
@@ -274,14 +271,11 @@ COLUMNS = (
 """In the order in which they stand."""
 
 STAGE_COLUMNS = (
-    Column("queued", "queue", "", 1),
-    Column("waiting_mean_s", "waiting", "ms", 1),
-    Column("service_mean_s", "service", "ms", 1),
-    Column("batch_mean", "batch", "", 2),
-    Column("cores", "cores", "", 2),
-    Column("utilisation", "utilisation", "%", 0),
+    Column("queued", "queue", "", 1), Column("waiting_mean_s", "waiting", "ms", 1),
+    Column("service_mean_s", "service", "ms", 1), Column("batch_mean", "batch", "", 2),
+    Column("cores", "cores", "", 2), Column("utilisation", "utilisation", "%", 0),
     Column("dropped", "dropped", "", 0),
-)
+)  # fmt: skip
 """The same of a stage's metrics over an episode."""
 
 
@@ -395,7 +389,8 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
     """Return the metrics from the data of :func:`summary`."""
     # None is infinity again where requests were never answered, and NaN elsewhere.
-    infinite = ("latency_p50_s", "latency_p99_s") if values["offered"] else ()
+    ended = any(values[name] for name in ("on_time", "late", "dropped", "failed"))
+    infinite = ("latency_p50_s", "latency_p99_s") if ended else ()
     blanks = {name: math.inf if name in infinite else NAN for name in names(EpisodeMetrics)}
     measured: dict[str, Any] = {k: blanks[k] if v is None else v for k, v in values.items()}
     of_stages = values.get("stages", {}).items()

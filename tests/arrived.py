@@ -67,26 +67,21 @@ def of_command(scenario_file, out):
     (intervals,) = out.glob("intervals/*/*.parquet")
     events = b"".join(path.read_bytes() for path in out.rglob("*tfevents*"))
     return {
-        "printed": printed.getvalue(),
-        "results": json.loads(results.read_text()),
-        "intervals": pq.read_table(intervals).to_pylist(),
-        "events": events.decode("latin-1"),
-    }
+        "printed": printed.getvalue(), "results": json.loads(results.read_text()),
+        "intervals": pq.read_table(intervals).to_pylist(), "events": events.decode("latin-1"),
+    }  # fmt: skip
 
 
 def report(scenario_file, out):
     scenario = load_scenario(scenario_file)
     return {
-        "package": sponge_env.__file__,
-        "interpreted": INTERPRETED,
-        "fields": FIELDS,
+        "package": sponge_env.__file__, "interpreted": INTERPRETED, "fields": FIELDS,
         "observation_table": field_table(),
         "metrics": {cls.__name__: metric_table(cls) for cls in (IntervalMetrics, EpisodeMetrics)},
         "without_key": of_system(dataclasses.replace(scenario, serving=Serving(drop="none"))),
-        "system": of_system(scenario),
-        "environments": of_environments(scenario),
+        "system": of_system(scenario), "environments": of_environments(scenario),
         "command": of_command(scenario_file, out),
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ SEEDS = st.integers(0, 2**40)
 TRACES = {
     "wrapping.csv": "time_s,bandwidth_bytes_per_s\n0,2e6\n1.5,4e4\n2.25,7e5\n3,3e6\n",
     "stalls.csv": "time_s,bandwidth_bytes_per_s\n0,0\n0.5,4e6\n1,0\n1.1,0\n1.9,1e6\n",
-    "events.csv": "arrival_s\n0.1\n0.1\n0.25\n0.9\n1.4\n1.45\n2.0\n",
-    "counts.txt": "3\n0\n41\n7\n",
-}
+    "events.csv": "arrival_s\n0.1\n0.1\n0.25\n0.9\n1.4\n1.45\n2.0\n", "counts.txt": "3\n0\n41\n7\n",
+}  # fmt: skip
 
 
 def write_files(folder):

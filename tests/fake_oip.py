@@ -47,7 +47,8 @@ class FakeServer:
         status = self.status(len(self.taken) - 1)
         self.closing.wait(self.delay_s)
         if status != 200:
-            return status, {"error": "no"}
+            retry = {"retry_after_ms": 5.0} if len(self.taken) == 1 else {}
+            return status, {"error": "no", **retry}
         output = LOGITS | {"shape": [1, 10], "parameters": {"binary_data_size": 40}}
         told = {"parameters": {"deadline_met": True}, "outputs": [output]}
         return 200, (json.dumps(told), bytes(40))

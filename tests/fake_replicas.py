@@ -94,8 +94,7 @@ class FakeReplica:
         self._limits.append((time.monotonic() + self._launcher.limit_delay_s, cores))
 
     def granted_cores(self):
-        now_s = time.monotonic()
-        return [cores for since_s, cores in self._limits if since_s <= now_s][-1]
+        return [cores for since_s, cores in self._limits if since_s <= time.monotonic()][-1]
 
     def cpu_s(self):
         return self._cpu_s

@@ -71,6 +71,17 @@ def test_a_full_disk_for_tables_loses_no_summary(monkeypatch, capsys):
     assert not [*Path("run").rglob("*.partial")]
 
 
+def test_an_interrupt_within_a_table_has_the_episode_played_again(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.parquet.write_table", interrupt)
+        assert evaluate.main(RUN) == cli.INTERRUPTED
+    assert evaluate.main(RUN) == 0
+    assert len([*Path("run").rglob("*.parquet")]) == 4  # intervals and requests of two seeds
+
+
 @pytest.mark.parametrize("records", [1, 3, 1000])
 def test_a_full_disk_for_tensorboard_ends_an_episode_with_its_summary(monkeypatch, capsys, records):
     opened = tensorboard.EventFile.__init__

@@ -173,8 +173,7 @@ WAITED = "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 m
 
 @pytest.mark.parametrize(
     ("cell", "latency_s", "wall", "reason"),
-    [((0, 0), 0.175, 1.0, None),
-     ((0, 0), 0.175, 1.5, WAITED),
+    [((0, 0), 0.175, 1.0, None), ((0, 0), 0.175, 1.5, WAITED),
      ((0, 4), 0.030, 1.0, "a batch of 1 took 30.0 ms on 16 units, one of 2 only 19.6 on 16"),
      ((4, 3), 0.9, 1.0, "a batch of 16 took 900.0 ms on 8 units, one of 16 only 700.9 on 4")],
 )  # fmt: skip
@@ -301,5 +300,4 @@ def test_what_is_compared_is_measured_on_the_same_images(machine):
     assert calm.idle_penalty_s == pytest.approx([IDLE_S] * 6)
     calm.measure_pauses()
     assert median(calm.pauses_s) == pytest.approx(IDLE_S), "at half the speed"
-    assert calm.images[::2] == calm.images[1::2]
-    assert len({*calm.images}) == len(calm.images) // 2
+    assert (calm.images[::2], len({*calm.images})) == (calm.images[1::2], len(calm.images) // 2)

@@ -26,10 +26,9 @@ VARIANTS = [
 ]
 
 every_controller = pytest.mark.parametrize(
-    ("name", "options"),
-    VARIANTS,
+    ("name", "options"), VARIANTS,
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else value,
-)
+)  # fmt: skip
 
 
 def make(name, options, spec):

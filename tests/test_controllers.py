@@ -56,11 +56,11 @@ def decide(answer):
      (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
      (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),
      (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
+     (Allocation(4, 4, feasible=None), "feasible and guarded must be true or false"),
      (Allocation(4, 4, variant=1), "allocation.variant must be 0: there is only one, not 1"),
      (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
      (RuntimeError(), r"failed in test_controllers.py, line \d+: RuntimeError$"),
-     (StopIteration(), r"line \d+: StopIteration$"),
-     (SilentError(), r"line \d+: SilentError$")],
+     (StopIteration(), r"line \d+: StopIteration$"), (SilentError(), r"line \d+: SilentError$")],
 )  # fmt: skip
 def test_a_bad_answer_is_named(answer, reason):
     with pytest.raises(ControllerError, match=rf"test_controllers:Answers\.decide\(\).* ?{reason}"):

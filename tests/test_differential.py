@@ -150,8 +150,7 @@ def test_an_episode_that_is_over_stands_still():
     assert batch.over.tolist() == [True, False]
     observations, metrics = batch.step(allocations)
     assert not observations[0].any()
-    assert metrics["time_s"].tolist() == [0.0, 2.0]
-    assert batch.episode_intervals.tolist() == [1, 2]
+    assert (metrics["time_s"].tolist(), batch.episode_intervals.tolist()) == ([0.0, 2.0], [1, 2])
 
 
 def test_bad_resets_and_allocations_are_refused():

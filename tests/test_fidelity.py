@@ -45,10 +45,8 @@ class MadeUpLive(SimulatedWorker):
         phases = phases or stream(repetition, "noise")
         super().__init__(
             lambda cores: QuotaBucket(QUOTA, WORK_S, spec.first.core_unit, cores, phases.random()),
-            spec.initial,
-            cold_start_s=spec.first.cold_start_s,
-            noise=self._slower,
-        )
+            spec.initial, cold_start_s=spec.first.cold_start_s, noise=self._slower,
+        )  # fmt: skip
 
     def _slower(self):
         self._factors.append(1.1 + 0.1 * self._scatter.random())
@@ -222,8 +220,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(here, monkeypatch, capsys, 
     ("arguments", "sentence"),
     [(["--agent", "sponge"], "did you mean 'sponge-ip'"),
      (["--scenario", "lokal"], "did you mean 'local'"),
-     (["--repetitions", "0"], "at least 1, not '0'"),
-     (["--duration", "0"], "duration_s must be"),
+     (["--repetitions", "0"], "at least 1, not '0'"), (["--duration", "0"], "duration_s must be"),
      (["--option", "fa2.x=1"], "unknown agent of this run 'fa2'")],
 )  # fmt: skip
 def test_bad_input_ends_with_a_sentence(here, capsys, arguments, sentence):

@@ -27,16 +27,13 @@ BANDWIDTH = {
     "ucc-5g.csv": ([0, 1, 4], [1e6, 3e6, 0], 6.0),
 }
 EVENTS = {
-    "arrivals.csv": [0.25, 0.25, 1.75, 3.25],
-    "azure-functions.csv": [0, 0.25, 2.5000002],
+    "arrivals.csv": [0.25, 0.25, 1.75, 3.25], "azure-functions.csv": [0, 0.25, 2.5000002],
     "azure-llm.csv": [0, 1e-6, 4.314579],
-}
+}  # fmt: skip
 COUNTS = {
-    "burstgpt.csv": [2, 0, 0, 1],
-    "counts.csv": [1, 2, 2, 0, 0, 0, 1, 1, 2],
-    "rps-lines.txt": [3, 0, 2, 5],
-    "rps-one-line.txt": [3, 0, 2, 5],
-}
+    "burstgpt.csv": [2, 0, 0, 1], "counts.csv": [1, 2, 2, 0, 0, 0, 1, 1, 2],
+    "rps-lines.txt": [3, 0, 2, 5], "rps-one-line.txt": [3, 0, 2, 5],
+}  # fmt: skip
 
 
 def text(lines):

@@ -126,14 +126,16 @@ def test_root_makes_a_sibling_of_its_own_group(fake_v2):
 
 
 def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2):
+    """And with it all that is there, for a group with processes hands out nothing."""
     own = make_v2_group(fake_v2 / "scope")
+    (own / "cgroup.procs").write_text(f"{os.getpid()}\n4711\n")
     run, (shelter, run_path) = open_group(fake_v2, own)
     assert {shelter.parent, run_path.parent} == {own}
-    assert (shelter / "cgroup.procs").read_text() == str(os.getpid())
+    assert (shelter / "cgroup.procs").read_text() == "4711"  # the last that was moved
     assert (own / "cgroup.subtree_control").read_text() == "+cpu"
     run.close()
     assert (own / "cgroup.subtree_control").read_text() == "-cpu"
-    assert (own / "cgroup.procs").read_text() == str(os.getpid())
+    assert (own / "cgroup.procs").read_text() == "4711"
     assert not any(path.exists() for path in (shelter, run_path))
 
 

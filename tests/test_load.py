@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_oip import LITE0, FakeServer, serving
+from fake_oip import ABOUT, LITE0, FakeServer, serving
 
 from sponge_env.__main__ import main
 from sponge_env.models.model import TensorSpec
@@ -86,15 +86,17 @@ def test_every_request_is_sent_with_its_own_deadline(server):
 
 
 def test_requests_end_as_the_server_says(capsys):
-    statuses = {0: 503, 1: 503, 2: 429, 3: 504, 4: 500}
-    with serving(FakeServer(status=lambda n: statuses.get(n, 200))) as server:
+    """A 503 that does not say when to try again is no refusal: a replica has died, for example."""
+    statuses = {0: 503, 1: 429, 2: 504, 3: 500, 4: 503}
+    ours = ABOUT | {"name": "sponge"}
+    with serving(FakeServer(status=lambda n: statuses.get(n, 200), about=ours)) as server:
         summary = measured(server)
-    assert (summary["on_time"], summary["dropped"], summary["failed"]) == (35, 4, 1)
+    assert (summary["on_time"], summary["dropped"], summary["failed"]) == (35, 3, 2)
     assert summary["violation_rate"] == 5 / 40
     assert summary["latency_p99_s"] is None
     out = capsys.readouterr().out
-    assert "35 on time, 0 late, 3 refused, 1 expired, 1 failed" in out
-    assert 'status 500: {"error": "no"}' in out
+    assert "35 on time, 0 late, 2 refused, 1 expired, 2 failed" in out
+    assert 'status 503: {"error": "no"}' in out
 
 
 def test_the_load_does_not_wait_for_a_slow_server_without_a_state():

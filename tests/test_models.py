@@ -130,8 +130,7 @@ def test_a_model_is_exported_once_and_whole(tmp_path, monkeypatch):
 def test_any_onnx_file_will_do(tmp_path, shape, dtype, name):
     whole = ("batch", *shape)
     model = resolve_model(str(write_model(tmp_path / "own.onnx", (whole,), whole, dtype, "Cast")))
-    assert model.inputs == TensorSpec(shape, name)
-    assert model.outputs == TensorSpec(shape, "float32")
+    assert (model.inputs, model.outputs) == (TensorSpec(shape, name), TensorSpec(shape, "float32"))
     shown = model.samples()
     assert (shown.shape[1:], shown.dtype) == (shape, name)
     with served([model]) as (server, tensors):

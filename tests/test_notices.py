@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sponge_env.errors import TraceError
 from sponge_env.run.notices import announce, beginnings, replayed, warnings
 from sponge_env.scenario.config import Arrivals, Network
 from sponge_env.scenario.profile import load_profile, local_model
@@ -93,6 +94,9 @@ def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
     said = " | ".join(warned(short(arrivals=Arrivals("trace", file=str(path)), duration_s=600.0)))
     assert sentence in said
     assert said.count("its times") <= 1
+    path.write_text("arrival_s\n700\n701\n")
+    with pytest.raises(TraceError, match="has no request in its first 600 s"):
+        warned(short(arrivals=Arrivals("trace", file=str(path)), duration_s=600.0))
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,7 @@ def test_lines_are_regions_that_are_large_and_sure_grown_by_area_over_perimeter(
     for top in range(5, 315, 20):
         many[top : top + 4, 100:200] = 1.0
     lines = ocr.find_lines(many)
-    assert len(lines) == ocr.MAX_LINES
-    assert lines == sorted(lines, key=lambda line: line.top)
+    assert (len(lines), lines) == (ocr.MAX_LINES, sorted(lines, key=lambda line: line.top))
 
 
 def test_reading_order_is_by_rows_then_from_the_left():

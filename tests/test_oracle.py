@@ -30,14 +30,13 @@ CLASSES = RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0)
 CLASSED = replace(TINY, slo_s=0.6, classes=CLASSES)
 
 KINDS = {
-    "plain": TINY,
-    "late requests dropped": replace(TINY, serving=Serving(drop="expired")),
+    "plain": TINY, "late requests dropped": replace(TINY, serving=Serving(drop="expired")),
     "unmeetable requests dropped": replace(CLASSED, serving=Serving(drop="unmeetable")),
     "two classes": CLASSED,
     "first come, first served": replace(CLASSED, serving=Serving(order="fifo")),
     "quota": replace(TINY, profile="lite0", arrivals=Arrivals("poisson", rate_rps=12.0)),
     "warm start": replace(TINY, start="warm", warmup_s=1.0),
-}
+}  # fmt: skip
 
 
 # Few enough of everything to try all schedules with replicas, too.

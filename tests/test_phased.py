@@ -283,10 +283,8 @@ def test_the_run_of_something_else_is_not_resumed(trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"hidden": "0"}, "hidden must be"),
-     ({"hidden": "wide"}, "hidden must be a whole number"),
-     ({"gamma": 2.0}, "gamma must be"),
-     ({"every": 20}, "unknown key 'every'")],
+    [({"hidden": "0"}, "hidden must be"), ({"hidden": "wide"}, "hidden must be a whole number"),
+     ({"gamma": 2.0}, "gamma must be"), ({"every": 20}, "unknown key 'every'")],
 )  # fmt: skip
 def test_bad_options_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
@@ -295,8 +293,7 @@ def test_bad_options_are_refused(options, sentence):
 
 @pytest.mark.parametrize(
     ("agent", "scenario", "actions"),
-    [("ppo", SEVERAL_REPLICAS, (16, 8, 3)),
-     ("ppo", VARIANTS, (4, 4, 3, 3)),
+    [("ppo", SEVERAL_REPLICAS, (16, 8, 3)), ("ppo", VARIANTS, (4, 4, 3, 3)),
      ("ppo-joint", CHAIN, (4, 4, 3, 4, 4, 3, 2, 2, 4, 3, 3))],
 )  # fmt: skip
 def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, tmp_path):

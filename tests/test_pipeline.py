@@ -104,11 +104,9 @@ def compare(scenario, plan, seed):
 
 
 SHAPES = {
-    "one": ((),),
-    "chain": ((), ("a",), ("b",)),
-    "fork and join": ((), ("a",), ("a",), ("b", "c")),
+    "one": ((),), "chain": ((), ("a",), ("b",)), "fork and join": ((), ("a",), ("a",), ("b", "c")),
     "set of models": ((), (), ()),
-}
+}  # fmt: skip
 
 
 @st.composite

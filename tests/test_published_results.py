@@ -11,12 +11,13 @@ from report_runs import COLD, write_suite
 from benchmarks import freeze, results
 from benchmarks.results import main
 from sponge_env.results.suite_tables import read_rows, score_rows
-from sponge_env.run.suite import SUITE_DIR, arranged, load_suite
+from sponge_env.run.suite import arranged, load_suite
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "results"
+SUITES = "standard-v1 cold-v1 robust-v1 real-v1 stages-v1 systems-v1".split()
 AGENTS = {"sponge-ip": ([0, 1] * 3, 8.0), "hpa": ([40, 41] * 3, 5.0), "fa2": ([0] * 6, 4.0)}
 
 
@@ -108,7 +109,7 @@ def test_the_leaderboard_has_entries_and_the_suites_agents_best_first(docs, monk
 
 def test_seeds_follow_from_the_hash_of_the_controllers(tmp_path):
     (frozen,) = re.findall("[0-9a-f]{64}", (DOCS / "fairness.md").read_text())
-    first = {path.stem: load_suite(path).first_seed for path in SUITE_DIR.glob("*-v1.toml")}
+    first = {name: load_suite(name).first_seed for name in SUITES}
     assert {*first.values()} == {freeze.first_seed(frozen)}
     for name in ("agents", "baselines"):
         (tmp_path / name).mkdir()
@@ -121,9 +122,9 @@ def test_seeds_follow_from_the_hash_of_the_controllers(tmp_path):
     assert freeze.digest(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["standard", "cold", "robust", "real", "systems", "stages"])
+@pytest.mark.parametrize("name", SUITES)
 def test_published_cells_are_those_of_the_suite(name):
-    shown = arranged(load_suite(f"{name}-v1"))
-    cells = read_rows(RESULTS / f"{name}-cells.csv")
+    shown = arranged(load_suite(name))
+    cells = read_rows(RESULTS / f"{name[:-3]}-cells.csv")
     found = cells[["scenario", "profile", "start", "group"]].itertuples(index=False, name=None)
     assert {*found} == {(*cell, shown.groups.get(cell[0], "")) for cell in shown.cells}

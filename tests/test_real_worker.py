@@ -85,6 +85,14 @@ def test_the_group_shows_the_quota_after_each_resize(worker):
         assert worker.status().effective_cores == pytest.approx(cores)
 
 
+def test_a_child_cannot_cut_the_memory_that_it_shares(worker):
+    """To read there what is gone would end this process."""
+    files = Path(f"/proc/{worker.replicas[0].pid}/fd").iterdir()
+    memory = next(path for path in files if "sponge-tensors" in os.readlink(path))
+    with pytest.raises(PermissionError):
+        os.truncate(memory, 0)
+
+
 def granted_share(worker, cores):
     """Measure CPU time per wall time of work without a pause."""
     worker.resize(Allocation(cores, 16))

@@ -308,3 +308,7 @@ def test_a_node_that_is_heard_again_is_news_for_the_poll_whoever_reads_it_first(
         assert (replica.granted_cores(), replica.silent) == (0.5, True)
         assert select.select([replica], [], [], 0)[0]
         assert (replica.poll(), replica.silent) == (None, False)
+        wait_until(lambda: (replica.check_beat(time.monotonic()), replica.silent)[1])
+        there.sendall(HEAD.pack(*Frame(wire.STATUS, cores=0.25)))
+        cores = replica.granted_cores(), replica.close(), replica.granted_cores()
+        assert cores == (0.25, None, 0.25)  # without a poll to wake any more

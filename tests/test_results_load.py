@@ -99,8 +99,7 @@ def test_seeds_that_all_finished_are_compared_or_agents_left_out(copy, partial, 
     write(file, data | {"complete": False})
     run = load_run(copy)
     assert (run.comparison.agents, run.comparison.seeds) == (agents, seeds)
-    assert len(run.comparison.episodes) == 2
-    assert len(run.comparison.failures) == 2 - len(agents)
+    assert (len(run.comparison.episodes), len(run.comparison.failures)) == (2, 2 - len(agents))
 
 
 def test_what_is_no_run_or_has_no_finished_episode_is_refused(copy, tmp_path):

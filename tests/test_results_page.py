@@ -62,8 +62,7 @@ def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(run, page, 
     assert "<script" not in page
     cells = {f"series-{'-'.join(cell)}" for cell in (COLD, WARM, SLOW)}
     pictures = {path.stem for path in (run / "report").glob("*.png")}
-    assert pictures == {"profile"} | cells
-    assert page.count("data:image/png;base64,") == len(pictures)
+    assert (pictures, page.count("data:image/png;base64,")) == ({"profile"} | cells, len(pictures))
     with Image.open(run / "report/profile.png") as picture:
         assert picture.width > 500
 
@@ -80,8 +79,7 @@ def test_the_page_has_every_table(page):
 
 def test_the_tables_are_there_as_data(run, page):
     cells, scores = (read_rows(run / f"report/{name}.csv") for name in ("cells", "score"))
-    assert len(cells) == 3 * (len(AGENTS) + 1)
-    assert set(cells["agent"]) == {*AGENTS, "oracle-joint"}
+    assert (len(cells), set(cells["agent"])) == (3 * (len(AGENTS) + 1), {*AGENTS, "oracle-joint"})
     pd.testing.assert_frame_equal(score_rows(cells, "fa2"), scores, rtol=1e-5, check_dtype=False)
     own = cells[(cells["start"] == "cold") & (cells["group"] == "delay 0")].set_index("agent")
     shown = own.loc[["fa2", "oracle-joint"], ["avoidable_violation_rate", "mean_cores", "n"]]
@@ -118,8 +116,7 @@ def test_few_agents_are_shown_where_there_is_no_room(tmp_path):
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
-    [("missing", "is no run"),
-     ("{run} --reference fa3", "unknown agent 'fa3'"),
+    [("missing", "is no run"), ("{run} --reference fa3", "unknown agent 'fa3'"),
      ("{run} --out bare.md", "cannot write")],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_writes_nothing(run, own_folder, refused, argv, sentence):

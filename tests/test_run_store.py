@@ -192,10 +192,15 @@ def test_a_run_directory_holds_what_defines_the_run(tmp_path):
     command = ["python", "evaluate.py", "--scenario", "my scenario.toml"]
     with RunStore.open(tmp_path / "runs" / "one", IDENTITY) as store:
         store.describe(suite, command)
+        more = dataclasses.replace(suite, agents={"hpa": AgentEntry()})
+        store.describe(more, ["python", "evaluate.py", "more"])
+        assert json_of(store.path / "run.json")["arrangement"]["reference"] == "fa2"
         store.describe(suite, ["python", "evaluate.py", "again"])
-    assert from_mapping(Suite, json_of(store.path / "run.json")["definition"]) == suite
+    every = dataclasses.replace(suite, agents=suite.agents | more.agents)
+    assert from_mapping(Suite, json_of(store.path / "run.json")["definition"]) == every
     lines = (store.path / "command.txt").read_text().splitlines()
-    assert [shlex.split(line) for line in lines] == [command, ["python", "evaluate.py", "again"]]
+    calls = [command, *(["python", "evaluate.py", word] for word in ("more", "again"))]
+    assert [shlex.split(line) for line in lines] == calls
     profiles = {file.name for file in (store.path / "profiles").iterdir()}
     assert profiles == {"yolov5s.json", "resnet18.json"}
     assert not partials(tmp_path)
@@ -204,8 +209,7 @@ def test_a_run_directory_holds_what_defines_the_run(tmp_path):
 def test_versions_and_host_are_recorded(tmp_path):
     describe(tmp_path, ["python"])
     versions, machine = json_of(tmp_path / "versions.json"), json_of(tmp_path / "host.json")
-    assert versions["numpy"] == np.__version__
-    assert versions["sponge-env"] == sponge_env.__version__
+    assert (versions["numpy"], versions["sponge-env"]) == (np.__version__, sponge_env.__version__)
     assert set(versions) == {"python", "platform", *installation.PACKAGES}
     assert machine["cpu_model"]
     assert machine["kernel"].startswith("Linux ")

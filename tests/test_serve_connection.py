@@ -6,8 +6,8 @@ import functools
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered, served
-from raw_http import binary, chunked, infer, request
-from served import Recorded
+from raw_http import Wire, binary, chunked, infer, request
+from served import Recorded, running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.http.connection import Connection, Connections
@@ -133,7 +133,8 @@ def held_by(first):
     [(b"\0", 400), (infer()[:-3], 408), (infer()[:30], 408), (b"GET /" + b"x" * 100_000, 431),
      (b"GET /v2 HTTP/1.1\r\n" + b"x-a: b\r\n" * 12_000, 431),
      (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 100_000, 431),
-     (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 8000 + b"\r\n\r\n", 431)],
+     (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 8000 + b"\r\n\r\n", 431),
+     (request(transfer_encoding="chunked", content_length=None) + b"0\r\nx: " + b"y" * 8000, 431)],
 )  # fmt: skip
 @in_a_loop
 async def test_what_follows_does_not_spoil_what_is_under_way(end, status):
@@ -204,3 +205,9 @@ async def test_an_answer_before_an_announced_body_ends_the_connection():
     client.send(head + b"Expect: 100-continue\r\nContent-Length: 30\r\n\r\n")
     await client.transport.until(lambda to: to.closing)
     assert client.transport.statuses == [403]
+
+
+def test_a_client_that_is_refused_may_send_the_rest_before_the_connection_ends():
+    with running() as server, Wire(server) as wire:
+        wire.send(request(bytes(16_000_000), path="/none", connection="close"))
+        assert (wire.answer().status, wire.closed()) == (404, True)

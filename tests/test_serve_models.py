@@ -79,6 +79,11 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
         assert post(wire, f"{path}/unload", x_forwarded_for="1.2.3.4").status == 403
         assert post(wire, f"{path}/unload", origin="http://elsewhere").status == 403
         assert post(wire, f"{REPOSITORY}/models/third/load").status == 404
+        other = post(wire, f"{path}/load", b'{"parameters": {"config": "{}"}}')
+        assert (other.status, "leave out config" in other.json["error"]) == (400, True)
+        file = {"file:1/model.onnx": {"bytes_param": b"x"}}
+        with pytest.raises(grpc.RpcError, match="leave out config"):
+            server.told("RepositoryModelLoad", model_name="other", parameters=file)
         proxied = channel.unary_unary(f"/{SERVICE}/RepositoryModelUnload")
         with pytest.raises(grpc.RpcError, match="only for clients on this machine"):
             proxied(b"", metadata=[("x-forwarded-for", "1.2.3.4")], timeout=20)

@@ -108,8 +108,7 @@ def test_files_are_closed_once_nobody_uses_them(path):
     regions.register("a", path.name, 8, 40)
     place = regions.place({REGION: "a", SIZE: 4, OFFSET: 2}, "input")
     regions.unregister()
-    assert place.read() == bytes(range(10, 14))
-    assert opened() == 1
+    assert (place.read(), opened()) == (bytes(range(10, 14)), 1)
     del place
     assert opened() == 0
 

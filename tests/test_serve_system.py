@@ -26,11 +26,9 @@ TWO = pipeline(
 )
 KINDS = (RequestClass(1.0, 0.6, 0.0), RequestClass(1.0, 0.8, 0.0, "b"))
 MODELS = pipeline(
-    stage("a", "video-detector", initial=HELD),
-    stage("b", "nlp-sentiment", initial=HELD, after=()),
-    classes=KINDS,
-    limits=Limits(cores=4, total_cores=10),
-)
+    stage("a", "video-detector", initial=HELD), stage("b", "nlp-sentiment", initial=HELD, after=()),
+    classes=KINDS, limits=Limits(cores=4, total_cores=10),
+)  # fmt: skip
 SCENARIOS = {"one stage": ONE, "two stages": TWO, "two models": MODELS}
 ENDED = ("on_time", "late", "dropped", "failed", "cancelled")
 
@@ -157,8 +155,7 @@ def test_a_model_that_is_unloaded_ends_its_calls_and_keeps_one_core():
     client.system.set_loaded([1], True)
     client.submit_at(2.5, 5.0, count=2)
     client.step(wanted)
-    assert client.statuses[-2:] == [Status.ANSWERED] * 2
-    assert client.system.allocation == wanted
+    assert (client.statuses[-2:], client.system.allocation) == ([Status.ANSWERED] * 2, wanted)
 
 
 def test_calls_of_a_model_that_is_loaded_again_at_once_were_stopped_not_taken_back():
@@ -244,6 +241,15 @@ def test_what_is_taken_back_as_it_expires_ends_once():
     assert client.statuses == [Status.EXPIRED] * 16 + [Status.ANSWERED] * 16
     assert (sum(m.offered for m in ended), sum(m.dropped for m in ended)) == (32, 16)
     assert (sum(m.cancelled for m in ended), client.system._env["opened"]) == (0, 0)
+
+
+def test_what_is_taken_back_at_its_deadline_was_late_not_cancelled():
+    client = client_of(ONE)
+    running, early = client.submit(0.02), client.submit(30.0)
+    client.at(0.01, client.system.inbox.cancel, early)
+    client.at(0.0195, client.system.inbox.cancel, running)  # a clock may be a little ahead
+    metrics = client.step(Allocation(16, 1))
+    assert (metrics.late + metrics.dropped, metrics.cancelled) == (1, 1)
 
 
 def test_the_place_of_what_has_just_expired_is_free():

@@ -135,12 +135,10 @@ MOVES = st.sampled_from(["start", "load", "advance", "resize", "share"])
 
 @settings(deadline=None)
 @given(
-    cores=st.integers(1, 16),
-    phase=st.floats(0.0, 1.0, exclude_max=True),
-    wake_s=st.sampled_from([None, 0.0, 0.001]),
-    resume_s=st.sampled_from([0.0, 0.0003]),
+    cores=st.integers(1, 16), phase=st.floats(0.0, 1.0, exclude_max=True),
+    wake_s=st.sampled_from([None, 0.0, 0.001]), resume_s=st.sampled_from([0.0, 0.0003]),
     moves=st.lists(st.tuples(st.floats(0.0, 0.2), MOVES, st.integers(1, 16)), max_size=12),
-)
+)  # fmt: skip
 def test_core_and_reference_keep_the_same_account(cores, phase, wake_s, resume_s, moves):
     costs = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}
     quota = QuotaService(PERIOD_S, (0.02,), 0.0, tick_s=TICK_S, **costs)
@@ -210,10 +208,9 @@ class Kernel:
 
 @settings(deadline=None)
 @given(
-    cores=st.integers(1, 19),
-    phase=st.integers(0, 199).map(lambda k: 10 * k + 3),
+    cores=st.integers(1, 19), phase=st.integers(0, 199).map(lambda k: 10 * k + 3),
     works=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=6),
-)
+)  # fmt: skip
 def test_bucket_equals_looking_at_every_step(cores, phase, works):
     kernel = Kernel(granted=100 * cores, phase=phase)
     service = bucket(cores, 1.0, phase / Kernel.PERIOD, unit=1 / 20)

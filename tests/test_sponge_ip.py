@@ -95,13 +95,11 @@ def random_resizes(rng, spec):
 
 def random_spec(rng, largest):
     return make_spec(
-        str(rng.choice(["yolov5s", "resnet18"])),
-        slo_s=float(rng.choice([0.3, 1.0, 3.0])),
+        str(rng.choice(["yolov5s", "resnet18"])), slo_s=float(rng.choice([0.3, 1.0, 3.0])),
         interval_s=float(rng.choice([0.5, 1.0, 2.0])),
         resize_delay_s=float(rng.choice([0.0, 0.0, 0.16, 0.7, 2.5])),
-        cores_max=int(rng.integers(1, largest + 1)),
-        batch_max=int(rng.integers(1, largest + 1)),
-    )
+        cores_max=int(rng.integers(1, largest + 1)), batch_max=int(rng.integers(1, largest + 1)),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(4))

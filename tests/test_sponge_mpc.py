@@ -93,12 +93,10 @@ def reference(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
 @example(come=[(0.25, 0.0), (0.0, 0.0)], tasks=[], replicas=2, cores=(1, 1), batch=1, edge_s=1.0)
 @given(
     come=st.lists(st.tuples(st.floats(0.0, 0.3), st.floats(0.0, 2.0)), min_size=1, max_size=40),
-    tasks=st.lists(st.integers(0, 3), max_size=2),
-    replicas=st.integers(1, 3),
-    cores=st.tuples(st.integers(1, 16), st.integers(1, 16)),
-    batch=st.integers(1, 16),
+    tasks=st.lists(st.integers(0, 3), max_size=2), replicas=st.integers(1, 3),
+    cores=st.tuples(st.integers(1, 16), st.integers(1, 16)), batch=st.integers(1, 16),
     edge_s=st.floats(0.1, 3.0),
-)
+)  # fmt: skip
 def test_the_played_queues_count_as_a_plain_pipeline(come, tasks, replicas, cores, batch, edge_s):
     gaps_s, budgets_s = np.array(come).T
     arrivals_s = np.stack([np.cumsum(gaps_s), np.cumsum(gaps_s) + budgets_s], axis=1)
@@ -177,13 +175,10 @@ def interval_view(intervals, delays_s, counts, bandwidth=3e6):
     """Return a view after intervals with so many arrivals each, the last ones with such delays."""
     mean_s = delays_s.mean() if delays_s.size else 0.1
     return make_view(
-        now_s=float(intervals),
-        arrivals=counts,
-        mean_delays_s=np.full(intervals, mean_s),
-        bandwidths_bytes_per_s=np.full(intervals, bandwidth),
-        delays_s=delays_s,
+        now_s=float(intervals), arrivals=counts, mean_delays_s=np.full(intervals, mean_s),
+        bandwidths_bytes_per_s=np.full(intervals, bandwidth), delays_s=delays_s,
         budgets_s=1.0 - delays_s,
-    )
+    )  # fmt: skip
 
 
 def test_an_interval_without_arrivals_means_that_they_are_on_the_way():

@@ -115,8 +115,7 @@ def test_a_folder_of_traces_is_a_suite(capsys):
     assert printed.count("bus.csv: bandwidth, CSV") == printed.count("load: arrivals, req") == 1
     assert "load, yolov5s, warm start" in printed
     assert "\noracle-joint " in printed
-    assert set(load_results(Path("run"))["scenario"]) == {"bus.csv", "load"}
-    assert run(line) == 0
+    assert (set(load_results(Path("run"))["scenario"]), run(line)) == ({"bus.csv", "load"}, 0)
     assert "6 of 6 results are in run already" in capsys.readouterr().out
     Path("traces/load").write_text("9\n12\n4\n")
     assert run(line) == 2

@@ -81,9 +81,9 @@ def test_a_change_that_cannot_be_made_is_named(changes, sentence):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
-     ("seeds = 0", "seeds must be at least 1, not 0"),
-     ('starts = ["hot"]', "unknown starts 'hot'"),
+     ("seeds = 0", "seeds must be at least 1, not 0"), ('starts = ["hot"]', "unknown starts 'hot'"),
      ("starts = []", "starts must be not empty"),
+     ("starts = 'cold'", "starts must be a list of strings, not 'cold'"),
      ("[agents]\n", "agents must be not empty"),
      ("[agents.'../up']\n", "agents must be names of letters"),
      ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),

@@ -34,10 +34,9 @@ def comparison(*frames, agents="ip fa2", shown=(), **failure):
     columns = ["agent", "scenario", "profile", "start", "type", "message"]
     return Comparison(
         episodes=pd.concat(frames, ignore_index=True),
-        failures=pd.DataFrame([failure] if failure else [], columns=columns),
-        agents=agents.split(),
+        failures=pd.DataFrame([failure] if failure else [], columns=columns), agents=agents.split(),
         shown=Arrangement((COLD, OTHER), "ip", **dict(shown)),
-    )
+    )  # fmt: skip
 
 
 def entries(table, agent):

@@ -79,8 +79,7 @@ def test_the_table_names_the_run_and_compares_values_that_are_written(events):
     content = events.PluginTagToContent(hparams.PLUGIN_NAME)
     start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG])
     assert (start.group_name, set(start.hparams)) == ("one/fa2-seed3", set(IDENTITY))
-    assert start.hparams["agent"].string_value == "fa2"
-    assert start.hparams["seed"].number_value == 3
+    assert (start.hparams["agent"].string_value, start.hparams["seed"].number_value) == ("fa2", 3)
     experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
     assert [info.name for info in experiment.hparam_infos] == list(IDENTITY)
     compared = [info.name.tag for info in experiment.metric_infos]

@@ -169,9 +169,18 @@ def test_classes_whose_requests_are_kept_are_not_sent_to_where_they_come_from():
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [({"episode_seed": seed}, "episode_seed must be") for seed in (1.7, "7", [1, 2], 2**63, -1)]
+    + [({"reset_mask": np.array([1, 0, 1])}, "reset_mask must be an array of booleans")],
+)
+def test_bad_options_of_a_reset_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        vector_env(render_mode=None).reset(options=options)
+
+
+@pytest.mark.parametrize(
     ("actions", "words"),
-    [(np.full((3, 2), 16), "between 1 and"),
-     (np.full((3, 2), -1), "between 1 and"),
+    [(np.full((3, 2), 16), "between 1 and"), (np.full((3, 2), -1), "between 1 and"),
      (np.full((3, 2), 6.5), "must be whole numbers"),
      (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)")],
 )  # fmt: skip
@@ -230,6 +239,7 @@ def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name):
     theirs = DummyVecEnv([lambda s=s: Monitor(SpongeEnv(s, control=control)) for s in each])
     for envs in (ours, theirs):
         envs.seed(11)
+        envs.set_options([{"episode_seed": 5}, {}, {"episode_seed": 7}])
     np.testing.assert_array_equal(ours.reset(), theirs.reset())
     rng = np.random.default_rng(0)
     for _ in range(10):

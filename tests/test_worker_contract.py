@@ -58,10 +58,9 @@ def _live_rig(launcher, initial):
 
 
 RIGS = {
-    "profile": _profile_rig,
-    "real": partial(_live_rig, lambda configs: None),
+    "profile": _profile_rig, "real": partial(_live_rig, lambda configs: None),
     "remote": partial(_live_rig, remote_launcher),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n != "profile")) for n in RIGS])

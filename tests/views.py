@@ -51,12 +51,11 @@ def busy_view(rate_rps=20, delay_s=0.1, slo_s=1.0, intervals=10, budgets_left_s=
     values = {
         "now_s": now_s,
         "queued_deadlines_s": now_s + np.sort(np.array(budgets_left_s, dtype=np.float64)),
-        "arrivals": np.full(intervals, float(rate_rps)),
-        "delays_s": np.full(rate_rps, delay_s),
+        "arrivals": np.full(intervals, float(rate_rps)), "delays_s": np.full(rate_rps, delay_s),
         "budgets_s": np.full(rate_rps, slo_s - delay_s),
         "mean_delays_s": np.full(intervals, delay_s),
         "bandwidths_bytes_per_s": np.full(intervals, 3e6),
-    }
+    }  # fmt: skip
     return make_view(**values | changes)
 
 

@@ -91,12 +91,9 @@ def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
         cli.check_file("--out", args.out)
         cores = args.cores or 16
         config = LiveConfig(
-            model=args.model or LOCAL_MODEL,
-            batch_max=args.batch or 16,
-            cores_max=cores,
-            core_unit=1 / cores if args.core_unit is None else args.core_unit,
-            limiter=args.limiter,
-        )
+            model=args.model or LOCAL_MODEL, batch_max=args.batch or 16, cores_max=cores,
+            core_unit=1 / cores if args.core_unit is None else args.core_unit, limiter=args.limiter,
+        )  # fmt: skip
         return {args.out or local_profile_path(config.model): config}
     for name in ("model", "cores", "core_unit", "batch", "out"):
         if getattr(args, name) is not None:

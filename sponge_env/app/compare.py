@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sponge_env import cli
 from sponge_env.env.factory import ensure_profile, live_machine, prepare_machine
@@ -58,14 +59,16 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
             for cell in suites.cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-        # A folder may be refused before anything is tried, and is made only after that.
-        runs = _open(opened, path, suite, work, arguments) if goes_on else {}
+        # A folder may be refused before anything is tried, and is made only after that, and after
+        # all files are read.
+        all_have = {own: identity(suite, own, arguments.limiter) for own in work}
+        runs = _open(opened, path, all_have, work, arguments) if goes_on else {}
         notices = [f"left out: {what}" for what in left_out]
         notices += _notices(suite, work, arguments)
         notices += (alike := replayed(suites.cells(suite), suite.seeds)).values()
         kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
         path = path or new_folder(kind)
-        runs = runs or _open(opened, path, suite, work, arguments)
+        runs = runs or _open(opened, path, all_have, work, arguments)
         todo = {backend: store.missing(own) for backend, (store, own) in runs.items()}
         for store, _ in runs.values():
             store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv], alike)
@@ -107,12 +110,18 @@ def _notices(suite: Suite, work: Units, arguments: Namespace) -> list[str]:
     return notices + beginnings(played) + announce(played)
 
 
-def _open(opened: ExitStack, path: Path, suite: Suite, work: Units, arguments: Namespace) -> Runs:
+def _open(
+    opened: ExitStack,
+    path: Path,
+    all_have: Mapping[Backend, Mapping[str, Any]],
+    work: Units,
+    arguments: Namespace,
+) -> Runs:
     """Open the folder of the run, or one in it for each of several backends."""
     folders = _folders(path, list(work))
     runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}
     for backend, own in work.items():
-        store = RunStore.open(folders[backend], identity(suite, backend, arguments.limiter))
+        store = RunStore.open(folders[backend], all_have[backend])
         runs[backend] = opened.enter_context(store), own
         if arguments.requests:
             runs[backend][0].check_requests(own)
@@ -143,13 +152,10 @@ def _chosen_suite(arguments: Namespace) -> tuple[Suite, list[str]]:
         scenario = load_scenario(arguments.scenario)
         agents, bounds = suites.chosen(arguments.agent)
         suite = Suite(
-            name=changes.get("name", scenario.name),
-            seeds=1,
-            starts=(scenario.start,),
-            bounds=bounds,
-            cells=(suites.CellGroup((arguments.scenario,), (), changes),),
+            name=changes.get("name", scenario.name), seeds=1, starts=(scenario.start,),
+            bounds=bounds, cells=(suites.CellGroup((arguments.scenario,), (), changes),),
             agents=agents,
-        )
+        )  # fmt: skip
     if arguments.start:
         suite = replace(suite, starts=(arguments.start,))
     if arguments.profile:

@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     text = "agents to compare: names that --list shows, your own controller as module:Class, or a "
     text += "model of Stable-Baselines3 as sb3:FILE.zip (loading one executes code in it)"
-    parser.add_argument("--agent", nargs="+", metavar="NAME", help=text)
+    parser.add_argument("--agent", action="extend", nargs="+", metavar="NAME", help=text)
     text = "show all agents, scenarios, suites and profiles, and do nothing else"
     parser.add_argument("--list", action="store_true", help=text)
     cli.add_experiment_arguments(parser)
@@ -80,7 +80,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the summaries here")
     add("--requests", action="store_true", help="keep every request of a suite, too")
     text = "run agents x scenarios x seeds as a shipped suite (--list shows them) or TOML file says"
-    add("--suite", metavar="NAME", help=f"{text}; with --agent only these agents")
+    add("--suite", type=cli.named, metavar="NAME", help=f"{text}; with --agent only these agents")
     text = "folder of trace files, each of which is a cell of a suite for such: --suite real"
     add("--traces", type=Path, metavar="DIR", help=text)
     cli.add_workers(parser)

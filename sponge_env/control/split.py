@@ -48,13 +48,10 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
     """Return a stage as a system of its own, with its share of the SLO and one variant."""
     stage, initial = spec.stages[k], spec.initial.stages[k]
     own = dataclasses.replace(
-        stage,
-        after=(),
-        mean_tasks=1.0,
-        latencies=(stage.latencies[initial.variant],),
+        stage, after=(), mean_tasks=1.0, latencies=(stage.latencies[initial.variant],),
         measured=stage.measured[initial.variant :][:1],
         accuracies=(stage.accuracies[initial.variant],),
-    )
+    )  # fmt: skip
     alone = Allocation(stages=(initial._replace(variant=0),))
     return dataclasses.replace(spec, slo_s=spec.slo_s * share, initial=alone, stages=(own,))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.records import METRICS
+from sponge_env.env.single import reset_options
 from sponge_env.env.vector import ScenarioLike, SpongeVectorEnv
 from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.encoding import ActionMasks
@@ -55,7 +56,8 @@ class SpongeVecEnv(VecEnv):
     def reset(self) -> NDArray[np.float32]:
         """Start a new episode in every environment; return the first observations."""
         self._returns[:] = 0.0
-        fixed = {"episode_seed": self._options[0].get("episode_seed")}
+        seeds = [reset_options(own).get("episode_seed") for own in self._options]
+        fixed = {"episode_seed": seeds}
         self._observations, infos = self._envs.reset(seed=self._seeds, options=fixed)
         self.reset_infos = [{"episode_seed": seed} for seed in infos["episode_seed"].tolist()]
         self._reset_seeds()

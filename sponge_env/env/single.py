@@ -13,6 +13,7 @@ from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.metrics import NOTHING, IntervalMetrics, info
 from sponge_env.scenario.config import Backend, ControlName, Limiter
+from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -115,16 +116,13 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(EVALUATION_SEEDS, SEED_LIMIT))
-        episode_seed = _episode_seed(reset_options(options), drawn)
+        (fixed,) = episode_seeds(reset_options(options).get("episode_seed"), 1)
+        episode_seed = drawn if fixed is None else fixed
         self.close()
         self._system = make_system(
-            self.scenario,
-            episode_seed,
-            backend=self._backend,
-            profile=self._profile,
-            limiter=self._limiter,
-            hold_between_steps=self._backend == "live",
-        )
+            self.scenario, episode_seed, backend=self._backend, profile=self._profile,
+            limiter=self._limiter, hold_between_steps=self._backend == "live",
+        )  # fmt: skip
         self._intervals, self._episode_seed = [], episode_seed
         return self._observe(), self._info(NOTHING)
 
@@ -192,11 +190,14 @@ def reset_options(options: Any, *more: str) -> dict[str, Any]:
     return options or {}
 
 
-def _episode_seed(options: dict[str, Any], default: int) -> int:
-    seed = options.get("episode_seed", default)
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"episode_seed must be a whole number of at least 0, not {seed!r}")
-    return int(seed)
+def episode_seeds(given: Any, count: int) -> list[int | None]:
+    """Return so many seeds, None to draw one, from one for all or one for each, or ConfigError."""
+    several = isinstance(given, list | tuple | np.ndarray) and np.shape(given) == (count,)
+    seeds = list(given) if several else [given] * count
+    for seed in seeds:
+        right = seed is None or (isinstance(seed, int | np.integer) and 0 <= int(seed) < 2**63)
+        require(right, "episode_seed", seed, "a whole number of at least 0, below 2^63")
+    return [None if seed is None else int(seed) for seed in seeds]
 
 
 MOST_COMBINATIONS = 1 << 20  # Largest number of discrete actions

@@ -1,6 +1,7 @@
 """The batch simulator as a Gymnasium vector environment."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.core.records import BLANK, METRICS
-from sponge_env.env.single import reset_options
+from sponge_env.env.single import episode_seeds, reset_options
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.config import ControlName
 from sponge_env.scenario.option import require
@@ -61,6 +62,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         threads: int | None = None,
         control: ControlName = "vertical",
         max_episode_steps: int | None = None,
+        render_mode: None = None,
     ) -> None:
         """Allocate everything; nothing runs before ``reset``.
 
@@ -76,10 +78,12 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             control: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``, for all.
             max_episode_steps: Steps after which an episode is truncated, if it is not over
                 before, as Gymnasium's ``TimeLimit`` does it.
+            render_mode: There is none: only single environments are drawn.
 
         Raises:
             SpongeError: An argument cannot be used.
         """
+        require(render_mode is None, "render_mode", render_mode, "None for many environments")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
@@ -88,14 +92,10 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.control = control_named(control, spec)
         rows = {scenario: row for row, scenario in enumerate(dict.fromkeys(self.scenarios))}
         self.simulator = BatchSimulator(
-            list(rows),
-            np.array([rows[scenario] for scenario in self.scenarios]),
-            replicas_max=None if self.control.scales_out else 1,
-            obs_dim=self.control.obs_dim,
-            queue_capacity=queue_capacity,
-            threads=threads,
-            intervals_max=max_episode_steps,
-        )
+            list(rows), np.array([rows[scenario] for scenario in self.scenarios]),
+            replicas_max=None if self.control.scales_out else 1, obs_dim=self.control.obs_dim,
+            queue_capacity=queue_capacity, threads=threads, intervals_max=max_episode_steps,
+        )  # fmt: skip
         self.single_action_space, self.single_observation_space = self.control.spaces(spec)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -123,14 +123,15 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         if seed is None or isinstance(seed, int | np.integer):
             seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         chosen = np.asarray(options.get("reset_mask", np.ones(self.num_envs, np.bool_)))
+        require(chosen.dtype == np.bool_, "reset_mask", chosen, "an array of booleans")
         for name, value in (("seed", seed), ("reset_mask", chosen)):
             if len(value) != self.num_envs:
                 raise ConfigError(f"{name} needs {self.num_envs} entries, not {len(value)}")
         for i in np.flatnonzero(chosen).tolist():
             if seed[i] is not None or self._randoms[i] is None:
                 self._randoms[i] = np_random(seed[i])[0]
-        observations = self._observations.copy()
-        self.begin(chosen, observations, options.get("episode_seed"))
+        fixed, observations = options.get("episode_seed"), self._observations.copy()
+        self.begin(chosen, observations, episode_seeds(fixed, self.num_envs))
         self._observations = observations
         return observations, _batched(np.zeros(self.num_envs, METRICS), self._seeds, chosen)
 
@@ -165,19 +166,21 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         infos = _batched(metrics, self._seeds, everyone) | final
         return observations, reward, never, ended.copy(), infos
 
-    def begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> None:
+    def begin(
+        self, chosen: NDArray[np.bool_], out: Observations, fixed: Sequence[int | None] = ()
+    ) -> None:
         """Start the next episode of each chosen environment.
 
-        The first observations are written to the chosen rows of ``out``. ``fixed`` seeds, one for
-        all or one for each, take the place of those that are drawn.
+        The first observations are written to the chosen rows of ``out``. The seeds in ``fixed``, if
+        there are any, take the place of those that are drawn.
         """
         seeds = np.zeros(self.num_envs, np.int64)
         for i in np.flatnonzero(chosen).tolist():
             random = self._randoms[i]
             assert random is not None
             seeds[i] = random.integers(EVALUATION_SEEDS, SEED_LIMIT)
-        if fixed is not None:
-            seeds[chosen] = np.broadcast_to(fixed, seeds.shape)[chosen]
+            if fixed and (own := fixed[i]) is not None:
+                seeds[i] = own
         self.simulator.reset(chosen, seeds, out)
         self._ended = self._ended & ~chosen
         self._seeds = np.where(chosen, seeds, self._seeds)
@@ -202,7 +205,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
 def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int) -> list[Scenario]:
     rule = "at least 1" if num_envs < 1 else f"at most {MOST_ENVS}"
     require(1 <= num_envs <= MOST_ENVS, "the number of environments", num_envs, rule)
-    if isinstance(scenario, str | Scenario):
+    if isinstance(scenario, str | Path | Scenario):
         return [load_scenario(scenario)] * num_envs
     if len(scenario) != num_envs:
         many = f"one for each of the {num_envs} environments, not {len(scenario)}"

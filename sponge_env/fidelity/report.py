@@ -52,12 +52,10 @@ class Quantity:
 
 QUANTITIES = (
     Quantity("violation_rate", 2, target=0.005, relative=False),
-    Quantity("latency_mean_s", 1, target=0.05),
-    Quantity("latency_p50_s", 1),
-    Quantity("latency_p99_s", 1, target=0.10),
-    Quantity("mean_cores", 2),
+    Quantity("latency_mean_s", 1, target=0.05), Quantity("latency_p50_s", 1),
+    Quantity("latency_p99_s", 1, target=0.10), Quantity("mean_cores", 2),
     Quantity("utilisation", 1, relative=False),
-)
+)  # fmt: skip
 
 ACCURACY = Quantity("effective_accuracy", 2, target=0.005, relative=False)
 """Compared as well where answers can be more or less accurate."""
@@ -101,16 +99,14 @@ class Row:
 
 
 COLUMNS: Columns[Row] = (
-    ("agent", lambda row: row.agent),
-    ("quantity", lambda row: column(row.quantity.metric).label),
+    ("agent", lambda row: row.agent), ("quantity", lambda row: column(row.quantity.metric).label),
     ("live", lambda row: row.quantity.text(row.live)),
     ("live runs", lambda row: " .. ".join(map(row.quantity.text, (row.live_min, row.live_max)))),
     ("simulated", lambda row: row.quantity.text(row.simulated)),
     ("off by", lambda row: row.quantity.difference_text(row.difference)),
-    ("verdict", lambda row: row.verdict),
-    ("replayed", lambda row: row.quantity.text(row.replayed)),
+    ("verdict", lambda row: row.verdict), ("replayed", lambda row: row.quantity.text(row.replayed)),
     ("off by", lambda row: row.quantity.difference_text(row.replayed_difference)),
-)
+)  # fmt: skip
 
 
 def compare(trials: Iterable[Trial]) -> list[Row]:
@@ -188,12 +184,10 @@ def load_fidelity(path: Path) -> list[Row]:
 def write_results(folder: Path, trials: list[Trial], profile: Profile, command: list[str]) -> str:
     """Write ``fidelity.json``, and return its tables; RunDirectoryError if it cannot be."""
     data = {
-        "command": command,
-        "versions": describe_versions(),
-        "host": describe_host(),
+        "command": command, "versions": describe_versions(), "host": describe_host(),
         "profile_date": profile.date,
         "trials": [{n: getattr(t, n) for n in _OWN} | summary(t.summary) for t in trials],
-    }
+    }  # fmt: skip
     write_json(folder / "fidelity.json", data)
     shown = [terminal(table, name) for name, table in tables(compare(trials)).items()]
     return "\n\n".join([introduction(data), *shown])

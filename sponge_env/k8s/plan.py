@@ -95,17 +95,14 @@ def read_pod(found: Mapping[str, Any]) -> Pod:
     running = [each for each in status.get("containerStatuses", ()) if each["name"] == name]
     conditions = {each["type"]: each for each in status.get("conditions", ())}
     return Pod(
-        name=meta["name"],
-        generation=meta.get("generation", 0),
-        container=name,
+        name=meta["name"], generation=meta.get("generation", 0), container=name,
         node=spec.get("nodeName", ""),
         address=(status.get("podIP", ""), container["ports"][0]["containerPort"]),
         ready=conditions.get("Ready", {}).get("status") == "True",
-        ending="deletionTimestamp" in meta,
-        asked_milli=_cpu_milli(container),
+        ending="deletionTimestamp" in meta, asked_milli=_cpu_milli(container),
         granted_milli=_cpu_milli(running[0]) if running else 0,
         pending=conditions.get("PodResizePending", {}).get("reason", ""),
-    )
+    )  # fmt: skip
 
 
 def _cpu_milli(container: Mapping[str, Any]) -> int:

@@ -187,8 +187,8 @@ class RunGroup:
         """Choose a version 2 group to make ours in, and have it hand out the CPU controller."""
         # That is the nearest group above our own that does so already and lets us (the run's group
         # becomes a sibling), else our own group, which a transient scope with ``Delegate=yes``
-        # gives to ordinary users; this process must then move down into a leaf of it, for only
-        # leaves hold processes. The root group is exempt from that rule.
+        # gives to ordinary users; this process must then move down into a leaf of it, with all
+        # that is there, for only leaves hold processes. The root group is exempt from that rule.
         own, mount = self._hierarchy.own, self._hierarchy.mount
         for above in own.parents:
             if above.is_relative_to(mount) and _hands_out_cpu(above):
@@ -197,8 +197,8 @@ class RunGroup:
             if (own / "cgroup.type").exists():  # the root group has none
                 shelter = self._make(own / f"{name}-harness")
                 self._cleanup.callback(remove_group, str(shelter))
-                self._cleanup.callback(_leave, own)
-                _write(shelter / "cgroup.procs", str(os.getpid()))
+                self._cleanup.callback(_leave, own, shelter)
+                _move(own, shelter)
             _write(own / "cgroup.subtree_control", "+cpu")
         return own
 
@@ -208,12 +208,19 @@ class RunGroup:
         return path
 
 
-def _leave(own: Path) -> None:
-    """Move this process back from its leaf into the group above, if it is allowed to."""
+def _leave(own: Path, shelter: Path) -> None:
+    """Move this run's processes back from their leaf into the group above, if that is allowed."""
     with contextlib.suppress(OSError):
         # a group that hands out controllers must not hold processes itself
         _write(own / "cgroup.subtree_control", "-cpu")
-        _write(own / "cgroup.procs", str(os.getpid()))
+        _move(shelter, own)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move all processes of a group, this one and its janitor, into another."""
+    for pid in _read(source / "cgroup.procs").split():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            _write(target / "cgroup.procs", pid)
 
 
 def sweep(base: Path) -> None:

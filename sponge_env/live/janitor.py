@@ -27,14 +27,10 @@ class Janitor:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-I", SANDBOX, "cleans", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            bufsize=0,
+            [sys.executable, "-S", "-I", SANDBOX, "cleans", __file__], stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, bufsize=0,
             env=environment(),
-        )
+        )  # fmt: skip
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
         # a janitor that is stopped reads nothing, and must not stop us as well

@@ -75,17 +75,17 @@ class LocalReplica:
                 channel, tensors = shared = far_end.fileno(), memory.fileno()
                 job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
                 memory.truncate(job.tensors_dtype.itemsize)
+                # or a child that cuts it would end this process
+                seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+                fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
                 self.tensors = job.map_tensors()
                 told = json.dumps(dataclasses.asdict(job))
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), told],
-                    pass_fds=shared,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr,
-                    start_new_session=True,
+                    pass_fds=shared, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=self._stderr, start_new_session=True,
                     env=environment() | ONE_THREAD | NO_REPORTS,
-                )
+                )  # fmt: skip
             self._opened = opened.pop_all()
         pid = self._process.pid
         self.pid: int | None = pid
@@ -155,7 +155,11 @@ class LocalReplica:
             return Ready(finished_s)
         cpu_s, failed = self._reported_cpu_s - before_s, None
         if len(message) > REPORT.size:
-            failed = {int(at): reason for at, reason in json.loads(message[REPORT.size :]).items()}
+            try:
+                told = json.loads(message[REPORT.size :])
+                failed = {int(at): str(reason) for at, reason in told.items()}
+            except (AttributeError, ValueError):
+                return Death("its report cannot be read")
         return Answered(batch_id, started_s, finished_s, cpu_s, failed)
 
     def _listen(self) -> None:
@@ -188,7 +192,8 @@ class LocalReplica:
         # before the child is waited for: until then its id is its own
         self._limiter.close()
         self.cpu_s()
-        self._process.wait(END_TIMEOUT_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the janitor waits for it
+            self._process.wait(END_TIMEOUT_S)
         self._opened.close()
         del self.tensors  # and with them the shared memory
 
@@ -257,4 +262,4 @@ def _cpus(configs: Sequence[LiveConfig]) -> frozenset[int]:
 
 
 def _memory(name: str) -> FileIO:
-    return open(os.memfd_create(name), "r+b", buffering=0)
+    return open(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b", buffering=0)

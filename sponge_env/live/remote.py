@@ -222,7 +222,7 @@ class RemoteReplica:
         """Return the node's last report; other news is left to the next poll."""
         before = self._event
         self._take_in()
-        if self._event is not before or (self.silent and self._is_heard):
+        if not self.closed and (self._event is not before or (self.silent and self._is_heard)):
             self._ring()
         return self._last
 

@@ -212,17 +212,13 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         serving = [member for member in fleet.members if member.state is not Phase.STARTING]
         granted_cores = [m.replica.granted_cores() for m in serving or fleet.members]
         return WorkerStatus(
-            ready=fleet.serving,
-            starting_s=tuple(fleet.starting_s),
-            held_cores=fleet.held_cores,
+            ready=fleet.serving, starting_s=tuple(fleet.starting_s), held_cores=fleet.held_cores,
             effective_cores=fmean(granted_cores or [0.0]) / core_unit,
             core_seconds=fleet.core_seconds,
             used_core_seconds=(fleet.cpu_s - fleet.warm_up_cpu_s) / core_unit,
-            cpu_s=fleet.batch_cpu_s,
-            throttled_s=fleet.throttled_s,
-            restarts=fleet.restarts,
+            cpu_s=fleet.batch_cpu_s, throttled_s=fleet.throttled_s, restarts=fleet.restarts,
             actuation_s=0.0 if stage else self._actuation_s,
-        )
+        )  # fmt: skip
 
     def close(self) -> None:
         """Stop; leave no process and no control group behind. Safe to call twice."""

@@ -47,13 +47,10 @@ def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
     found = _joint_schedule(e) if joint else _vertical_schedule(e)
     violations, core_intervals = _lower(e, found.violations)
     return Bound(
-        offered=int(e.counts.sum()),
-        violations_lower=violations,
-        violations_upper=found.violations,
+        offered=int(e.counts.sum()), violations_lower=violations, violations_upper=found.violations,
         core_seconds_lower=core_intervals * e.interval_s,
-        core_seconds_upper=found.core_intervals * e.interval_s,
-        schedule=found.schedule,
-    )
+        core_seconds_upper=found.core_intervals * e.interval_s, schedule=found.schedule,
+    )  # fmt: skip
 
 
 def _lower(e: KnownEpisode, violations_upper: int) -> tuple[int, float]:

@@ -129,15 +129,11 @@ def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) 
     spans = pairwise(first.tolist())
     arrived = [a + np.searchsorted(release_s[a:b], boundaries_s, side="right") for a, b in spans]
     return {
-        "classes": classes,
-        "release_s": release_s,
-        "deadline_s": deadline_s,
-        "late": np.zeros(taken.size + 1, np.int64),
-        "urgency": urgency,
-        "counts": (release_s >= scenario.count_from_s).astype(np.int64),
-        "first": first,
+        "classes": classes, "release_s": release_s, "deadline_s": deadline_s,
+        "late": np.zeros(taken.size + 1, np.int64), "urgency": urgency,
+        "counts": (release_s >= scenario.count_from_s).astype(np.int64), "first": first,
         "arrived": np.stack(arrived, axis=1).astype(np.int64),
-    }
+    }  # fmt: skip
 
 
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
@@ -155,15 +151,12 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         grants["share"] = nothing + 1
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
     return {
-        "work_s": np.ascontiguousarray(work_s),
-        "padded_s": padded_s,
-        "shortest_s": padded_s.min(axis=1),
-        "quota": quota is not None,
-        "loading_contention": contention,
-        **grants,
+        "work_s": np.ascontiguousarray(work_s), "padded_s": padded_s,
+        "shortest_s": padded_s.min(axis=1), "quota": quota is not None,
+        "loading_contention": contention, **grants,
         "fastest_s": float(padded_s[0].min() + dispatch_s),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
-    }
+    }  # fmt: skip
 
 
 def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:

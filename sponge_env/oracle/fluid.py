@@ -129,12 +129,10 @@ def working_space(
     """Allocate the last fields of :class:`Fluid`."""
     now, then = np.zeros((2, replicas_max, cores_max + 1 if quota else 1, LEVELS))
     return {
-        "now": now,
-        "then": then,
-        "most": np.zeros(cores_max + 1),
+        "now": now, "then": then, "most": np.zeros(cores_max + 1),
         "origin": np.zeros((replicas_max, LEVELS), np.int64),
         "source": np.zeros((0 if quota else intervals, replicas_max, LEVELS), np.int64),
-    }
+    }  # fmt: skip
 
 
 def mixed(

@@ -125,12 +125,10 @@ def score_rows(cells: pd.DataFrame, reference: str, *by: str) -> pd.DataFrame:
     rows = ratios(cells, reference)
     total = rows.drop_duplicates([*CELL]).groupby(keys).size().rename("cells")
     found = rows.groupby([*keys, "agent"], sort=False).agg(
-        met=("met", "sum"),
-        cores_over_reference=("cores_over_reference", _geometric_mean),
+        met=("met", "sum"), cores_over_reference=("cores_over_reference", _geometric_mean),
         cores_over_bound=("cores_over_bound", _geometric_mean),
-        worst=("cores_over_reference", "max"),
-        missed=("avoidable_violation_rate", "mean"),
-    )
+        worst=("cores_over_reference", "max"), missed=("avoidable_violation_rate", "mean"),
+    )  # fmt: skip
     found = found.reset_index().join(total, on=keys).assign(reference=reference)
     numbers = ["met", "cores_over_reference", "cores_over_bound", "worst", "missed"]
     return found[[*keys, "agent", "reference", "cells", *numbers]]

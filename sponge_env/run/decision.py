@@ -13,6 +13,8 @@ from copy import deepcopy
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+
 from sponge_env.control.split import model_view
 from sponge_env.errors import ControllerError, SpongeError
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
@@ -106,6 +108,8 @@ def decision(
         if not isinstance(answer, Allocation):
             raise ValueError(f"it must return an Allocation, not {type(answer).__name__}")
         check_allocation(answer, spec, view.ready)
+        if not all(isinstance(said, bool | np.bool_) for said in (answer.feasible, answer.guarded)):
+            raise ValueError("feasible and guarded must be true or false")
     except ValueError as error:
         raise ControllerError(f"{_call(controller, 'decide')}: {error}") from None
     if all(type(number) is int for stage in answer.stages for number in stage):

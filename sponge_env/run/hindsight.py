@@ -11,7 +11,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import StageAllocation, StageSpec, SystemSpec, fits
+from sponge_env.interfaces import Outcome, StageAllocation, StageSpec, SystemSpec, fits
 from sponge_env.metrics import MET
 from sponge_env.packing import places
 from sponge_env.scenario.config import Initial
@@ -19,16 +19,16 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.batch import BatchSimulator
-from sponge_env.simulation.memory import ledger_columns
-from sponge_env.simulation.summary import VIOLATIONS, rate
+from sponge_env.simulation.summary import rate
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
 
 _AT_ONCE = 16  # Episodes that are played side by side: each keeps all of its requests
+_VIOLATIONS = (Outcome.LATE, Outcome.DROPPED, Outcome.FAILED)
 _BEGINS, _SAVED = 64, (2, 1)  # Of a search of stages: most to begin with; cores saved in a step
 
 Held = tuple[StageAllocation, ...]  # A fixed fleet of each stage
-Rates = Callable[[Sequence[Held], int], FloatArray]  # Shares that some miss with a seed
+Rates = Callable[[Sequence[Held], int, float], FloatArray]  # See :func:`_rates`
 
 
 def constants(spec: SystemSpec) -> list[list[Held]]:
@@ -63,41 +63,31 @@ def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) ->
     spec, rates_of = make_spec(scenario, profile), partial(_rates, scenario, profile)
     if len(spec.stages) > 1 and not (spec.has_variants or spec.models):
         return _of_stages(spec, rates_of, rate_rps(scenario, profile), seeds)
-    first = list[tuple[float, Held]]()
-    for fleets in constants(spec):
-        best, own = _meeting(rates_of, fleets, seeds)
-        if best is not None:
-            return best
-        first += zip(own.tolist(), fleets, strict=True)
-    return _least(rates_of, first, seeds)
+    by_cores = constants(spec)
+    best = next(filter(None, (_within(MET, rates_of, fleets, seeds) for fleets in by_cores)), None)
+    return best or _least(rates_of, [*chain(*by_cores)], seeds)
 
 
-def _meeting(
-    rates_of: Rates, fleets: Sequence[Held], seeds: Sequence[int]
-) -> tuple[Held | None, FloatArray]:
-    """Return the best of some fleets if it meets the objective; and all rates of the first seed."""
-    rates, left, first = np.zeros(len(fleets)), np.arange(len(fleets)), np.zeros(len(fleets))
+def _within(
+    limit: float, rates_of: Rates, fleets: Sequence[Held], seeds: Sequence[int]
+) -> Held | None:
+    """Return the fleet that misses least, if that is no larger share than a limit."""
+    rates, left = np.zeros(len(fleets)), np.arange(len(fleets))
     for seed in seeds:  # later ones only add to the mean: a fleet beyond the limit is out
-        own = rates_of([fleets[k] for k in left.tolist()], seed)
-        if seed == seeds[0]:
-            first = own
+        own = rates_of([fleets[k] for k in left.tolist()], seed, limit * len(seeds))
         rates[left] += own / len(seeds)
-        left = np.flatnonzero(rates <= MET)
+        left = np.flatnonzero(rates <= limit)
         if not left.size:
-            return None, first
-    return fleets[int(left[np.argmin(rates[left])])], first
+            return None
+    return fleets[int(left[np.argmin(rates[left])])]
 
 
-def _least(rates_of: Rates, first: Sequence[tuple[float, Held]], seeds: Sequence[int]) -> Held:
-    """Return the fleet that misses least on all seeds; ``first`` has what each misses on one."""
-    unmet, fewest = first[0][1], math.inf
-    for rate_of_first, fleet in sorted(first):
-        if rate_of_first / len(seeds) >= fewest:  # whatever it misses in the others
-            break
-        others = [float(rates_of([fleet], seed)[0]) for seed in seeds[1:]]
-        if (total := (rate_of_first + sum(others)) / len(seeds)) < fewest:
-            unmet, fewest = fleet, total
-    return unmet
+def _least(rates_of: Rates, fleets: Sequence[Held], seeds: Sequence[int]) -> Held:
+    """Return the fleet that misses least, however much that is."""
+    limit = MET
+    while (best := _within(limit, rates_of, fleets, seeds)) is None:
+        limit *= 10
+    return best
 
 
 def _of_stages(spec: SystemSpec, rates_of: Rates, rps: float, seeds: Sequence[int]) -> Held:
@@ -113,18 +103,17 @@ def _of_stages(spec: SystemSpec, rates_of: Rates, rps: float, seeds: Sequence[in
             large.append([fleet for fleet in own if 0.8 * top <= _cores(fleet) <= top][:most])
         begins = [held for held in product(*large) if fits(spec.nodes, held)]
         rps *= 0.9
-    best, first = _meeting(rates_of, begins, seeds)
+    best = _within(MET, rates_of, begins, seeds)
     if best is None:  # that which misses least, of those on all cores or all but one
-        least = begins[int(np.argmin(first))]
+        least = _least(rates_of, begins, seeds[:1])
         moves = _moves(spec, least, options)
         tried = [least, *(m for m in moves if _cores(*m) >= spec.total_cores - 1)]
-        first = rates_of(tried, seeds[0])
-        return _least(rates_of, [*zip(first.tolist(), tried, strict=True)], seeds)
+        return _least(rates_of, tried, seeds)
     while best is not None:
         held, moves = best, _moves(spec, best, options)
         cheaper = ([m for m in moves if _cores(*m) == _cores(*held) - less] for less in _SAVED)
         parts = chain.from_iterable(map(_batched, cheaper))
-        found = (_meeting(rates_of, part, seeds)[0] for part in parts)
+        found = (_within(MET, rates_of, part, seeds) for part in parts)
         best = next(filter(None, found), None)
     return held
 
@@ -152,13 +141,16 @@ def _fast_enough(stage: StageSpec, rps: float) -> list[StageAllocation]:
     return [fleet for _, fleet in sorted(fast)]  # as in a queue at this rate
 
 
-def _rates(scenario: Scenario, profile: Profile, fleets: Sequence[Held], seed: int) -> FloatArray:
-    """Return (fleets,) shares of avoidable violations in an episode, as results have them."""
+def _rates(
+    scenario: Scenario, profile: Profile, fleets: Sequence[Held], seed: int, limit: float
+) -> FloatArray:
+    """Return (fleets,) shares of avoidable violations in an episode, infinite beyond a limit."""
     workload, own = draw_workload(scenario, profile, seed), [scenario] * len(fleets)
     if scenario.start == "warm":
         own = [scenario.starting_with([Initial(*each) for each in held]) for held in fleets]
     parts = zip(_batched(own), _batched(fleets), strict=True)
-    return np.concatenate([_played(scenarios, workload, held, seed) for scenarios, held in parts])
+    played = (_played(each, workload, held, seed, limit) for each, held in parts)
+    return np.concatenate([*played])
 
 
 def _batched(own: Sequence[Any]) -> Iterator[Any]:
@@ -166,17 +158,23 @@ def _batched(own: Sequence[Any]) -> Iterator[Any]:
 
 
 def _played(
-    scenarios: Sequence[Scenario], workload: Workload, held: Sequence[Held], seed: int
+    scenarios: Sequence[Scenario], workload: Workload, held: Sequence[Held], seed: int, limit: float
 ) -> FloatArray:
     count, actions, found = len(held), np.array(held), []
     simulator = BatchSimulator(scenarios, np.arange(count), workloads=[workload] * count)
+    begin_s, from_s, lost = 0.0, scenarios[0].count_from_s, np.zeros(count)
+    most = limit * np.count_nonzero(workload.arrival_s >= from_s)
     with closing(simulator) as batch:
-        for _ in batch.play(np.full(count, seed), lambda _: actions):
-            pass
+        for metrics in batch.play(np.full(count, seed), lambda _: actions):
+            # What waits when requests begin to count may be lost without counting.
+            waiting = metrics["queued"] + metrics["running"]
+            lost = lost + metrics["avoidable_violations"] if begin_s >= from_s else -waiting
+            batch.over |= (beyond := lost > most)  # and stands still
+            begin_s += scenarios[0].interval_s
         batch.drain()
-        for arrays, scenario in zip(map(batch.only, range(count)), scenarios, strict=True):
-            columns = ledger_columns(arrays, workload.first(int(arrays.envs["sent"][0]) - 1))
-            counts = columns["arrival_s"] >= scenario.count_from_s
-            lost = counts & np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
-            found.append(rate(lost, counts))
-    return np.array(found)
+        for arrays in map(batch.only, range(count)):
+            counts = workload.arrival_s[: arrays.envs["sent"][0] - 1] >= from_s
+            ended = arrays.ledger[0, : arrays.envs["ended"][0]]
+            missed = counts[ended["row"]] & np.isin(ended["outcome"], _VIOLATIONS)
+            found.append(rate(missed & ~ended["hopeless"], counts))
+    return np.where(beyond, math.inf, found)

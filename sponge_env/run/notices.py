@@ -18,7 +18,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
-from sponge_env.simulation.traffic import capacity_rps, rate_rps, record_bytes
+from sponge_env.simulation.traffic import capacity_rps, nothing_sent, rate_rps, record_bytes
 from sponge_env.simulation.workload import draw_workload
 
 MB = 1e6
@@ -157,6 +157,8 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
             f"an episode of {source} takes about {needed_gb:.2g} GB of memory, for it keeps "
             f"{rate * scenario.duration_s:.2g} requests and {scenario.intervals} intervals"
         )
+    if not rate:
+        raise nothing_sent(source, scenario.duration_s)
     if rate < MIN_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s; --rate or --load scales it{hint}"
     elif whole:

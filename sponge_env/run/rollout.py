@@ -240,22 +240,17 @@ def _summarise(
         return used / core_seconds if core_seconds > 0 else 0.0
 
     return EpisodeMetrics(
-        **dataclasses.asdict(run),
-        duration_s=duration_s,
-        **counted,
-        mean_cores=core_seconds / duration_s if duration_s else 0.0,
-        core_seconds=core_seconds,
+        **dataclasses.asdict(run), duration_s=duration_s, **counted,
+        mean_cores=core_seconds / duration_s if duration_s else 0.0, core_seconds=core_seconds,
         physical_core_seconds=core_seconds * spec.first.core_unit,
-        utilisation=mean_by_cores("utilisation"),
-        throttled_share=mean_by_cores("throttled_share"),
+        utilisation=mean_by_cores("utilisation"), throttled_share=mean_by_cores("throttled_share"),
         restarts=int(intervals["restarts"].sum()),
         infeasible_decisions=int((intervals["feasible"] == 0).sum()),
         guarded=int(intervals["guarded"].sum()),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
-        reward=total(intervals["reward"].tolist()),
-        stages=stages,
-    )
+        reward=total(intervals["reward"].tolist()), stages=stages,
+    )  # fmt: skip
 
 
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:
@@ -290,14 +285,11 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
     for k, own in enumerate(streams(scenario, profile)):  # all in one now, by their rates
         classes[k] = dataclasses.replace(classes[k], share=mixed_rps(*own), arrivals=None)
     return dataclasses.replace(
-        scenario,
-        start="cold",
-        duration_s=SETTLING * scenario.interval_s,
+        scenario, start="cold", duration_s=SETTLING * scenario.interval_s,
         arrivals=Arrivals(kind="constant", rate_rps=rate_rps(scenario, profile)),
-        classes=tuple(classes),
-        network=dataclasses.replace(scenario.network, fade_every_s=None),
+        classes=tuple(classes), network=dataclasses.replace(scenario.network, fade_every_s=None),
         simulation=dataclasses.replace(scenario.simulation, noise=0.0),
-    )
+    )  # fmt: skip
 
 
 def equally_fast(workload: Workload, base_delay_s: float) -> Workload:

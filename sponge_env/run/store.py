@@ -164,9 +164,13 @@ class RunStore:
         For ``replayed`` see :class:`sponge_env.run.suite.Arrangement`.
         """
         found = _definition(self.path)
-        definition = asdict(suite)
-        definition["agents"] = found.get("definition", {}).get("agents", {}) | definition["agents"]
+        definition, earlier = asdict(suite), found.get("definition", {})
+        definition["agents"] = earlier.get("agents", {}) | definition["agents"]
+        for key in ("featured", "bounds"):
+            definition[key] = [*dict.fromkeys([*earlier.get(key, ()), *definition[key]])]
         arrangement = {**asdict(arranged(suite)), "replayed": dict(replayed or {})}
+        if not suite.reference and (before := found.get("arrangement", {}).get("reference")):
+            arrangement["reference"] = before  # others than this call's agents are compared with it
         shown = {"definition": definition, "arrangement": arrangement}
         write_json(self.path / _DEFINITION, found | shown)
         stages = [stage for cell in cells(suite) for stage in cell.pipeline]
@@ -216,13 +220,10 @@ class RunStore:
     ) -> None:
         """Keep the result of a unit, or as much of it as there is and why it is not whole."""
         head = {
-            "format": FORMAT,
-            "agent": unit.agent,
-            **dict(zip(CELL, unit.scenario.cell, strict=True)),
-            "fingerprint": unit.fingerprint(),
-            "complete": complete and error is None,
-            "error": error,
-        }
+            "format": FORMAT, "agent": unit.agent,
+            **dict(zip(CELL, unit.scenario.cell, strict=True)), "fingerprint": unit.fingerprint(),
+            "complete": complete and error is None, "error": error,
+        }  # fmt: skip
         write_json(self.file("results", unit, ".json"), {**result, **head}, indent=None)
 
 

@@ -217,12 +217,10 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
     if not agents:
         raise ConfigError(f"{', '.join(names)} stands beside agents in a suite; name some, too")
     return dataclasses.replace(
-        suite,
-        agents=agents,
-        bounds=tuple(dict.fromkeys((*suite.bounds, *bounds))),
+        suite, agents=agents, bounds=tuple(dict.fromkeys((*suite.bounds, *bounds))),
         reference=suite.reference if suite.reference in agents else "",
         featured=tuple(name for name in suite.featured if name in agents),
-    )
+    )  # fmt: skip
 
 
 def stands_for(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:

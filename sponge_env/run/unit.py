@@ -77,9 +77,13 @@ class Recorder:
         """Write an episode that ended; :meth:`keep` writes its summary."""
         # First the summary, which has the episode even if something below cannot be written.
         self._episodes.append(summary(episode.summary))
-        if self._requests:
-            write_table(self._file("requests", run), episode.requests)
-        write_table(self._file("intervals", run), interval_columns(run, episode.columns))
+        try:
+            if self._requests:
+                write_table(self._file("requests", run), episode.requests)
+            write_table(self._file("intervals", run), interval_columns(run, episode.columns))
+        except KeyboardInterrupt:  # it is played again
+            self._episodes.pop()
+            raise
 
     def keep(self, complete: bool) -> None:
         """Write the unit's results, and whether they are all there."""

@@ -41,9 +41,10 @@ def is_file_name(name: str) -> bool:
 
 def as_name(text: str) -> str:
     """Return a text as a name that files and folders can bear, but for a '.' in front."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:MAX_NAME]
 
 
+MAX_NAME = 150  # of a file's 255 characters, beside those of a cell and its seed
 MAX_LIMIT = 4096  # of cores, batch and replicas each, for which tables are made
 MAX_CELLS = 1 << 20  # of such a table: a cell for each pair of cores and batch
 MAX_STAGES = 8

@@ -163,10 +163,8 @@ class Profile:
         return MeasuredLatency(
             **{name: max(0.0, getattr(self.latency, name)) for name in names},
             residual_quantiles=to_quantiles(scatter, len(self.latency.residual_quantiles)),
-            batches=sizes,
-            cores=cores,
-            latency_s=table_s,
-        )
+            batches=sizes, cores=cores, latency_s=table_s,
+        )  # fmt: skip
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """(batch_max, cores_max) seconds that the simulator serves with: measured, else planned."""

@@ -42,17 +42,14 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
     _check_units(scenario, profiles)
     allocations = (stage.initial for stage in scenario.pipeline)
     return SystemSpec(
-        slo_s=scenario.slo_s,
-        interval_s=scenario.interval_s,
+        slo_s=scenario.slo_s, interval_s=scenario.interval_s,
         initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
-        nodes=scenario.limits.machine,
-        resize_delay_s=scenario.simulation.actuation_delay_s,
+        nodes=scenario.limits.machine, resize_delay_s=scenario.simulation.actuation_delay_s,
         drops_early=scenario.serving == Serving("unmeetable", "edf"),
-        fingerprint=_fingerprint(scenario, profiles),
-        scenario=scenario.name,
+        fingerprint=_fingerprint(scenario, profiles), scenario=scenario.name,
         stages=tuple(_stage_spec(scenario, k, models) for k, models in enumerate(profiles)),
         models=tuple(map(make_spec, scenario.models, (own[0] for own in profiles))),
-    )
+    )  # fmt: skip
 
 
 def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageSpec:
@@ -64,20 +61,15 @@ def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageS
         # Somewhat too much: the start of the process is in each, but happens once.
         cold_start_s = sum(model.cold_start_s for model in models)
     return StageSpec(
-        name=stage.name,
-        cores_max=limits.cores,
-        batch_max=limits.batch,
-        replicas_max=limits.replicas,
-        latencies=tuple(model.planned for model in models),
+        name=stage.name, cores_max=limits.cores, batch_max=limits.batch,
+        replicas_max=limits.replicas, latencies=tuple(model.planned for model in models),
         measured=tuple(model.measured(limits.batch, limits.cores) for model in models),
-        accuracies=tuple(variant.accuracy for variant in stage.variants),
-        cold_start_s=cold_start_s,
+        accuracies=tuple(variant.accuracy for variant in stage.variants), cold_start_s=cold_start_s,
         core_unit=one.core_unit,
         cpu_cores=math.inf if one.quota is None else max(limits.cores, 1 / one.core_unit),
-        after=predecessors(scenario.pipeline)[k],
-        tasks=stage.tasks,
+        after=predecessors(scenario.pipeline)[k], tasks=stage.tasks,
         mean_tasks=mean_tasks(scenario.pipeline)[k],
-    )
+    )  # fmt: skip
 
 
 def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> None:

@@ -84,6 +84,8 @@ def _describe(hint: Any) -> str:
     if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
         return "a table"
     if get_origin(hint) is tuple:
-        return "a list of numbers"
+        item = get_args(hint)[0]
+        others = "tables" if dataclasses.is_dataclass(item) else "strings"
+        return f"a list of {'numbers' if item in (int, float) else others}"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return names.get(hint, str(hint))

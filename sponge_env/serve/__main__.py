@@ -47,14 +47,11 @@ def main(argv: Sequence[str]) -> int:
             ensure_profile(scenario, "live", arguments.limiter)
             scenario = scenario_of_all(arguments.model, arguments.scenario)
         engine = make_engine(
-            scenario,
-            arguments.agent,
+            scenario, arguments.agent,
             name=served_name("".join(arguments.model), arguments.scenario),
             slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
-            options=_agent_options(arguments),
-            queue_max=arguments.queue,
-            limiter=arguments.limiter,
-        )
+            options=_agent_options(arguments), queue_max=arguments.queue, limiter=arguments.limiter,
+        )  # fmt: skip
         with closing(engine), monitored(engine) as (metrics, resources):
             serve(engine, options, metrics, resources)
     return outcome(engine.error)

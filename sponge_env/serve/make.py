@@ -89,9 +89,9 @@ def controllers(agent: str, given: Mapping[str, Mapping[str, Any]]) -> Callable[
     """Return a function that makes controllers by their names; ``given`` are their options."""
     # The first may be anything; later ones must be registered, so that no client imports code.
     registry, (entries, _) = known_controllers(), chosen([agent])
-    if not entries:
-        raise ConfigError(f"{agent} is a bound, which nothing can be served with")
-    ((_, first),) = entries.items()
+    first = next(iter(entries.values()), None)
+    if first is None or first.constant:
+        raise ConfigError(f"{agent} needs to know the requests in advance, so it cannot serve")
 
     def make(name: str) -> Controller:
         if name == agent:

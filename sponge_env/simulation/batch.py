@@ -187,7 +187,10 @@ class BatchSimulator:
             drawn = int(scenarios[i]), int(seeds[i])
             given = self._workloads[i] if self._workloads else None
             workload = given or self._configuration.workload(*drawn)
-            self._arrays = list_requests(self._arrays, i, workload)
+            if i and chosen[0] and given is not None and given is self._workloads[0]:
+                self._arrays.requests[i] = self._arrays.requests[0]
+            else:
+                self._arrays = list_requests(self._arrays, i, workload)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
         self._run(entry.begin_traffic_range, self._seeds, self._metrics)

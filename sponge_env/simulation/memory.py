@@ -182,18 +182,13 @@ def ledger_columns(arrays: Arrays, requests: Mapping[str, NDArray[Any]]) -> dict
     enters = arrays.requests["enters"][0, :offered]
     hopeless = budget_s < models["hopeless_below_s"][enters]
     return {
-        **requests,
-        "started_s": spread("started_s", np.nan),
-        "finished_s": spread("finished_s", np.nan),
-        "outcome": _NAMES[outcome],
+        **requests, "started_s": spread("started_s", np.nan),
+        "finished_s": spread("finished_s", np.nan), "outcome": _NAMES[outcome],
         "hopeless": hopeless,
         "needs_cores": ~hopeless & (budget_s < models["one_core_below_s"][enters]),
-        "batch_size": spread("batch_size", 0),
-        "replica": spread("replica", -1),
-        "attempts": attempts,
-        "accuracy": spread("accuracy", np.nan),
-        "stage": spread("stage", -1),
-    }
+        "batch_size": spread("batch_size", 0), "replica": spread("replica", -1),
+        "attempts": attempts, "accuracy": spread("accuracy", np.nan), "stage": spread("stage", -1),
+    }  # fmt: skip
 
 
 def _write_open(arrays: Arrays, outcome: NDArray[Any], attempts: NDArray[Any]) -> None:

@@ -97,13 +97,11 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
         for each in scenario.classes
     )
     return replace(
-        scenario,
-        slo_s=scenario.slo_s * longer,
-        classes=tuple(classes),
+        scenario, slo_s=scenario.slo_s * longer, classes=tuple(classes),
         arrivals=replace(arrivals, **rates),
         network=replace(network, payload_bytes=network.payload_bytes * larger, **fades),
         simulation=replace(scenario.simulation, **_random_machine(random)),
-    )
+    )  # fmt: skip
 
 
 def _between(random: np.random.Generator, least: float, most: float) -> float:

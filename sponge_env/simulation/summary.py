@@ -34,17 +34,14 @@ def summarise_requests(
     answered_s = latency_s[_is_one(outcome, ANSWERED)]
     p50_s, p99_s = latency_quantiles_s(outcome, latency_s, (0.5, 0.99))
     return {
-        **{name: int(np.sum(outcome == name)) for name in OUTCOMES},
-        "offered": outcome.size,
-        "hopeless": int(hopeless.sum()),
-        "violations": int(violated.sum()),
+        **{name: int(np.sum(outcome == name)) for name in OUTCOMES}, "offered": outcome.size,
+        "hopeless": int(hopeless.sum()), "violations": int(violated.sum()),
         "violation_rate": rate(violated, ended),
         "avoidable_violation_rate": rate(violated & ~hopeless, ended),
         "hopeless_rate": rate(hopeless & ended, ended),
         "latency_mean_s": float(answered_s.mean()) if answered_s.size else math.nan,
-        "latency_p50_s": p50_s,
-        "latency_p99_s": p99_s,
-    }
+        "latency_p50_s": p50_s, "latency_p99_s": p99_s,
+    }  # fmt: skip
 
 
 def summarise_accuracy(

@@ -172,16 +172,13 @@ class System(ABC):
         resizes = self._arrays.pending[0, k, :pending]
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
-            queued_deadlines_s=self._deadline_s[waiting],
-            running=self._running(k),
-            allocation=self.allocation.stages[k],
-            replicas_ready=ready,
-            starting_s=starting_s,
+            queued_deadlines_s=self._deadline_s[waiting], running=self._running(k),
+            allocation=self.allocation.stages[k], replicas_ready=ready, starting_s=starting_s,
             arrivals=np.diff(self._arrays.stages["arrived"][0, k, past]),
             cores_in_force=planned_cores,
             pending=tuple((time_s - now_s, cores) for time_s, cores, _ in resizes.tolist()),
             last=StageMetrics(*measured) if self._interval else None,
-        )
+        )  # fmt: skip
 
     def observe(self, control: Control) -> NDArray[np.float32]:
         """Return what a learner sees now, (control.obs_dim,)."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from sponge_env.errors import RunDirectoryError
 
-MAX_BYTES = 200_000_000  # Of a file that is read whole, also after it was uncompressed
+MAX_BYTES = 500_000_000  # Of a file that is read whole, also after it was uncompressed
 MAX_DEPTH = 50  # Levels of tables and lists within each other: nothing that is read here has ten
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -36,7 +36,8 @@ def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Write files into a folder, each whole or not at all."""
     for name, content in files.items():
         with replacing(folder / name) as partial:
-            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+            data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
+            partial.write_bytes(data)
 
 
 @contextmanager

@@ -93,11 +93,10 @@ def _single(env, what, infos):
 def _tables(what, seen, rewards, over, measured, seeds, infos):
     return {
         "observations": play.by_field(np.array(seen), what.control),
-        "rewards": {"reward": np.array(rewards)},
-        "ends": {"over": np.array(over)},
+        "rewards": {"reward": np.array(rewards)}, "ends": {"over": np.array(over)},
         "infos": {name: np.array([one[name] for one in measured]) for name in infos},
         "seeds": {"seeds": np.array(seeds)},
-    }
+    }  # fmt: skip
 
 
 def _vector(env, what, infos):
@@ -165,9 +164,8 @@ def keys():
     return {
         "episodes": [one.key for one in cells.episodes(play.registered())],
         "sequences": [cells.Sequence(number).key for number in range(cells.SEQUENCES)],
-        "fidelity": list(cells.FIDELITY),
-        "bounds": list(cells.BOUNDS),
-    }
+        "fidelity": list(cells.FIDELITY), "bounds": list(cells.BOUNDS),
+    }  # fmt: skip
 
 
 def subset(recorded):

@@ -44,9 +44,8 @@ def column_names():
         "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
         "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
         "vector_infos": [name for name in [*(METRICS.names or ())] if name not in WALL_CLOCK],
-        "vertical": list(VERTICAL.fields),
-        "joint": list(JOINT.fields),
-    }
+        "vertical": list(VERTICAL.fields), "joint": list(JOINT.fields),
+    }  # fmt: skip
 
 
 def scenario(cell, start, duration_s=None):
@@ -113,12 +112,9 @@ def _collect(system, controller, run):
     initial = system.spec.initial
     summary = {name: getattr(done.summary, name) for name in names(EpisodeMetrics)}
     return Played(
-        [initial.cores, initial.batch, initial.replicas],
-        system.columns(),
-        intervals,
-        {name: value for name, value in summary.items() if name not in WALL_CLOCK},
-        None,
-    )
+        [initial.cores, initial.batch, initial.replicas], system.columns(), intervals,
+        {name: value for name, value in summary.items() if name not in WALL_CLOCK}, None,
+    )  # fmt: skip
 
 
 def by_field(observations, control):
@@ -132,12 +128,10 @@ def make_env(sequence):
     if not sequence.vector:
         return gymnasium.make(name, scenario=places[0])
     return gymnasium.make_vec(
-        name,
-        num_envs=VECTOR_ENVS,
-        vectorization_mode="vector_entry_point",
+        name, num_envs=VECTOR_ENVS, vectorization_mode="vector_entry_point",
         scenario=places if len(places) > 1 else places[0],
         autoreset_mode=AutoresetMode(sequence.autoreset),
-    )
+    )  # fmt: skip
 
 
 def fidelity(key, measured):

@@ -57,11 +57,9 @@ def worker_settings(scenario, profile, spec, seed):
         return ProfileService(latency_s, cores)
 
     return {
-        "make_service": make_service,
-        "initial": spec.initial,
+        "make_service": make_service, "initial": spec.initial,
         "cold_start_s": spec.first.cold_start_s,
-        "actuation_delay_s": scenario.simulation.actuation_delay_s,
-        "nodes": spec.nodes,
+        "actuation_delay_s": scenario.simulation.actuation_delay_s, "nodes": spec.nodes,
         "cpu_cores": spec.first.cpu_cores,
         "noise": noise_source(profile.noise_quantiles, scenario.simulation.noise, rng),
-    }
+    }  # fmt: skip

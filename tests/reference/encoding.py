@@ -32,17 +32,13 @@ def encode(view, last, spec):
     starting[: len(first_s)] = first_s
     parts = (
         [len(budgets) / (rate_scale * spec.slo_s)],
-        np.broadcast_to(quantiles, len(BUDGET_QUANTILES)),
-        due / (rate_scale * spec.slo_s),
-        _rates(own.arrivals, spec.interval_s) / rate_scale,
-        _network(view, spec.slo_s),
+        np.broadcast_to(quantiles, len(BUDGET_QUANTILES)), due / (rate_scale * spec.slo_s),
+        _rates(own.arrivals, spec.interval_s) / rate_scale, _network(view, spec.slo_s),
         [own.allocation.cores / limits.cores_max, own.allocation.batch / limits.batch_max],
         [own.allocation.replicas / limits.replicas_max, own.replicas_ready / limits.replicas_max],
-        [sum(r.size for r in own.running) / limits.batch_max, max(0.0, left_s) / spec.slo_s],
-        ended,
-        [len(own.starting_s) / limits.replicas_max],
-        starting / (limits.cold_start_s or 1.0),
-    )
+        [sum(r.size for r in own.running) / limits.batch_max, max(0.0, left_s) / spec.slo_s], ended,
+        [len(own.starting_s) / limits.replicas_max], starting / (limits.cold_start_s or 1.0),
+    )  # fmt: skip
     return np.clip(np.nan_to_num(np.concatenate(parts)), -CLIP, CLIP).astype(np.float32)
 
 
@@ -60,12 +56,10 @@ def _network(view, slo_s):
     if not len(delays_s):
         return [0.0] * 5
     return [
-        delays_s[-1] / slo_s,
-        np.max(view.delays_s, initial=0.0) / slo_s,
-        _trend(delays_s) / slo_s,
+        delays_s[-1] / slo_s, np.max(view.delays_s, initial=0.0) / slo_s, _trend(delays_s) / slo_s,
         bandwidths[-1] / BANDWIDTH_SCALE_BYTES_PER_S,
         _trend(bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S,
-    ]
+    ]  # fmt: skip
 
 
 def _trend(history):

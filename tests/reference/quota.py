@@ -109,8 +109,7 @@ class QuotaBucket:
         while paying and account.stopped and account.refill_s <= now_s:
             self._refill(account)
         if account.refill_s <= now_s:
-            periods = math.floor((now_s - account.refill_s) / period_s) + 1
-            account.refill_s += periods * period_s
+            account.refill_s += (math.floor((now_s - account.refill_s) / period_s) + 1) * period_s
             account.pool_s = self._granted_s
 
     def _predict(self):

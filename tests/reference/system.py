@@ -263,15 +263,13 @@ class System:
         counts = {n: sum(r.outcome == n for r in ended) for n in names}
         missed = [request for request in ended if request.outcome != "on_time"]
         return {
-            **counts,
-            "offered": len(self._new),
-            "hopeless": sum(map(self._hopeless, self._new)),
+            **counts, "offered": len(self._new), "hopeless": sum(map(self._hopeless, self._new)),
             "violations": len(missed),
             "avoidable_violations": sum(not self._hopeless(request) for request in missed),
             "violation_rate": len(missed) / len(ended) if ended else 0.0,
             "queued": len(self._queue),
             "running": sum(len(requests) for requests, _ in self._running.values()),
-        }
+        }  # fmt: skip
 
     def _reward(self, metrics):
         """Charge the cores held and the requests that missed their deadline; credit accuracy."""
@@ -289,11 +287,10 @@ def latencies_measured(ended):
     in_time = sum(request.outcome == "on_time" for request in ended)
     return {
         "latency_mean_s": total(times_s) / len(times_s) if times_s else math.nan,
-        "latency_p50_s": quantile(of_all, 0.5),
-        "latency_p99_s": quantile(of_all, 0.99),
+        "latency_p50_s": quantile(of_all, 0.5), "latency_p99_s": quantile(of_all, 0.99),
         "accuracy": 1.0 if answered else math.nan,
         "effective_accuracy": in_time / len(ended) if ended else math.nan,
-    }
+    }  # fmt: skip
 
 
 def quantile(values, probability):
@@ -320,12 +317,10 @@ def resources_measured(before, after, elapsed_s, core_unit):
     used = after.used_core_seconds - before.used_core_seconds
     stopped = (after.throttled_s - before.throttled_s) * after.effective_cores
     return {
-        "cores": core_seconds / elapsed_s,
-        "core_seconds": core_seconds,
-        "physical_core_seconds": core_seconds * core_unit,
-        "effective_cores": after.effective_cores,
+        "cores": core_seconds / elapsed_s, "core_seconds": core_seconds,
+        "physical_core_seconds": core_seconds * core_unit, "effective_cores": after.effective_cores,
         "replicas_ready": after.ready,
         "utilisation": min(1.0, used / core_seconds) if core_seconds > 0 else 0.0,
         "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
         "restarts": after.restarts - before.restarts,
-    }
+    }  # fmt: skip

@@ -148,17 +148,14 @@ class SimulatedWorker:
         starting_s = sorted(r.ready_s - self._now_s for r in self._staying if self._is_cold(r))
         services = [replica.service for replica in self._replicas]
         return WorkerStatus(
-            ready=len(self._staying) - len(starting_s),
-            starting_s=tuple(starting_s),
-            held_cores=self._held,
-            effective_cores=float(self._cores),
+            ready=len(self._staying) - len(starting_s), starting_s=tuple(starting_s),
+            held_cores=self._held, effective_cores=float(self._cores),
             core_seconds=self._held_core_s + self._held * (self._now_s - self._held_since_s),
             used_core_seconds=self._retired_core_s + total(s.used_core_s for s in services),
             cpu_s=0.0,
             throttled_s=self._retired_throttled_s + total(s.throttled_s for s in services),
-            restarts=self._restarts,
-            actuation_s=0.0,
-        )
+            restarts=self._restarts, actuation_s=0.0,
+        )  # fmt: skip
 
     def close(self):
         """Do nothing: nothing is held."""

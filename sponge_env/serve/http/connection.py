@@ -110,12 +110,13 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting: deque[Request] = deque()  # Requests that wait for those before them
         self._running: Request | None = None
         self._cancel: Callable[[], object] = int  # Ends the request that runs, if one does
-        self._parsed_bytes, self._in_headers = 0, True
+        self._parsed_bytes, self._kept_bytes, self._in_headers = 0, 0, True
         self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self.due_s = math.inf  # When what it waits for takes too long
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
+        self._discards = False  # Whether what comes is read for the moment that closing takes
         self._health_only = False
         self._answered_s = time.monotonic()  # Of the last answer; at first, of the connection
 
@@ -164,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Process the bytes that were read into the buffer."""
         request, was_idle = self._arriving, self._latest is None
-        if self._refusal is not None:
+        if self._refusal is not None or self._discards:
             return
         if request is not None and request.buffer is not None:
             request.filled += nbytes
@@ -221,7 +222,7 @@ class Connection(asyncio.BufferedProtocol):
         peer = self.transport.get_extra_info("peername")
         client = tuple(peer[:2]) if isinstance(peer, tuple) else None
         self._arriving = Request(time.monotonic(), client)
-        self._parsed_bytes, self._in_headers = 0, True
+        self._parsed_bytes, self._kept_bytes, self._in_headers = 0, 0, True
         self._start_timer(self.server.options.body_timeout_s)
 
     def on_url(self, url: bytes) -> None:
@@ -257,6 +258,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
+        self._kept_bytes = 0
         self._current.add(body, self.server.memory, self.server.options.max_body_bytes)
 
     def on_message_complete(self) -> None:
@@ -284,6 +286,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _parse(self, data: memoryview) -> None:
         self._parsed_bytes += len(data)
+        self._kept_bytes += len(data)
         try:
             while data:
                 data = self._feed(data)
@@ -294,8 +297,9 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(refusal)
             return
         options = self.server.options
-        # The parser keeps a header until it is complete, so bytes are counted here.
-        if self._in_headers and self._parsed_bytes > options.max_header_bytes:
+        # The parser keeps a header, or what follows the last chunk, until it is complete, so bytes
+        # since the last part of a body are counted here.
+        if self._kept_bytes > options.max_header_bytes:
             self._refuse(WireError("the headers are too large", 431))
         elif self._parsed_bytes > 2 * (options.max_body_bytes + SCRATCH_BYTES):
             self._refuse(WireError("the request is too large", 413))
@@ -373,6 +377,10 @@ class Connection(asyncio.BufferedProtocol):
         self._running, self._answered_s = None, time.monotonic()
         if not request.keep_alive:
             self._waiting.clear()
+            if request is self._arriving and not self.transport.is_closing():
+                self._arriving = None
+                self._linger()
+                return
             self.transport.close()
             self._start_timer(self.server.options.body_timeout_s)
         self._go_on()
@@ -404,8 +412,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._arriving is None:
             response = messages.error_response(refusal, {})
             self.transport.write(response.head(close=True) + response.body)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close after a moment in which what still comes is discarded."""
         self.transport.write_eof()
-        self.due_s = math.inf
+        self._discards, self.due_s = True, math.inf
         self._loop.call_later(LINGER_S, self.transport.abort)
 
     def _check_peer(self) -> None:

@@ -102,7 +102,10 @@ class HttpFront:
                 return messages.json_response(front.index(ready))
             case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
                 self._check_right(request, f"{deed} models")
-                return messages.json_response(front.set_loaded(name, deed == "load"))
+                body, _ = await self._body(request)
+                given = protocol.read_json(body).get("parameters") if body else None
+                parameters = given if isinstance(given, dict) else ()
+                return messages.json_response(front.set_loaded(name, deed == "load", parameters))
             case _, ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
                 return await self._share(get, parts[1:], request)
             case False, ["agent"]:

@@ -43,11 +43,9 @@ GRACE_S = 3.0  # How long after its deadline an answer is still waited for
 LEAD_S = 0.3  # Time until the first request is sent
 
 BY_STATUS: dict[int, int] = {
-    HTTPStatus.OK: results.ANSWERED,
-    HTTPStatus.TOO_MANY_REQUESTS: results.REFUSED,
-    HTTPStatus.SERVICE_UNAVAILABLE: results.REFUSED,
-    HTTPStatus.GATEWAY_TIMEOUT: results.EXPIRED,
-}
+    HTTPStatus.OK: results.ANSWERED, HTTPStatus.TOO_MANY_REQUESTS: results.REFUSED,
+    HTTPStatus.SERVICE_UNAVAILABLE: results.REFUSED, HTTPStatus.GATEWAY_TIMEOUT: results.EXPIRED,
+}  # fmt: skip
 
 
 def load(arguments: Namespace) -> None:
@@ -183,6 +181,10 @@ class OpenLoop:
         except OSError as error:
             ended, result.error = results.FAILED, reason(error)
         else:
+            # Our server says with a refusal when to try again, and has other reasons for a 503.
+            unexplained = answer.status == 503 and b"retry_after_ms" not in answer.body
+            if unexplained and target.server == "sponge":
+                ended = results.FAILED
             if ended == results.FAILED:
                 text = answer.body[:200].decode(errors="replace")
                 result.error = f"status {answer.status}: {text}"

@@ -61,21 +61,14 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> dict[str, Any]:
     """Return an interval in a few numbers; unknown ones are NaN, which is null in JSON."""
     last = now.last or IntervalMetrics()
     point = {
-        "t": now.now_s,
-        "ended": [ended[name] for name in OUTCOMES],
-        "p50": last.latency_p50_s,
-        "p99": last.latency_p99_s,
-        "held": last.cores,
-        "used": last.cores * last.utilisation,
+        "t": now.now_s, "ended": [ended[name] for name in OUTCOMES],
+        "p50": last.latency_p50_s, "p99": last.latency_p99_s,
+        "held": last.cores, "used": last.cores * last.utilisation,
         "cores": [stage["cores"] for stage in last.stages.values()] or [last.cores],
-        "replicas": now.replicas,
-        "queued": now.queued,
-        "running": last.running,
-        "batch": last.batch_mean,
-        "restarts": last.restarts,
-        "agent": now.agent,
-        "variant": now.variant,
-    }
+        "replicas": now.replicas, "restarts": last.restarts,
+        "queued": now.queued, "running": last.running, "batch": last.batch_mean,
+        "agent": now.agent, "variant": now.variant,
+    }  # fmt: skip
     point |= {name: NEVER for name in ("p50", "p99") if point[name] == math.inf}
     return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
 
@@ -148,11 +141,9 @@ def page_headers() -> dict[str, str]:
         *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
     ]
     return {
-        "cache-control": "no-cache",
-        "content-security-policy": "; ".join(rules),
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
+        "cache-control": "no-cache", "content-security-policy": "; ".join(rules),
+        "referrer-policy": "no-referrer", "x-content-type-options": "nosniff",
+    }  # fmt: skip
 
 
 def since(query: str) -> float:

@@ -60,14 +60,10 @@ class Spans:
         failed = reply.status is not Status.ANSWERED
         values = ("outcome", "queue_s", "service_s", "batch", "cores", "variant")
         span = self._span(
-            f"infer {model}",
-            context(own, False),
-            context(parent, True),
-            self._resource,
-            {f"sponge.{name}": getattr(reply, name) for name in values},
-            kind=api.SpanKind.SERVER,
+            f"infer {model}", context(own, False), context(parent, True), self._resource,
+            {f"sponge.{name}": getattr(reply, name) for name in values}, kind=api.SpanKind.SERVER,
             status=api.Status(api.StatusCode.ERROR if failed else api.StatusCode.UNSET),
             start_time=round((began_s + to_unix_s) * 1e9),
             end_time=round((reply.finished_s + to_unix_s) * 1e9),
-        )
+        )  # fmt: skip
         self._processor.on_end(span)

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,6 +36,7 @@ OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
 LOCAL_METHODS = ("Load", "Unload", "Register", "Unregister", "MemoryStatus")
 """Ends of the methods that without a token are only for this machine."""
 HEAD_BYTES = 2**16  # Of a message beside its tensor
+SLOW_S = 3.0  # A message that takes longer gives way where all places to read are taken
 STREAM_REQUESTS = 64  # Requests of one stream at a time
 
 
@@ -72,7 +74,8 @@ class RpcFront:
         self._front = front
         # gRPC tells nothing of a message before it is complete, so each may become the largest
         count = front.options.max_held_bytes // (COPIES * front.options.max_body_bytes)
-        self._reading, self._streams = (asyncio.Semaphore(max(1, count)) for _ in range(2))
+        places = (asyncio.Semaphore(max(1, count)) for _ in range(3))
+        self._reading, self._asking, self._streams = places
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server passes calls to."""
@@ -86,8 +89,8 @@ class RpcFront:
             "ModelConfig": lambda front, _: {"config": front.model_config()},
             "ModelStatistics": lambda front, request: front.statistics(not request.name),
             "RepositoryIndex": lambda front, request: {"models": front.index(request.ready)},
-            "RepositoryModelLoad": lambda front, asked: front.set_loaded(asked.model_name, True),
-            "RepositoryModelUnload": lambda front, asked: front.set_loaded(asked.model_name, False),
+            "RepositoryModelLoad": partial(_set_loaded, True),
+            "RepositoryModelUnload": partial(_set_loaded, False),
         }
         if self._front.regions is not None:
             described |= _sharing(self._front.regions)
@@ -111,7 +114,10 @@ class RpcFront:
                 if name.endswith(LOCAL_METHODS) and self._front.options.token is None:
                     check_from_here(context.peer(), headers)
                 timeout_s = self._front.options.body_timeout_s
-                if (data := await receive(context, timeout_s, self._reading)) is None:
+                turn = self._reading if name == "ModelInfer" else self._asking
+                # what a check of health says, nothing, need not be waited for
+                data = b"" if name in OPEN_METHODS else await receive(context, timeout_s, turn)
+                if data is None:
                     raise WireError("the call has no message")
                 with self._front.memory.holding(COPIES * len(data)):
                     response = await work(data, headers, began_s, context.time_remaining())
@@ -221,6 +227,10 @@ class RpcFront:
         await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, metadata)
 
 
+def _set_loaded(loaded: bool, front: Front, asked: Any) -> dict[str, Any]:
+    return front.set_loaded(asked.model_name, loaded, asked.parameters)
+
+
 def _sharing(regions: Regions) -> dict[str, Callable[[Front, Any], Any]]:
     """Return what lists, registers and forgets shared memory; that of a GPU can only be none."""
     return {
@@ -237,13 +247,26 @@ def _sharing(regions: Regions) -> dict[str, Callable[[Front, Any], Any]]:
 
 
 async def receive(
-    context: Context, timeout_s: float, turn: AbstractAsyncContextManager[Any] | None = None
+    context: Context, timeout_s: float, turn: asyncio.Semaphore | None = None
 ) -> bytes | None:
     """Return a call's next message, None after the last; taking too long is a WireError."""
+    timer: asyncio.TimerHandle
+
+    def check() -> None:
+        nonlocal timer
+        timer = loop.call_later(SLOW_S, check)
+        if turn is not None and turn.locked():  # who is slow gives way, as over HTTP
+            until.reschedule(loop.time())
+
     # gRPC buffers at most 64 KB of it before its turn.
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(timeout_s), turn or nullcontext():
-            data = await context.read()
+        async with asyncio.timeout(timeout_s) as until, turn or nullcontext():
+            timer = loop.call_later(SLOW_S, check)
+            try:
+                data = await context.read()
+            finally:
+                timer.cancel()
     except TimeoutError:
         raise WireError("the message did not arrive in time", 408) from None
     return data if isinstance(data, bytes) else None

@@ -5,7 +5,7 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -95,9 +95,11 @@ class Front:
         """Whether requests for the model are taken."""
         return self.engine.ready and self.engine.is_loaded(self.served.name)
 
-    def set_loaded(self, name: str, loaded: bool) -> dict[str, Any]:
+    def set_loaded(self, name: str, loaded: bool, parameters: Iterable[str]) -> dict[str, Any]:
         """Load or unload a model; return the answer, which is empty, or raise a WireError."""
         self.of(name, loaded=False)
+        if loaded and any(key == "config" or key.startswith("file:") for key in parameters):
+            raise WireError("a model is loaded as it was before; leave out config and files")
         self.engine.set_loaded(name, loaded)
         return {}
 
