@@ -389,7 +389,7 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
     """Return the metrics from the data of :func:`summary`."""
     # None is infinity again where requests were never answered, and NaN elsewhere.
-    ended = any(values[name] for name in ("on_time", "late", "dropped", "failed"))
+    ended = values["offered"] > values["queued"] + values["running"]
     infinite = ("latency_p50_s", "latency_p99_s") if ended else ()
     blanks = {name: math.inf if name in infinite else NAN for name in names(EpisodeMetrics)}
     measured: dict[str, Any] = {k: blanks[k] if v is None else v for k, v in values.items()}
