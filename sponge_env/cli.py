@@ -152,11 +152,11 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
     """Add what takes the place of a scenario's profile, network and arrivals."""
     add = parser.add_argument
     text = "latency profile instead of the scenario's: name or file"
-    add("--profile", action=Once, type=named, metavar="P", help=text)
+    add("--profile", action=Once, type=nonempty, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
-    add("--trace", action=Once, type=named, metavar="FILE", help=text)
+    add("--trace", action=Once, type=nonempty, metavar="FILE", help=text)
     text = "arrival trace instead of the scenario's arrivals"
-    add("--arrivals", action=Once, type=named, metavar="FILE", help=text)
+    add("--arrivals", action=Once, type=nonempty, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
     text = "mean rate of the requests instead of the scenario's or the arrival trace's"
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
@@ -164,7 +164,7 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
 
 
-def named(text: str) -> str:
+def nonempty(text: str) -> str:
     """Refuse an empty name, such as that of a variable that is not set."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")

@@ -61,14 +61,14 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
         # A folder may be refused before anything is tried, and is made only after that, and after
         # all files are read.
-        all_have = {own: identity(suite, own, arguments.limiter) for own in work}
-        runs = _open(opened, path, all_have, work, arguments) if goes_on else {}
+        identities = {own: identity(suite, own, arguments.limiter) for own in work}
+        runs = _open(opened, path, identities, work, arguments) if goes_on else {}
         notices = [f"left out: {what}" for what in left_out]
         notices += _notices(suite, work, arguments)
         notices += (alike := replayed(suites.cells(suite), suite.seeds)).values()
         kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
         path = path or new_folder(kind)
-        runs = runs or _open(opened, path, all_have, work, arguments)
+        runs = runs or _open(opened, path, identities, work, arguments)
         todo = {backend: store.missing(own) for backend, (store, own) in runs.items()}
         for store, _ in runs.values():
             store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv], alike)
@@ -113,7 +113,7 @@ def _notices(suite: Suite, work: Units, arguments: Namespace) -> list[str]:
 def _open(
     opened: ExitStack,
     path: Path,
-    all_have: Mapping[Backend, Mapping[str, Any]],
+    identities: Mapping[Backend, Mapping[str, Any]],
     work: Units,
     arguments: Namespace,
 ) -> Runs:
@@ -121,7 +121,7 @@ def _open(
     folders = _folders(path, list(work))
     runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}
     for backend, own in work.items():
-        store = RunStore.open(folders[backend], all_have[backend])
+        store = RunStore.open(folders[backend], identities[backend])
         runs[backend] = opened.enter_context(store), own
         if arguments.requests:
             runs[backend][0].check_requests(own)

@@ -80,7 +80,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the summaries here")
     add("--requests", action="store_true", help="keep every request of a suite, too")
     text = "run agents x scenarios x seeds as a shipped suite (--list shows them) or TOML file says"
-    add("--suite", type=cli.named, metavar="NAME", help=f"{text}; with --agent only these agents")
+    add("--suite", type=cli.nonempty, metavar="NAME", help=f"{text}; with --agent only these")
     text = "folder of trace files, each of which is a cell of a suite for such: --suite real"
     add("--traces", type=Path, metavar="DIR", help=text)
     cli.add_workers(parser)

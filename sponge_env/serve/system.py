@@ -39,7 +39,7 @@ from sponge_env.simulation.workload import Workload
 LOG = logging.getLogger("sponge_env")
 
 PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
-GIVEN_UP_S = 2e-3  # How long before its deadline whoever cancels a request gives it up as late
+GIVEN_UP_S = 2e-3  # A request that is cancelled so shortly before its deadline counts as late
 TICK_S = 1e-6  # How long after its deadline a request has expired
 MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calculate with them
 MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
