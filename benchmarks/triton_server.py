@@ -127,14 +127,13 @@ def _start_triton(
     }
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"} | own
     command = [
-        str(home / "bin" / "tritonserver"),
-        f"--model-repository={folder / 'models'}",
+        str(home / "bin" / "tritonserver"), f"--model-repository={folder / 'models'}",
         f"--backend-directory={folder / 'backends'}",
         f"--backend-config=python,shm-default-byte-size={SHARED_BYTES}",
         *("--http-address=127.0.0.1", f"--http-port={port}"),
         *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"),
         *("--allow-metrics=false", "--exit-timeout-secs=2"),
-    ]
+    ]  # fmt: skip
     with (folder / "log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
 

@@ -36,11 +36,10 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     does = "".join(f"  {name:11}{message}\n" for name, (_, message) in COMMANDS.items())
     parser = cli.Parser(
-        prog="sponge",
-        description="Control of a CPU-limited inference server under dynamic SLOs.",
+        prog="sponge", description="Control of a CPU-limited inference server under dynamic SLOs.",
         epilog=f"commands:\n{does}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"sponge-env {__version__}")
     known = cli.one_of("command", tuple(COMMANDS))
     text = "one of those below; COMMAND --help says more"

@@ -22,8 +22,7 @@ WALL_TIMES = {"decision_s", "decision_p50_s", "decision_p99_s"}
 
 def allocations(scenario, seed, replicas_max=None):
     """Return one random allocation for each interval, of no more cores than there are."""
-    rng = np.random.default_rng(seed)
-    limits = scenario.limits
+    rng, limits = np.random.default_rng(seed), scenario.limits
     largest = (limits.cores, limits.batch, replicas_max or limits.replicas)
     drawn = rng.integers(1, largest, (scenario.intervals, 3), endpoint=True)
     drawn[:, 2] = np.minimum(drawn[:, 2], sum(node // drawn[:, 0] for node in limits.machine))

@@ -83,8 +83,7 @@ def copy_of(view):
 @given(view=views(), interval_s=st.sampled_from([0.5, 1.0, 2.0]))
 def test_answers_within_the_limits_and_leaves_the_view_alone(name, options, view, interval_s):
     spec = make_spec(interval_s=interval_s)
-    before = copy_of(view)
-    answer = make(name, options, spec).decide(view)
+    before, answer = copy_of(view), make(name, options, spec).decide(view)
     check(answer, spec)
     np.testing.assert_equal(copy_of(view), before)
     again = make(name, options, spec).decide(view)

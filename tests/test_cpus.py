@@ -82,8 +82,7 @@ def folder(tmp_path, monkeypatch):
 
 def run_elsewhere(*arguments):
     """Take the CPU in another process, which holds it until it reads a line."""
-    command = [sys.executable, "-c", OTHER_RUN, *arguments]
-    pipe = subprocess.PIPE
+    command, pipe = [sys.executable, "-c", OTHER_RUN, *arguments], subprocess.PIPE
     return subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
 
 

@@ -96,8 +96,7 @@ def test_a_view_stays_as_it_was():
     for _ in range(5):
         system.step(Allocation(1, 2))
     view = system.view()
-    before = repr(view)
-    delays_s = view.delays_s.copy()
+    before, delays_s = repr(view), view.delays_s.copy()
     system.step(Allocation(16, 16))
     assert repr(view) == before
     view.delays_s[:] = view.first.queued_deadlines_s[:] = 0.0
@@ -129,8 +128,7 @@ def test_requests_given_to_one_environment_leave_the_others_alone():
     few = dataclasses.replace(SHORT, slo_s=0.7, classes=kinds)
     many = dataclasses.replace(few, name="many", arrivals=Arrivals("poisson", 150.0))
     batch = BatchSimulator([few, many], np.array([0, 0]))
-    observations = np.zeros((2, OBS_DIM), np.float32)
-    allocations = np.full((2, 3), 8)
+    observations, allocations = np.zeros((2, OBS_DIM), np.float32), np.full((2, 3), 8)
     batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
     alone = [batch.step(allocations)[1][0] for _ in range(10)]
     small = batch._arrays.requests.nbytes

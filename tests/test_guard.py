@@ -133,8 +133,7 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was():
     [("arrivals_most", False), ("arrivals_spread", False), ("arrivals_1s", True), ("slo", True)],
 )
 def test_a_burst_that_is_over_is_left_to_the_policy(name, is_alarming):
-    policy = reading(shipped("ppo-joint-any"), INPUTS)
-    view = busy_view()
+    policy, view = reading(shipped("ppo-joint-any"), INPUTS), busy_view()
     seen = shown(view)
     usual = seen[[INPUTS.index(each) for each in policy.info.inputs]]
     known = dataclasses.replace(policy, input_range=np.array([usual, usual]))
@@ -175,8 +174,7 @@ def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minut
 def test_a_machine_that_was_measured_again_is_still_known(tmp_path):
     """What a training without other systems knows of the cold start is one number."""
     policy = shipped("ppo-joint-any")
-    place = policy.info.inputs.index("cold_start")
-    seen = policy.input_range.copy()
+    place, seen = policy.info.inputs.index("cold_start"), policy.input_range.copy()
     seen[:, place] = np.log1p(10.0)
     save_policy(dataclasses.replace(policy, input_range=seen), tmp_path / "policy.safetensors")
     for cold_start_s, is_known in ((8.0, True), (13.0, True), (5.0, False), (20.0, False)):

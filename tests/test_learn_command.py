@@ -117,8 +117,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_what_it_reached(monkeypat
         assert "nothing is kept: the program is measured before" in capsys.readouterr().out
         least = 32
         assert main(f"{line} --steps 64 --run-dir elsewhere/one".split()) == cli.INTERRUPTED
-    printed = capsys.readouterr().out
-    follow = f"evaluate.py --agent ppo {conditions}"
+    printed, follow = capsys.readouterr().out, f"evaluate.py --agent ppo {conditions}"
     assert f"{follow} --policy elsewhere/one/policy.safetensors\n" in printed
     assert re.search(r"best so far +after \d+ of 64 steps, by validation", printed)
     more = f"{line} --resume elsewhere/one"

@@ -93,8 +93,9 @@ def make_v2_group(path, hands_out="", root=False):
 class FakeKernelGroup(RunGroup):
     """A run's group on an ordinary file system."""
 
-    def _make(self, path):
-        self._announce(path)
+    def _make(self, path, announced=True):
+        if announced:
+            self._announce(path)
         return make_v2_group(path)
 
 
@@ -126,16 +127,21 @@ def test_root_makes_a_sibling_of_its_own_group(fake_v2):
 
 
 def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2):
-    """And with it all that is there, for a group with processes hands out nothing."""
+    """With its children, for a group with processes hands out nothing, but with nobody else."""
     own = make_v2_group(fake_v2 / "scope")
-    (own / "cgroup.procs").write_text(f"{os.getpid()}\n4711\n")
-    run, (shelter, run_path) = open_group(fake_v2, own)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        pids = os.getpid(), child.pid, os.getppid()
+        (own / "cgroup.procs").write_text("\n".join(map(str, pids)))
+        run, (run_path,) = open_group(fake_v2, own)
+        child.stdin.close()
+    (shelter,) = own.glob("*-harness")
     assert {shelter.parent, run_path.parent} == {own}
-    assert (shelter / "cgroup.procs").read_text() == "4711"  # the last that was moved
+    assert (shelter / "cgroup.procs").read_text() == str(child.pid)  # the last that was moved
+    (shelter / "cgroup.procs").write_text(str(os.getpid()))
     assert (own / "cgroup.subtree_control").read_text() == "+cpu"
     run.close()
     assert (own / "cgroup.subtree_control").read_text() == "-cpu"
-    assert (own / "cgroup.procs").read_text() == "4711"
+    assert (own / "cgroup.procs").read_text() == str(os.getpid())
     assert not any(path.exists() for path in (shelter, run_path))
 
 

@@ -71,8 +71,7 @@ def followed(run, metric):
     folder = run / "tensorboard" / AGENT
     if not folder.is_dir():
         return []
-    events = EventAccumulator(str(folder)).Reload()
-    name = tag(IntervalMetrics, metric)
+    events, name = EventAccumulator(str(folder)).Reload(), tag(IntervalMetrics, metric)
     known = name in events.Tags()["scalars"]
     return [event.value for event in events.Scalars(name)] if known else []
 

@@ -151,8 +151,7 @@ def test_no_budget_is_left_at_the_deadline(due_s, outcome):
 def test_one_batch_hangs_while_others_come_back_over_and_over():
     """A request that comes back takes a new place; the batch that hangs must not use them up."""
     requests = requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, 6)))
-    times = iter([1e9] + [1.0] * 1000)
-    crashes_s = np.arange(0.5, 20.0, 0.37).tolist()
+    times, crashes_s = iter([1e9] + [1.0] * 1000), np.arange(0.5, 20.0, 0.37).tolist()
     system = slow_system(requests, 40.0, 2, crashes_s=crashes_s, spared=0, noise=times.__next__)
     for _ in range(20):
         system.step(Allocation(1, 2, 2))

@@ -91,8 +91,7 @@ def test_onnx_runtime_tells_its_maker_nothing(tmp_path):
 
 
 def test_the_weights_are_real():
-    model = resolve_model("efficientnet-lite0")
-    larger = TensorSpec((3, 260, 260))
+    model, larger = resolve_model("efficientnet-lite0"), TensorSpec((3, 260, 260))
     resizing = model.taking(larger)
     assert (resizing.inputs, resizing.outputs) == (larger, model.outputs)
     for each in (model, resizing):

@@ -55,8 +55,7 @@ def test_versions_are_variants_of_each_other_and_shown_what_they_serve():
     for kind in ("det", "rec"):
         models = resolve_variants([f"ocr-{kind}-{version}" for version in VERSIONS])
         assert models == [ocr.OCR_MODELS[f"ocr-{kind}-{version}"] for version in VERSIONS]
-        shown = models[0].samples()
-        inputs = models[0].inputs
+        shown, inputs = models[0].samples(), models[0].inputs
         assert (shown.shape[1:], shown.dtype) == (inputs.shape, inputs.element)
         assert len(shown) >= 16
     assert detection("v5").outputs == recognition("v5").inputs

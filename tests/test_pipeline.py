@@ -70,8 +70,7 @@ def compare(scenario, plan, seed):
     model = model_of(scenario, system)
     workload, arrival_s = system._workload, system._workload.arrival_s
     for interval in range(scenario.intervals):
-        row = plan[interval % len(plan)]
-        until_s = (interval + 1) * scenario.interval_s
+        row, until_s = plan[interval % len(plan)], (interval + 1) * scenario.interval_s
         metrics = system.step(Allocation(stages=tuple(row)))
         now = (arrival_s > until_s - scenario.interval_s) & (arrival_s <= until_s)
         offered = arrival_s[now], workload.deadline_s[now], workload.enters[now]

@@ -123,8 +123,7 @@ def rig(place, tmp_path):
 
 
 def test_it_gets_ready_and_answers_batch_after_batch(rig):
-    begin_s = time.monotonic()
-    replica = rig.launch()
+    begin_s, replica = time.monotonic(), rig.launch()
     assert replica.id == 0
     assert begin_s <= next_event(replica).at_s <= time.monotonic()
     for batch_id, size in ((7, 3), (9, BATCH)):
@@ -178,8 +177,7 @@ def test_counters_grow_and_outlive_the_replica(rig):
     replica = rig.launch_idle()
     before_s = replica.cpu_s()
     replica.start(1, rig.samples(BATCH))
-    answer = next_event(replica)
-    used_s = replica.cpu_s()
+    answer, used_s = next_event(replica), replica.cpu_s()
     assert used_s >= before_s + answer.cpu_s > before_s
     throttled_s = replica.throttled_s()
     replica.close()

@@ -207,6 +207,16 @@ async def test_an_answer_before_an_announced_body_ends_the_connection():
     assert client.transport.statuses == [403]
 
 
+@in_a_loop
+async def test_a_head_that_ends_within_its_last_read_is_answered_once():
+    client = Client(FakeEngine(), max_header_bytes=3000)
+    client.send(request(method="GET", path="/v2/health/live", x_long="y" * 3980))
+    await client.transport.until(lambda to: to.statuses == [200])
+    client.send(SECOND)
+    await client.transport.until(lambda to: to.statuses == [200, 200])
+    assert not client.transport.closing
+
+
 def test_a_client_that_is_refused_may_send_the_rest_before_the_connection_ends():
     with running() as server, Wire(server) as wire:
         wire.send(request(bytes(16_000_000), path="/none", connection="close"))

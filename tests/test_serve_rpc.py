@@ -40,8 +40,8 @@ def channel(server):
         yield found
 
 
-def call(channel, method, data):
-    return channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=20)
+def call(channel, method, data, timeout=20):
+    return channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=timeout)
 
 
 def code(channel, method, data):
@@ -140,6 +140,18 @@ def test_calls_beyond_the_limit_are_refused():
         for future in held:
             future.cancel()
         engine.wait_until(lambda engine: len(engine.cancelled) == 2)
+
+
+def test_a_call_that_ends_at_its_deadline_is_not_taken_back():
+    """It was late, and its client knows."""
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
+        asked = channel, "ModelInfer", infer().SerializeToString()
+        early, late = call(*asked), call(*asked, timeout=0.3)
+        assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        early.cancel()  # after the other, whose end the server sees before
+        engine.wait_until(lambda engine: engine.cancelled)
+        assert len(engine.held) == 1
 
 
 @pytest.mark.parametrize(
@@ -250,9 +262,10 @@ def test_few_messages_are_read_at_a_time(monkeypatch):
         assert len(server.engine.calls) == served
         assert server.told("ModelReady", name="tiny").ready
         assert channel.stream_unary(f"/{SERVICE}/ServerLive")(silent(never), timeout=10)
-        # One gives way, long before the server's patience or its own ends.
+        # One gives way to that call, long before the server's patience or its own end.
         wait_until(lambda: any(call.done() for call in slow))
-        assert next(c for c in slow if c.done()).details() == "the message did not arrive in time"
+        (gone,) = [call for call in slow if call.done()]
+        assert gone.details() == "the message did not arrive in time"
         assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
         never.set()
 

@@ -243,15 +243,6 @@ def test_what_is_taken_back_as_it_expires_ends_once():
     assert (sum(m.cancelled for m in ended), client.system._env["opened"]) == (0, 0)
 
 
-def test_what_is_taken_back_at_its_deadline_was_late_not_cancelled():
-    client = client_of(ONE)
-    running, early = client.submit(0.02), client.submit(30.0)
-    client.at(0.01, client.system.inbox.cancel, early)
-    client.at(0.0195, client.system.inbox.cancel, running)  # a clock may be a little ahead
-    metrics = client.step(Allocation(16, 1))
-    assert (metrics.late + metrics.dropped, metrics.cancelled) == (1, 1)
-
-
 def test_the_place_of_what_has_just_expired_is_free():
     client = client_of(ONE, queue_max=1, crashes=[(0.85, 0)])
     client.submit_at(0.9, 0.5)

@@ -94,8 +94,7 @@ def test_grandslam_fills_the_slack_of_each_stage():
     for k, (share, after) in enumerate(shares(spec, "proportional")):
         stage, chosen = spec.stages[k], answer.stages[k]
         assert (chosen.cores, chosen.replicas) == (2, 1)
-        due_s = view.stages[k].queued_deadlines_s
-        slack_s = share * spec.slo_s
+        due_s, slack_s = view.stages[k].queued_deadlines_s, share * spec.slo_s
         if due_s.size:
             slack_s = due_s[0] - view.now_s - after * spec.slo_s
         table_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[:, 1]

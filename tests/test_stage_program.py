@@ -103,8 +103,7 @@ def test_what_is_left_out_would_not_win(total_cores):
     for _ in range(500):
         states = [random_state(random, program) for _ in spec.stages]
         for count_late in (False, True):
-            solved = program.solve(states, count_late)
-            chosen = chain.options()
+            solved, chosen = program.solve(states, count_late), chain.options()
             for k, state in enumerate(states):
                 program.lay_out_stage(k, state, chain.late_rows(count_late))
             cost = chain.cheapest(count_late)
@@ -152,8 +151,7 @@ def test_a_budget_for_each_stage_or_for_all(budget):
 
 
 def test_nothing_is_forecast_before_a_request_has_come():
-    system = system_of("pipeline-video")
-    controller = SpongeIP()
+    system, controller = system_of("pipeline-video"), SpongeIP()
     controller.reset(system.spec, seed=0)
     assert controller.decide(system.view()).total_cores == 8  # all of the replicas that there are
 

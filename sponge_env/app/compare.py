@@ -31,6 +31,7 @@ from sponge_env.utils.files import write_all
 from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 Units = Mapping[Backend, Sequence[Unit]]
+Identities = Mapping[Backend, Mapping[str, Any]]
 Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
 FAILED = 1  # Exit code after an agent of a suite failed somewhere
@@ -59,8 +60,7 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
             for cell in suites.cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-        # A folder may be refused before anything is tried, and is made only after that, and after
-        # all files are read.
+        # A folder may be refused before anything is tried; it is made once all files are read.
         identities = {own: identity(suite, own, arguments.limiter) for own in work}
         runs = _open(opened, path, identities, work, arguments) if goes_on else {}
         notices = [f"left out: {what}" for what in left_out]
@@ -111,11 +111,7 @@ def _notices(suite: Suite, work: Units, arguments: Namespace) -> list[str]:
 
 
 def _open(
-    opened: ExitStack,
-    path: Path,
-    identities: Mapping[Backend, Mapping[str, Any]],
-    work: Units,
-    arguments: Namespace,
+    opened: ExitStack, path: Path, identities: Identities, work: Units, arguments: Namespace
 ) -> Runs:
     """Open the folder of the run, or one in it for each of several backends."""
     folders = _folders(path, list(work))

@@ -192,8 +192,8 @@ def reset_options(options: Any, *more: str) -> dict[str, Any]:
 
 def episode_seeds(given: Any, count: int) -> list[int | None]:
     """Return so many seeds, None to draw one, from one for all or one for each, or ConfigError."""
-    several = isinstance(given, list | tuple | np.ndarray) and np.shape(given) == (count,)
-    seeds = list(given) if several else [given] * count
+    values = np.array(given, dtype=object)
+    seeds = values.tolist() if values.shape == (count,) else [values[()]] * count
     for seed in seeds:
         right = seed is None or (isinstance(seed, int | np.integer) and 0 <= int(seed) < 2**63)
         require(right, "episode_seed", seed, "a whole number of at least 0, below 2^63")

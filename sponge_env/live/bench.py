@@ -67,11 +67,10 @@ class Bench(AbstractContextManager["Bench"]):
         """Start the worker; ``shown`` is whether each stage is shown on the terminal."""
         own_file = config.model.endswith(".onnx")
         self.config = dataclasses.replace(
-            config,
-            model=str(Path(config.model).resolve()) if own_file else config.model,
+            config, model=str(Path(config.model).resolve()) if own_file else config.model,
             initial=Allocation(config.cores_max, config.batch_max),
             replicas_max=max(1 + CONTENDING, config.replicas_max),
-        )
+        )  # fmt: skip
         self.work: Runs = defaultdict(list)  # Batches of several sizes at full speed
         self.idle_penalty_s: list[float] = []  # CPU seconds that batches took longer after a rest
         self.pauses_s: list[float] = []  # CPU time that batches took longer below full speed

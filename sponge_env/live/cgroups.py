@@ -187,29 +187,31 @@ class RunGroup:
         """Choose a version 2 group to make ours in, and have it hand out the CPU controller."""
         # That is the nearest group above our own that does so already and lets us (the run's group
         # becomes a sibling), else our own group, which a transient scope with ``Delegate=yes``
-        # gives to ordinary users; this process must then move down into a leaf of it, with all
-        # that is there, for only leaves hold processes. The root group is exempt from that rule.
+        # gives to ordinary users; this process must then move down into a leaf of it, with its
+        # children, for only leaves hold processes. The root group is exempt from that rule.
         own, mount = self._hierarchy.own, self._hierarchy.mount
         for above in own.parents:
             if above.is_relative_to(mount) and _hands_out_cpu(above):
                 return above
         if not _hands_out_cpu(own):
             if (own / "cgroup.type").exists():  # the root group has none
-                shelter = self._make(own / f"{name}-harness")
+                # Not announced: the janitor is in it. After a crash the next run sweeps it away.
+                shelter = self._make(own / f"{name}-harness", announced=False)
                 self._cleanup.callback(remove_group, str(shelter))
                 self._cleanup.callback(_leave, own, shelter)
                 _move(own, shelter)
             _write(own / "cgroup.subtree_control", "+cpu")
         return own
 
-    def _make(self, path: Path) -> Path:
-        self._announce(path)
+    def _make(self, path: Path, announced: bool = True) -> Path:
+        if announced:
+            self._announce(path)
         path.mkdir()
         return path
 
 
 def _leave(own: Path, shelter: Path) -> None:
-    """Move this run's processes back from their leaf into the group above, if that is allowed."""
+    """Move back from the leaf into the group above, if that is allowed."""
     with contextlib.suppress(OSError):
         # a group that hands out controllers must not hold processes itself
         _write(own / "cgroup.subtree_control", "-cpu")
@@ -217,10 +219,12 @@ def _leave(own: Path, shelter: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move all processes of a group, this one and its janitor, into another."""
+    """Move this process and its children, such as the janitor, from a group into another."""
+    own = str(os.getpid())
     for pid in _read(source / "cgroup.procs").split():
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            _write(target / "cgroup.procs", pid)
+        if pid == own or f"\nPPid:\t{own}\n" in _read(Path("/proc", pid, "status")):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                _write(target / "cgroup.procs", pid)
 
 
 def sweep(base: Path) -> None:

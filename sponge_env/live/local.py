@@ -71,7 +71,7 @@ class LocalReplica:
             opened.enter_context(self._channel)
             self._channel.setblocking(False)
             self.fileno = self._channel.fileno
-            with far_end, _memory("sponge-tensors") as memory:
+            with far_end, _memory("sponge-tensors", os.MFD_ALLOW_SEALING) as memory:
                 channel, tensors = shared = far_end.fileno(), memory.fileno()
                 job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
                 memory.truncate(job.tensors_dtype.itemsize)
@@ -158,7 +158,7 @@ class LocalReplica:
             try:
                 told = json.loads(message[REPORT.size :])
                 failed = {int(at): str(reason) for at, reason in told.items()}
-            except (AttributeError, ValueError):
+            except (AttributeError, RecursionError, ValueError):
                 return Death("its report cannot be read")
         return Answered(batch_id, started_s, finished_s, cpu_s, failed)
 
@@ -261,5 +261,5 @@ def _cpus(configs: Sequence[LiveConfig]) -> frozenset[int]:
     return choose_cpus(max(config.physical_cores(config.cores_max) for config in configs))
 
 
-def _memory(name: str) -> FileIO:
-    return open(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b", buffering=0)
+def _memory(name: str, flags: int = 0) -> FileIO:
+    return open(os.memfd_create(name, os.MFD_CLOEXEC | flags), "r+b", buffering=0)

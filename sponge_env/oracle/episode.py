@@ -167,12 +167,11 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
     first = 1 if abs(periods - round(periods)) < 1e-9 else 2
     debt_s = (np.minimum(SLICE_S, share * quota.period_s) + quota.tick_s) / share
     return {
-        "share": share,
-        "ahead_s": limited * (first * quota.period_s + debt_s),
+        "share": share, "ahead_s": limited * (first * quota.period_s + debt_s),
         "ahead_written_s": limited * (first * quota.period_s + quota.tick_s / share),
         "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
         "refill_s": limited * quota.period_s,
-    }
+    }  # fmt: skip
 
 
 @compiled

@@ -149,8 +149,7 @@ def _layout() -> Summary:
             section.chart.add(title=label).multiline.tag.append(pattern)
     summary = Summary()
     summary.value.add(
-        tag=custom_scalars.CONFIG_SUMMARY_TAG,
-        metadata=custom_scalars.create_summary_metadata(),
+        tag=custom_scalars.CONFIG_SUMMARY_TAG, metadata=custom_scalars.create_summary_metadata(),
         tensor=make_tensor_proto(layout.SerializeToString()),
-    )
+    )  # fmt: skip
     return summary

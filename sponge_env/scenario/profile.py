@@ -129,11 +129,10 @@ class Profile:
             raise self._error(f"takes more than an hour with simulation.service_scale = {scale:g}")
         quota = self.quota
         return replace(
-            self,
-            latency=self.latency.scaled(scale),
+            self, latency=self.latency.scaled(scale),
             latency_s=tuple(tuple(cell * scale for cell in row) for row in self.latency_s),
             quota=quota and replace(quota, work_s=tuple(each * scale for each in quota.work_s)),
-        )
+        )  # fmt: skip
 
     @property
     def poor_fit(self) -> bool:

@@ -186,13 +186,12 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
 
     pairs = ((kind, kind.arrivals and found(kind.arrivals)) for kind in scenario.classes)
     scenario = replace(
-        scenario,
-        profile=relative_to(folder, scenario.profile),
+        scenario, profile=relative_to(folder, scenario.profile),
         stages=tuple(map(located, scenario.stages)),
         classes=tuple(replace(kind, arrivals=arrivals) for kind, arrivals in pairs),
         arrivals=found(scenario.arrivals),
         network=replace(network, trace=relative_to(folder, network.trace)),
-    )
+    )  # fmt: skip
     return with_own_slo(scenario)
 
 

@@ -39,7 +39,6 @@ from sponge_env.simulation.workload import Workload
 LOG = logging.getLogger("sponge_env")
 
 PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
-GIVEN_UP_S = 2e-3  # A request that is cancelled so shortly before its deadline counts as late
 TICK_S = 1e-6  # How long after its deadline a request has expired
 MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calculate with them
 MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
@@ -299,9 +298,6 @@ class ServedSystem(LiveSystem):
     def _cancel(self, submitted: Submitted, now_s: float) -> None:
         self._read_ledger()  # it may just have ended: clients cancel when a deadline passes
         if (call := self._by_ticket.get(submitted.ticket)) is not None:
-            due_s = self._arrays.requests["deadline_s"][0, call.row]
-            if submitted.status is Status.CANCELLED and now_s > due_s - GIVEN_UP_S:
-                return  # it ends by itself, as late or expired: the client has waited in vain
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
             self._end_call(call, Reply(submitted.status, finished_s=self.stamp(now_s)))
 

@@ -96,8 +96,7 @@ class MemoryPlan:
         shared, (_, several) = len(traces), self.models.shape
         capacity = 1 << (room.queue - 1).bit_length()
         each: dict[str, tuple[tuple[int, ...], Any]] = {
-            "envs": ((), records.ENV),
-            "stages": ((several,), records.STAGE),
+            "envs": ((), records.ENV), "stages": ((several,), records.STAGE),
             "replicas": ((several, room.replicas), records.REPLICA),
             "pending": ((several, room.pending), records.PENDING),
             "requests": ((1,), records.LISTED_REQUEST),
@@ -105,7 +104,7 @@ class MemoryPlan:
             "opened": ((capacity if several > 1 else 1,), records.OPEN_REQUEST),
             "group": ((room.group,), np.dtype(np.float64)),
             "ledger": ((room.ledger,), records.LEDGER_ROW),
-        }
+        }  # fmt: skip
         one = sum(math.prod(shape) * dtype.itemsize for shape, dtype in each.values())
         _check_free(count, one + room.private * records.SAMPLE.itemsize)
         made = {name: _zeros((count, *shape), dtype) for name, (shape, dtype) in each.items()}

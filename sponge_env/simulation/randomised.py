@@ -156,9 +156,8 @@ def _random_network(random: np.random.Generator, slo_s: float) -> config.Network
         return config.Network(trace="none")
     return config.Network(
         payload_bytes=_between(random, 0.01, 0.5) * slo_s * _BYTES_PER_S,
-        base_delay_s=0.01 * min(1.0, slo_s),
-        **_random_fades(random, 0.25),
-    )
+        base_delay_s=0.01 * min(1.0, slo_s), **_random_fades(random, 0.25),
+    )  # fmt: skip
 
 
 def _random_fades(random: np.random.Generator, share: float) -> dict[str, Any]:
@@ -175,9 +174,8 @@ def _random_machine(random: np.random.Generator) -> dict[str, Any]:
     scale, as_profiled = _between(random, 0.9, 1.3), random.random() < 0.45
     return {
         "actuation_delay_s": 0.0 if at_once else delay_s,
-        "service_scale": 1.0 if as_profiled else scale,
-        "cold_start_s": _between(random, 2.0, 30.0),
-    }
+        "service_scale": 1.0 if as_profiled else scale, "cold_start_s": _between(random, 2.0, 30.0),
+    }  # fmt: skip
 
 
 def _random_classes(

@@ -204,11 +204,10 @@ def describe_host() -> dict[str, str | int]:
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
         "cpu_model": next(models, platform.processor() or platform.machine()),
-        "cpus": os.cpu_count() or 1,
-        "cpus_allowed": len(os.sched_getaffinity(0)),
+        "cpus": os.cpu_count() or 1, "cpus_allowed": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": _kernel(),
-    }
+    }  # fmt: skip
 
 
 def _kernel() -> str:

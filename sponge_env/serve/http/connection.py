@@ -236,7 +236,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         """Queue the request, and allocate its body where the size is known."""
-        self._in_headers = False
+        self._kept_bytes, self._in_headers = 0, False
         if self._parser.should_upgrade():  # it is parsed again, see _feed
             if self._parser.get_method() == b"CONNECT":
                 raise WireError("the method CONNECT is not supported", 405)
@@ -297,9 +297,8 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(refusal)
             return
         options = self.server.options
-        # The parser keeps a header, or what follows the last chunk, until it is complete, so bytes
-        # since the last part of a body are counted here.
-        if self._kept_bytes > options.max_header_bytes:
+        # The parser keeps a header or trailer until it is complete, so bytes are counted here.
+        if self._arriving is not None and self._kept_bytes > options.max_header_bytes:
             self._refuse(WireError("the headers are too large", 431))
         elif self._parsed_bytes > 2 * (options.max_body_bytes + SCRATCH_BYTES):
             self._refuse(WireError("the request is too large", 413))
@@ -418,7 +417,11 @@ class Connection(asyncio.BufferedProtocol):
         """Close after a moment in which what still comes is discarded."""
         self.transport.write_eof()
         self._discards, self.due_s = True, math.inf
-        self._loop.call_later(LINGER_S, self.transport.abort)
+        self._loop.call_later(LINGER_S, self._end_linger)
+
+    def _end_linger(self) -> None:
+        self.transport.close()  # once its answers are read
+        self._start_timer(self.server.options.body_timeout_s)
 
     def _check_peer(self) -> None:
         """Cancel the requests of a client that is gone: after its EOF, no read reports that."""

@@ -102,8 +102,8 @@ class HttpFront:
                 return messages.json_response(front.index(ready))
             case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
                 self._check_right(request, f"{deed} models")
-                body, _ = await self._body(request)
-                given = protocol.read_json(body).get("parameters") if body else None
+                asked = await self._setting(request) if deed == "load" else {}
+                given = asked.get("parameters")
                 parameters = given if isinstance(given, dict) else ()
                 return messages.json_response(front.set_loaded(name, deed == "load", parameters))
             case _, ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
@@ -137,6 +137,13 @@ class HttpFront:
             arguments = (body, size, served, max_rows, regions)
             work = size if regions is None else LARGE_BYTES  # a region may hold much
             return await run_in_thread(work, protocol.read_request, *arguments, threads=READER)
+
+    async def _setting(self, request: Request) -> dict[str, Any]:
+        """Return the JSON of a request that changes a setting, nothing without a body."""
+        body, _ = await self._body(request)
+        if len(body) > MAX_SETTING_BYTES:
+            raise messages.too_large(MAX_SETTING_BYTES)
+        return protocol.read_json(body) if body else {}
 
     async def _body(self, request: Request) -> tuple[Buffer, int]:
         """Return a body, unpacked, and its size as it was sent."""
@@ -179,9 +186,7 @@ class HttpFront:
             raise WireError("shared memory needs --option server.shared_memory=true", 404)
         self._check_right(request, "share memory")
         regions = system if parts[0] == "systemsharedmemory" else Regions(0)
-        body, _ = await self._body(request)
-        if len(body) > MAX_SETTING_BYTES:
-            raise messages.too_large(MAX_SETTING_BYTES)
+        setting = await self._setting(request)
         match get, parts[1:]:
             case True, ["status"]:
                 return messages.json_response(regions.status())
@@ -192,7 +197,7 @@ class HttpFront:
             case False, ["region", name, "unregister"]:
                 return messages.json_response(regions.unregister(name))
             case False, ["region", name, "register"] if regions is system:
-                about = map(protocol.read_json(body).get, ("key", "offset", "byte_size"))
+                about = map(setting.get, ("key", "offset", "byte_size"))
                 return messages.json_response(regions.register(name, *about))
         raise WireError(f"there is nothing at {brief(request.path.strip('/'))}", 404)
 
@@ -208,10 +213,7 @@ class HttpFront:
         self._check_right(request, "change the agent")
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named as JSON: send Content-Type: application/json", 415)
-        body, _ = await self._body(request)
-        if len(body) > MAX_SETTING_BYTES:
-            raise messages.too_large(MAX_SETTING_BYTES)
-        agent = protocol.read_json(body).get("agent")
+        agent = (await self._setting(request)).get("agent")
         if not isinstance(agent, str):
             raise WireError(f"agent must be a name, not {brief(agent)}")
         try:

@@ -182,9 +182,8 @@ class OpenLoop:
             ended, result.error = results.FAILED, reason(error)
         else:
             # Our server says with a refusal when to try again, and has other reasons for a 503.
-            unexplained = answer.status == 503 and b"retry_after_ms" not in answer.body
-            if unexplained and target.server == "sponge":
-                ended = results.FAILED
+            if answer.status == 503 and target.server == "sponge":
+                ended = ended if b"retry_after_ms" in answer.body else results.FAILED
             if ended == results.FAILED:
                 text = answer.body[:200].decode(errors="replace")
                 result.error = f"status {answer.status}: {text}"

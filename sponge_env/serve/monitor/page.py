@@ -94,10 +94,9 @@ def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[
         return exposition.TYPES[open_metrics], kept(int(time.monotonic()), open_metrics)
 
     resources = {
-        "/metrics": Resource(metrics_of, {"vary": "accept"}),
-        "/state": Resource(state_of),
+        "/metrics": Resource(metrics_of, {"vary": "accept"}), "/state": Resource(state_of),
         "/": Resource(lambda *_: (HTML, page()), page_headers(), open=True),
-    }
+    }  # fmt: skip
     with watched(engine, history):
         yield metrics, resources
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import grpc
@@ -36,7 +36,7 @@ OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
 LOCAL_METHODS = ("Load", "Unload", "Register", "Unregister", "MemoryStatus")
 """Ends of the methods that without a token are only for this machine."""
 HEAD_BYTES = 2**16  # Of a message beside its tensor
-SLOW_S = 3.0  # A message that takes longer gives way where all places to read are taken
+SLOW_S = 3.0  # A message that takes longer gives way to one that waits for a place
 STREAM_REQUESTS = 64  # Requests of one stream at a time
 
 
@@ -74,8 +74,7 @@ class RpcFront:
         self._front = front
         # gRPC tells nothing of a message before it is complete, so each may become the largest
         count = front.options.max_held_bytes // (COPIES * front.options.max_body_bytes)
-        places = (asyncio.Semaphore(max(1, count)) for _ in range(3))
-        self._reading, self._asking, self._streams = places
+        self._reading, self._streams = (Places(max(1, count)) for _ in range(2))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server passes calls to."""
@@ -114,9 +113,9 @@ class RpcFront:
                 if name.endswith(LOCAL_METHODS) and self._front.options.token is None:
                     check_from_here(context.peer(), headers)
                 timeout_s = self._front.options.body_timeout_s
-                turn = self._reading if name == "ModelInfer" else self._asking
                 # what a check of health says, nothing, need not be waited for
-                data = b"" if name in OPEN_METHODS else await receive(context, timeout_s, turn)
+                says = name not in OPEN_METHODS
+                data = await receive(context, timeout_s, self._reading) if says else b""
                 if data is None:
                     raise WireError("the call has no message")
                 with self._front.memory.holding(COPIES * len(data)):
@@ -246,16 +245,34 @@ def _sharing(regions: Regions) -> dict[str, Callable[[Front, Any], Any]]:
     }
 
 
-async def receive(
-    context: Context, timeout_s: float, turn: asyncio.Semaphore | None = None
-) -> bytes | None:
+class Places(asyncio.Semaphore):
+    """Places to read a message, which the slow leave to those who wait: one for each of these."""
+
+    waiting = leaving = 0
+
+    async def acquire(self) -> Literal[True]:
+        """Wait for a place."""
+        self.waiting += 1
+        try:
+            return await super().acquire()
+        finally:
+            self.waiting -= 1
+            self.leaving = min(self.leaving, self.waiting)
+
+    def gives_way(self) -> bool:
+        """Return whether who has a place, and is slow, has to leave it."""
+        self.leaving += (gives := self.waiting > self.leaving)
+        return gives
+
+
+async def receive(context: Context, timeout_s: float, turn: Places | None = None) -> bytes | None:
     """Return a call's next message, None after the last; taking too long is a WireError."""
     timer: asyncio.TimerHandle
 
     def check() -> None:
         nonlocal timer
         timer = loop.call_later(SLOW_S, check)
-        if turn is not None and turn.locked():  # who is slow gives way, as over HTTP
+        if turn is not None and not until.expired() and turn.gives_way():
             until.reschedule(loop.time())
 
     # gRPC buffers at most 64 KB of it before its turn.
