@@ -47,7 +47,6 @@ def suite_systems(count: int) -> tuple[Scenario, ...]:
     random, paths = np.random.default_rng(_SEED), cache_dir() / "systems" / f"{_SEED}"
     systems = ((paths / f"system-{k:03}.json", _CORES[k % len(_CORES)]) for k in range(count))
     drawn = (_random_system(random, *each) for each in systems)
-    # As in standard-v1, requests count from 330 s on, when controllers have seen a peak or two.
     return tuple(replace(s, warmup_s=330.0, duration_s=s.duration_s + 300.0) for s in drawn)
 
 
