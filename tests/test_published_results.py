@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "results"
-SUITES = "standard-v1 cold-v1 robust-v1 real-v1 stages-v1 systems-v1".split()
+SUITES = "standard-v1 cold-v1 robust-v1 real-v1 stages-v1 systems-v2".split()
 AGENTS = {"sponge-ip": ([0, 1] * 3, 8.0), "hpa": ([40, 41] * 3, 5.0), "fa2": ([0] * 6, 4.0)}
 
 

@@ -163,8 +163,7 @@ def test_every_agent_has_its_own_colour_and_the_same_runs_the_same_picture(tmp_p
 def test_legends_lie_inside_the_canvas(tmp_path, count):
     agents = [f"a-controller-{n}" for n in range(count - 1)] + ["my_controllers:" + 40 * "A"]
     played = {agent: ([n], 4.0) for n, agent in enumerate(agents)}
-    made = write_suite(tmp_path / "run", played, [COLD, WARM])
-    names = []
+    made, names = write_suite(tmp_path / "run", played, [COLD, WARM]), []
     for name, _, draw in _pictures(load_run(made).comparison):
         figure = draw()
         figure.draw_without_rendering()

@@ -166,7 +166,8 @@ def test_random_systems_are_cells_the_same_however_many_there_are(tmp_path, monk
     few, more = (suite(cells=(), systems=n, starts=("warm",)) for n in (3, 5))
     found = cells(more)
     assert cells(few) == found[:3]
-    assert [each.limits.total_cores for each in found] == [4, 8, 16, 32, 4]
+    of_each = [(each.limits.total_cores, each.warmup_s) for each in found]
+    assert of_each == [(n, 330.0) for n in (4, 8, 16, 32, 4)]
     assert len({scenario_profile(each).latency for each in found}) == 5
     assert [each.name for each in cells(suites.only(more, "*4+*"))] == ["system-004"]
     text = (kept := Path(found[0].profile)).read_text()

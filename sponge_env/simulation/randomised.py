@@ -30,7 +30,7 @@ _SLOWEST = 0.15
 _MOST_RPS, _BYTES_PER_S = 800.0, 3e6  # Highest rate, and the bandwidth for which payloads are drawn
 _KINDS = {"poisson": 0.15, "constant": 0.1, "bursty": 0.25, "flash-crowd": 0.25, "diurnal": 0.25}
 """Shares of the kinds of arrivals."""
-_SEED, _CORES = 100_000, (4, 8, 16, 32)  # Of the systems of suites; cores of their machines in turn
+_SEED, _CORES = 200_000, (4, 8, 16, 32)  # Of the systems of suites; cores of their machines in turn
 
 
 @contextmanager
@@ -46,7 +46,8 @@ def suite_systems(count: int) -> tuple[Scenario, ...]:
     """Return systems, the same however many follow; the cache folder keeps their profiles."""
     random, paths = np.random.default_rng(_SEED), cache_dir() / "systems" / f"{_SEED}"
     systems = ((paths / f"system-{k:03}.json", _CORES[k % len(_CORES)]) for k in range(count))
-    return tuple(_random_system(random, *each) for each in systems)
+    drawn = (_random_system(random, *each) for each in systems)
+    return tuple(replace(s, warmup_s=330.0, duration_s=s.duration_s + 300.0) for s in drawn)
 
 
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:

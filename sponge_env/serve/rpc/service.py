@@ -108,14 +108,13 @@ class RpcFront:
             began_s, headers = time.monotonic(), headers_of(context)
             trace = tuple((k.decode(), v.decode()) for k, v in join_trace(headers))
             try:
-                if name not in OPEN_METHODS:
+                if is_read := name not in OPEN_METHODS:
                     self._front.check_token(headers)
                 if name.endswith(LOCAL_METHODS) and self._front.options.token is None:
                     check_from_here(context.peer(), headers)
                 timeout_s = self._front.options.body_timeout_s
                 # what a check of health says, nothing, need not be waited for
-                says = name not in OPEN_METHODS
-                data = await receive(context, timeout_s, self._reading) if says else b""
+                data = await receive(context, timeout_s, self._reading) if is_read else b""
                 if data is None:
                     raise WireError("the call has no message")
                 with self._front.memory.holding(COPIES * len(data)):
