@@ -99,32 +99,25 @@ policies: setup  ## train the policies that ship, two at a time, two hours
 	  $(PY) train.py --agent $$agent "$$@" --run-dir $$run; touch $$run/whole; \
 	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'
 
-# The best constants on training seeds of a worker that is 1.25 times slower, and options of hpa
-# tuned for it, as "evaluate.py --suite live" and "python -m baselines.tune --suite live --agents
-# hpa" find them.
-HELD := --agent static hpa sponge-joint ppo-joint --option static.replicas=1 \
-  --option hpa.cores=2 --option hpa.min_replicas=7 --option hpa.target=0.8963 \
-  --option hpa.down_window_s=26.79 --option hpa.batch_slo_share=0.4096
-
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, two hours
 	@set -e; compare() { \
 	  $(PY) -m sponge_env calibrate --scenario $$2; \
-	  $(PY) train.py --agent $$7 --scenario $$2 $$6 --run-dir runs/fidelity/$$7-$$2; \
-	  $(PY) -m sponge_env.fidelity --scenario $$2 $$3 --agent $$4 --duration $$5 \
-	    --out runs/fidelity/$$1 --option $$7.policy=runs/fidelity/$$7-$$2/policy.safetensors; \
+	  $(PY) train.py --agent ppo --scenario $$2 --steps 2000000 $$4 --run-dir runs/fidelity/ppo-$$2; \
+	  $(PY) -m sponge_env.fidelity --scenario $$2 --agent $$3 ppo --duration 45 \
+	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$2/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
-	compare ocr ocr "" "sponge-ip sponge-mpc proportional-split ppo" 45 \
-	  "--also ocr-bursty --steps 2000000" ppo; \
-	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
-	  "--steps 2000000" ppo; \
-	held() { \
-	  $(PY) -m sponge_env.fidelity --scenario $$1 --start warm --seed 1 --duration 45 $(HELD) \
-	    --option static.cores=$$2 --option static.batch=$$3 --out runs/fidelity/$$1; \
-	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
-	}; \
-	held swing-local 11 3; held flash-crowd-local 14 2
+	compare ocr ocr "sponge-ip sponge-mpc proportional-split" "--also ocr-bursty"; \
+	compare variants variants-local "sponge-ip sponge-mpc slackfit" ""; \
+	$(PY) -m sponge_env calibrate; \
+	$(PY) -m baselines.tune --suite live --agents hpa --out runs/fidelity/hpa.json; \
+	for scenario in local swing-local flash-crowd-local; do \
+	  sizes=$$($(PY) -m benchmarks.live $$scenario runs/fidelity/hpa.json); \
+	  $(PY) -m sponge_env.fidelity --scenario $$scenario --start warm --seed 1 --duration 45 \
+	    --agent static hpa sponge-joint ppo-joint $$sizes --out runs/fidelity/$$scenario; \
+	  cp runs/fidelity/$$scenario/fidelity.json docs/fidelity-$$scenario.json; \
+	done
 
 docs: setup  ## write the generated pages again, and build the site in build/site
 	$(PY) -m benchmarks.results

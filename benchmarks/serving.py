@@ -1,4 +1,4 @@
-"""What the server costs beside bare ONNX Runtime, a relay of bytes, and Triton with the same model.
+"""What the server costs beside bare ONNX Runtime, and Triton with the same model.
 
     python -m benchmarks.serving [--triton PYTHON]
 
@@ -10,8 +10,6 @@ take turns, so that a drift of the machine's speed meets all alike.
 
 import gc
 import itertools
-import mmap
-import multiprocessing
 import os
 import socket
 import statistics
@@ -93,50 +91,6 @@ def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]
             return answer.as_numpy(outputs["name"])[0]
 
         yield call
-
-
-@contextmanager
-def relay(name: str, rows: Array) -> Iterator[tuple[int, Ask]]:
-    """Start the least that serves a model in a process of its own; yield its id and how to ask."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve_relay, args=(name, theirs))
-    process.start()
-    theirs.close()
-    with socket.create_connection(("127.0.0.1", ours.recv())) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        answer = np.empty((1, *efficientnet(name).outputs.shape), np.float32)
-
-        def call(at: int) -> Array:
-            connection.sendall(rows[at % len(rows)])
-            connection.recv_into(answer, 0, socket.MSG_WAITALL)
-            return answer[0]
-
-        yield int(process.pid or 0), call
-
-
-def serve_relay(name: str, started: Any) -> None:
-    """Pass bytes from the only client to the model and back, without HTTP, queue and deadlines."""
-    model, (near, far) = efficientnet(name), socket.socketpair()
-    likes = [np.empty((1, *each.shape), each.dtype) for each in (model.inputs, model.outputs)]
-    inputs, outputs = (np.ndarray(a.shape, a.dtype, mmap.mmap(-1, a.nbytes)) for a in likes)
-    if os.fork() == 0:
-        near.close()
-        os.sched_setaffinity(0, {MODEL_CPU})
-        session = onnx_session(model.path, threads=1)
-        while far.recv(1):
-            outputs[:] = run_onnx(session, inputs)
-            far.send(b"!")
-        os._exit(0)
-    far.close()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        started.send(listener.getsockname()[1])
-        connection, _ = listener.accept()
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    while connection.recv_into(inputs, 0, socket.MSG_WAITALL):
-        near.send(b"?")
-        near.recv(1)
-        connection.sendall(outputs)
 
 
 def check(calls: Mapping[str, Ask], count: int) -> None:
@@ -237,9 +191,7 @@ def measure(name: str, python: Path | None) -> None:
         servers = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
             servers.append(stack.enter_context(triton(python, TritonModel(name))))
-        pid, relayed = stack.enter_context(relay(name, rows))
-        calls: dict[str, Ask] = {BARE: bare, "relay of bytes": relayed}
-        pids = {"relay of bytes": pid}
+        calls, pids = {BARE: bare}, dict[str, int]()
         for server in servers:
             for kind, client in (
                 ("lean client", lean_client(server, rows)),

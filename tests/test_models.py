@@ -149,9 +149,7 @@ def test_a_replica_is_ready_only_for_threads_that_are_asked_for(tmp_path, monkey
 
 
 class Doubled(Model):
-    inputs = TensorSpec((2,))
-    outputs = TensorSpec((2,))
-    factor = 2
+    inputs, outputs, factor = TensorSpec((2,)), TensorSpec((2,)), 2
 
     def run(self, session, batch):
         return self.factor * batch
@@ -208,8 +206,7 @@ def test_the_reasons_for_all_tasks_fit_into_a_report():
 class Repeated(Model):
     """Leads to as many tasks as its first number says."""
 
-    inputs = TensorSpec((2,), "uint8")
-    outputs = TensorSpec((1, 2), "uint8")
+    inputs, outputs = TensorSpec((2,), "uint8"), TensorSpec((1, 2), "uint8")
     max_tasks = 3
 
     def run(self, session, batch):

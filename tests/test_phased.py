@@ -245,8 +245,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
     assert said[1].startswith("imitating programs before the first step, round 1 of ")
     kept = load_policy(first / POLICY_FILE)
     assert kept.info.partial
-    left = kept.info.planned - kept.info.steps
-    reports = []
+    left, reports = kept.info.planned - kept.info.steps, []
     resumed = plan(second, steps=left, start=kept, resumed=True)
     train(resumed, CONFIG, lambda *report: reports.append(report))
     assert reports[-1][0] == left

@@ -272,7 +272,7 @@ def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to():
 
 
 @pytest.mark.live
-def test_a_node_ends_with_all_that_it_has_started():
+def test_a_node_ends_with_all_that_it_has_started(caplog):
     node = NodeProcess("--model", "busy_model:Quick")
     pid = node.process.pid
     with closing(RemoteLauncher([QUICK], [node.address], "")) as launcher:
@@ -282,6 +282,7 @@ def test_a_node_ends_with_all_that_it_has_started():
         assert len(started) >= 1
         assert node.end() == 0
         assert next_event(replica).reason == f"node {node.address}: it closed the connection"
+        wait_until(lambda: f"going on without it for now: node {node.address}" in caplog.text)
         replica.close()
     assert not groups_of(pid)
     assert not [each for each in started if os.path.exists(f"/proc/{each}")]

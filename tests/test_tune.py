@@ -11,7 +11,9 @@ import baselines
 from baselines import tune, tuned_options
 from baselines.searches import SEARCHES, Range
 from baselines.tune import Task, tune_task
+from benchmarks import live
 from sponge_env import Scenario
+from sponge_env.cli import parse_options
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.metrics import MET
@@ -176,6 +178,10 @@ def test_script_writes_what_the_suite_reads(tmp_path, capsys, monkeypatch):
     (cell, _) = cells(load_suite(suite))
     assert tuned_options("hpa", cell) == {"target": 0.5}, "what was there stays"
     assert tuned_options("queue-rule", cell).keys() in ({*()}, {*SEARCHES["queue-rule"]})
+    monkeypatch.setattr(live, "load_suite", lambda _: load_suite(suite))
+    assert live.main(["short", str(out)]) == 0
+    sized = parse_options(capsys.readouterr().out.split()[1::2], ["static", "hpa"])
+    assert sized == {"static": {"cores": 0, "batch": 0, "replicas": 0}, "hpa": {"target": 0.5}}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {"hpa": {"a": {}}}}'])

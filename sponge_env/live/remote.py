@@ -25,6 +25,7 @@ from sponge_env.live.wire import Frame, Link, PeerError, TensorLayout
 LOG = logging.getLogger("sponge_env")
 
 SILENT_S, GONE_S = 0.3, 0.7  # Without a beat for so long a replica gets no work, and counts as dead
+WITHOUT_IT = "going on without it for now: %s"
 RETRY_S = 0.5  # Pause before a node is tried again
 
 
@@ -271,6 +272,7 @@ class Node:
     def watch(self, token: str, own: dict[str, Any], closed: threading.Event) -> None:
         """Connect to it again and again until that is closed."""
         while not closed.is_set():
+            before = str(self.error)
             try:
                 sock, self.facts = dial(self.address, token, own)
                 with sock:
@@ -285,6 +287,8 @@ class Node:
             except OSError as error:
                 self.error = UnreachableError(f"node {self.address} is silent: {error}")
             self.beats = False
+            if self.tried.is_set() and str(self.error) != before and not closed.is_set():
+                LOG.warning(WITHOUT_IT, self.error)
             self.tried.set()
             closed.wait(RETRY_S)
 
@@ -317,7 +321,7 @@ class RemoteLauncher(Stages):
                 if not (beating and isinstance(node.error, UnreachableError)):
                     self.close()
                     raise node.error
-                LOG.warning("going on without it for now: %s", node.error)
+                LOG.warning(WITHOUT_IT, node.error)
         self.limiter = "+".join(sorted({f"remote-{facts['limiter']}" for facts in beating}))
         self.period_s = max((facts["period_s"] for facts in beating), default=0.0)
         self.tick_s = max((facts["tick_s"] for facts in beating), default=0.0)
