@@ -181,7 +181,7 @@ def test_script_writes_what_the_suite_reads(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(live, "load_suite", lambda _: load_suite(suite))
     assert live.main(["short", str(out)]) == 0
     sized = parse_options(capsys.readouterr().out.split()[1::2], ["static", "hpa"])
-    assert sized == {"static": {"cores": 0, "batch": 0, "replicas": 0}, "hpa": {"target": 0.5}}
+    assert sized == {"static": {"cores": 2, "batch": 2, "replicas": 1}, "hpa": {"target": 0.5}}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {"hpa": {"a": {}}}}'])
