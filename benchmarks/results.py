@@ -159,8 +159,7 @@ def _texts(values: "pd.Series[float]", form: str) -> "pd.Series[str]":
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
-    runs = rows["run"].str.removeprefix("fidelity-")
-    rows = rows.assign(key=runs + ": " + rows["scenario"] + ", " + rows["agent"])
+    rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
     by_quantity = dict(iter(rows.set_index("key").groupby("quantity")))
     violations, cores = by_quantity["violation_rate"], by_quantity["mean_cores"]
     shown = {f"violations {k} [%]": _texts(violations[k], ".2f") for k in ("live", "simulated")}
@@ -169,7 +168,7 @@ def _fidelity(rows: pd.DataFrame) -> Table:
         differences = by_quantity[name]["difference"]
         shown[f"{metrics.column(name).heading} off by [%]"] = _texts(differences, "+.1f")
     texts = pd.DataFrame(shown, index=violations.index).fillna(MISSING)
-    return Table(["run: scenario, controller", *texts.columns], list(texts.itertuples()))
+    return Table(["scenario, controller", *texts.columns], list(texts.itertuples()))
 
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
