@@ -130,8 +130,7 @@ def test_requests_given_to_one_environment_leave_the_others_alone():
     batch = BatchSimulator([few, many], np.array([0, 0]))
     observations, allocations = np.zeros((2, OBS_DIM), np.float32), np.full((2, 3), 8)
     batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
-    alone = [batch.step(allocations)[1][0] for _ in range(10)]
-    small = batch._arrays.requests.nbytes
+    alone, small = [batch.step(allocations)[1][0] for _ in range(10)], batch._arrays.requests.nbytes
     batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
     batch.step(allocations)
     batch.assignment[1] = 1

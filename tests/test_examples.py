@@ -34,8 +34,7 @@ def example(name):
 
 
 def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(capsys):
-    script = example("cleanrl_ppo")
-    size = ["--num-envs", "2", "--num-steps", "64"]
+    script, size = example("cleanrl_ppo"), ["--num-envs", "2", "--num-steps", "64"]
     assert len(script.main(["--env-id", "CartPole-v1", "--total-timesteps", "512", *size])) > 5
     capsys.readouterr()
     script.main(["--env-id", "SpongeDiscrete-v0", "--total-timesteps", "256", *size])

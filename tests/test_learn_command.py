@@ -128,8 +128,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_what_it_reached(monkeypat
     assert main([*more.split(), "--run-dir", "runs/two"]) == 0
     info = load_policy(Path("runs/two/policy.safetensors")).info
     assert (info.planned, info.partial) == (64, False)
-    printed = capsys.readouterr().out
-    reached = r"\d+\.\d{3}% missed on \d+\.\d\d cores"
+    printed, reached = capsys.readouterr().out, r"\d+\.\d{3}% missed on \d+\.\d\d cores"
     reached = f"^reached      {reached}; the program sponge-mpc {reached}$"
     assert re.search(reached, printed, re.MULTILINE)
     assert f"{follow}\n" in printed, "the newest is found by itself"

@@ -149,8 +149,7 @@ def test_a_killed_worker_costs_no_request(scenario_file):
 
 def serves_again(run):
     """Tell whether requests met their deadlines in an interval after that of a restart."""
-    restarts = np.cumsum([0.0, *followed(run, "restarts")])
-    on_time = followed(run, "on_time")
+    restarts, on_time = np.cumsum([0.0, *followed(run, "restarts")]), followed(run, "on_time")
     return any(before and served for before, served in zip(restarts, on_time, strict=False))
 
 

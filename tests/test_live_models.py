@@ -34,8 +34,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
     launcher = LocalLauncher([LiveConfig(batch_max=2, variants=("ocr-det-v5", "ocr-det-v6"))])
     with closing(launcher), closing(launcher.launch(0, 1.0, full_speed=True)) as replica:
         assert isinstance(next_event(replica), Ready)
-        images = {len(image.lines): image.pixels for image in map(draw, range(40))}
-        crops = []
+        images, crops = {len(image.lines): image.pixels for image in map(draw, range(40))}, []
         for variant in (0, 1):
             replica.start(variant, [images[3], images[0]], variant)
             assert next_event(replica).batch_id == variant

@@ -36,8 +36,7 @@ def distributions(module):
 
 def imported_modules():
     """Return the foreign top-level modules that the packages import, each with a file."""
-    ours = {"sponge_env", "agents", "baselines", *sys.stdlib_module_names}
-    found = {}
+    ours, found = {"sponge_env", "agents", "baselines", *sys.stdlib_module_names}, {}
     for package in ("sponge_env", "agents", "baselines"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):

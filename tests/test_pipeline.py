@@ -55,8 +55,7 @@ def model_of(scenario, system):
         stages.append(StageModel(tables_s, accuracies, *own))
 
     def fan_out(row, k, done):
-        ends = np.cumsum(system.plan.stages[k].tasks)
-        drawn = mixed_uniform(key, row, k, done)
+        ends, drawn = np.cumsum(system.plan.stages[k].tasks), mixed_uniform(key, row, k, done)
         return min(int(np.searchsorted(ends, drawn, side="right")), len(ends) - 1)
 
     first = (stage.initial for stage in scenario.stages)

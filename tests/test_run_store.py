@@ -229,8 +229,7 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
 @settings(max_examples=30)
 @given(intervals=st.lists(INTERVALS, min_size=1, max_size=4))
 def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
-    folder = tmp_path_factory.mktemp("intervals")
-    values = attrgetter(*names(IntervalMetrics))
+    folder, values = tmp_path_factory.mktemp("intervals"), attrgetter(*names(IntervalMetrics))
     write_table(folder / "a.parquet", interval_columns(RUN, to_columns(intervals)))
     frame = pd.read_parquet(folder / "a.parquet")
     parquet = frame[list(names(IntervalMetrics))].to_numpy()

@@ -51,8 +51,7 @@ def asked(rows, **tensor):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_datatype_there_and_back(dtype):
-    rows = values(dtype)
-    serves = served(TensorSpec((2, 2), dtype), TensorSpec((2, 2), dtype))
+    rows, serves = values(dtype), served(TensorSpec((2, 2), dtype), TensorSpec((2, 2), dtype))
     head = asked(rows, parameters={"binary_data_size": rows.nbytes})
     message = MESSAGES["ModelInferRequest"]()
     message.inputs.add(name="input", datatype=DATATYPES[dtype], shape=rows.shape)

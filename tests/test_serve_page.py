@@ -115,8 +115,7 @@ def test_the_script_of_the_page(served, tmp_path):
     else:
         story.play(200)
     (script,) = re.findall(r"<script>(.*?)</script>", page().decode(), re.DOTALL)
-    stub = Path(__file__).with_name("page_document.js").read_text()
-    program = tmp_path / "page.js"
+    stub, program = Path(__file__).with_name("page_document.js").read_text(), tmp_path / "page.js"
     program.write_text(stub.replace("/* the page's script */", script))
     now = state(story.engine, story.history).decode()
     done = subprocess.run(["node", program], input=now, capture_output=True, text=True, check=True)

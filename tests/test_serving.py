@@ -143,8 +143,7 @@ def test_core_and_reference_keep_the_same_account(cores, phase, wake_s, resume_s
     costs = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}
     quota = QuotaService(PERIOD_S, (0.02,), 0.0, tick_s=TICK_S, **costs)
     core = CoreService(quota, UNIT, cores, phase)
-    reference = QuotaBucket(quota, np.array([0.02]), UNIT, cores, phase)
-    now_s = 0.0
+    reference, now_s = QuotaBucket(quota, np.array([0.02]), UNIT, cores, phase), 0.0
     for gap_s, move, number in moves:
         now_s += gap_s
         if move in ("start", "load"):

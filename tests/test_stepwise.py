@@ -81,8 +81,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit():
 
 
 def test_a_rate_beyond_what_an_observation_shows_is_counted():
-    state = PolicyState([SPEC], Form(1, BATCHES))
-    row = np.zeros((1, JOINT.obs_dim), np.float32)
+    state, row = PolicyState([SPEC], Form(1, BATCHES)), np.zeros((1, JOINT.obs_dim), np.float32)
     row[0, JOINT.fields.index("arrivals_last")] = CLIP
     state.see(row, np.array([[0.0, 0.0, 0.0, 8 * SPEC.first.capacity_rps * SPEC.interval_s]]))
     assert state.seen[0, INPUTS.index("arrivals_mean_3s")] == pytest.approx(8)

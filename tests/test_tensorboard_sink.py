@@ -91,8 +91,7 @@ def test_the_table_names_the_run_and_compares_values_that_are_written(events):
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 2048, 6000])
 def test_tensorboard_reads_back_what_was_added(tmp_path, size):
-    content = np.random.default_rng(size).bytes(size)
-    file = EventFile(tmp_path / "run")
+    content, file = np.random.default_rng(size).bytes(size), EventFile(tmp_path / "run")
     (path,) = (tmp_path / "run").iterdir()
     added = [Event(step=step, wall_time=1.0 + step, graph_def=content) for step in range(3)]
     for event in added:

@@ -1,6 +1,7 @@
 """The vector environments behave like Gymnasium's and Stable-Baselines3's own."""
 
 import dataclasses
+import multiprocessing
 import pickle
 
 import gymnasium
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
+from machine import PATIENCE_S
 from scenarios import CONTROLLED, SHORT
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -120,6 +122,13 @@ def test_a_pickled_copy_goes_on_where_the_environments_are():
         expected, found = (each.step(np.full((3, 2), k)) for each in (envs, copy))
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
+    envs.simulator._step_s = np.inf  # so that all threads work, which a fork has not
+    forked = multiprocessing.get_context("fork").Process(target=envs.step, args=(np.eye(3, 2),))
+    forked.start()
+    again = pickle.loads(pickle.dumps(copy)).reset(seed=1)[0]
+    np.testing.assert_array_equal(again, envs.reset(seed=1)[0])
+    forked.join(PATIENCE_S)
+    assert forked.exitcode == 0
 
 
 def test_returned_arrays_are_not_written_to_again():
@@ -131,6 +140,10 @@ def test_returned_arrays_are_not_written_to_again():
     for step, (observations, offered) in zip(steps, before, strict=True):
         np.testing.assert_array_equal(step[0], observations)
         np.testing.assert_array_equal(step[4]["offered"], offered)
+    last = envs.step(np.full((3, 2), 1))[0]
+    last[:], expected = 0.0, last.copy()
+    kept = envs.reset(options={"reset_mask": np.array([True, False, False])})[0]
+    np.testing.assert_array_equal(kept[1:], expected[1:])
 
 
 OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limits, cores=8))
@@ -180,15 +193,18 @@ def test_bad_options_of_a_reset_are_refused(options, words):
 
 @pytest.mark.parametrize(
     ("actions", "words"),
-    [(np.full((3, 2), 16), "between 1 and"), (np.full((3, 2), -1), "between 1 and"),
+    [(np.full((3, 2), 16), r"actions .* 0 and \[15, 15\]"), (np.full((3, 2), -1), "between 0 and"),
      (np.full((3, 2), 6.5), "must be whole numbers"),
      (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)")],
 )  # fmt: skip
 def test_actions_outside_the_space_are_refused(actions, words):
     envs, same = vector_env(), vector_env()
-    with pytest.raises(RuntimeError, match="call reset"):
-        envs.step(np.zeros((3, 2), np.int64))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="call reset"):
+            envs.step(np.zeros((3, 2), np.int64))
+        envs.reset(options={"reset_mask": np.array([True, False, False])})
     envs.reset(seed=0)
+    assert envs.np_random_seed == 0
     with pytest.raises(ConfigError, match=words):
         envs.step(actions)
     same.reset(seed=np.int64(0))
@@ -247,14 +263,14 @@ def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name):
         mine, yours = ours.step(actions), theirs.step(actions)
         for one, other in zip(mine[:3], yours[:3], strict=True):
             np.testing.assert_array_equal(one, other)
+        assert len(set(map(id, mine[3]))) == 3
         for one, other, done in zip(mine[3], yours[3], mine[2], strict=True):
             assert bool(one) == done
             if done:
                 assert one["TimeLimit.truncated"] == other["TimeLimit.truncated"]
                 assert one["episode"]["l"] == other["episode"]["l"]
                 assert one["episode"]["r"] == pytest.approx(other["episode"]["r"], abs=1e-5)
-                last = one["terminal_observation"], other["terminal_observation"]
-                np.testing.assert_array_equal(*last)
+                np.testing.assert_array_equal(*(i["terminal_observation"] for i in (one, other)))
         masks = [np.stack(envs.env_method("action_masks")) for envs in (ours, theirs)]
         np.testing.assert_array_equal(*masks)
         np.testing.assert_array_equal(ours.env_method("action_masks", indices=1), masks[1][[1]])

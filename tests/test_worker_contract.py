@@ -82,8 +82,7 @@ FULL = Allocation(cores=CORES, batch=BATCH)
 def test_a_batch_comes_back_whole_and_in_time_order(make_rig):
     rig = make_rig(FULL)
     assert rig.worker.idle() == 1
-    batch = rig.batch(3)
-    started_s = rig.worker.now()
+    batch, started_s = rig.batch(3), rig.worker.now()
     rig.worker.start(batch)
     assert rig.worker.idle() == 0
     with pytest.raises(RuntimeError, match="no replica is idle"):

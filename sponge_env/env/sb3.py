@@ -22,8 +22,6 @@ except ModuleNotFoundError:
     require_extra("train", __name__)
     raise
 
-_NOTHING: dict[str, Any] = {}  # Info of every environment whose episode goes on: one object for all
-
 
 class SpongeVecEnv(VecEnv):
     """``num_envs`` times ``Sponge-v0``, or another kind of control, stepped at once.
@@ -58,11 +56,12 @@ class SpongeVecEnv(VecEnv):
         self._returns[:] = 0.0
         seeds = [reset_options(own).get("episode_seed") for own in self._options]
         fixed = {"episode_seed": seeds}
-        self._observations, infos = self._envs.reset(seed=self._seeds, options=fixed)
+        observations, infos = self._envs.reset(seed=self._seeds, options=fixed)
+        self._observations = observations.copy()
         self.reset_infos = [{"episode_seed": seed} for seed in infos["episode_seed"].tolist()]
         self._reset_seeds()
         self._reset_options()
-        return self._observations
+        return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Take the actions of the next step, (num_envs, choices)."""
@@ -74,7 +73,7 @@ class SpongeVecEnv(VecEnv):
         self._returns += self.metrics["reward"]
         simulator = self._envs.simulator
         ended = simulator.over.copy()
-        infos = [_NOTHING] * self.num_envs
+        infos = [dict[str, Any]() for _ in range(self.num_envs)]
         if ended.any():
             for i in np.flatnonzero(ended):
                 ends = {"terminal_observation": observations[i].copy(), "TimeLimit.truncated": True}
@@ -82,7 +81,7 @@ class SpongeVecEnv(VecEnv):
                 infos[i] = ends | {"episode": whole | {"t": float(self.metrics["time_s"][i])}}
             self._returns[ended] = 0.0
             self._envs.begin(ended, observations)
-        self._observations = observations
+        self._observations = observations.copy()
         return observations, self.metrics["reward"].astype(np.float32), ended, infos
 
     def close(self) -> None:

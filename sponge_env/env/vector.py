@@ -100,6 +100,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
+        self._all_begun = False  # Whether every environment was reset
         self._allocations, _ = allocations(num_envs, len(spec.stages))
         self._shape = num_envs, len(self.control.parts)
         # What a reset by mask returns for the environments that it leaves alone.
@@ -130,9 +131,11 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         for i in np.flatnonzero(chosen).tolist():
             if seed[i] is not None or self._randoms[i] is None:
                 self._randoms[i] = np_random(seed[i])[0]
+        super().reset(seed=seed[0])
+        self._all_begun = None not in self._randoms
         fixed, observations = options.get("episode_seed"), self._observations.copy()
         self.begin(chosen, observations, episode_seeds(fixed, self.num_envs))
-        self._observations = observations
+        self._observations = observations.copy()
         return observations, _batched(np.zeros(self.num_envs, METRICS), self._seeds, chosen)
 
     def step(
@@ -161,7 +164,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             self.begin(restarts, observations)
             metrics = metrics.copy()
             metrics[restarts] = np.zeros((), METRICS)
-        self._observations = observations
+        self._observations = observations.copy()
         never, everyone = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         infos = _batched(metrics, self._seeds, everyone) | final
         return observations, reward, never, ended.copy(), infos
@@ -187,7 +190,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
 
     def serve(self, actions: ArrayLike) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""
-        if self._randoms[0] is None:
+        if not self._all_begun:
             raise RuntimeError("call reset before anything else")
         actions = np.asarray(actions)
         if actions.shape != self._shape:
@@ -195,7 +198,11 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
             raise ConfigError("actions must be whole numbers")
         self.control.write(actions, self._allocations)
-        return self.simulator.step(self._allocations)
+        try:
+            return self.simulator.step(self._allocations)
+        except ConfigError:
+            most = (self.single_action_space.nvec - 1).tolist()
+            raise ConfigError(f"actions must lie between 0 and {most}") from None
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

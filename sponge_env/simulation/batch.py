@@ -1,5 +1,6 @@
 """The batch simulator: many environments in arrays, stepped by compiled code."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,12 +118,10 @@ class BatchSimulator:
         """
         self.num_envs = count = len(assignment)
         for name, value in (
-            ("the number of environments", count),
-            ("the number of scenarios", len(scenarios)),
-            ("queue_capacity", queue_capacity),
-            ("threads", threads),
+            ("the number of environments", count), ("the number of scenarios", len(scenarios)),
+            ("queue_capacity", queue_capacity), ("threads", threads),
             ("the number of steps", intervals_max),
-        ):
+        ):  # fmt: skip
             require(value is None or value >= 1, name, value, "at least 1")
         self.scenarios, self.assignment = tuple(scenarios), assignment
         self._obs_dim, self._workloads = obs_dim, workloads
@@ -153,6 +152,7 @@ class BatchSimulator:
         self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()  # Whose threads the pool has
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but the threads, and what is another view of memory."""
@@ -175,7 +175,8 @@ class BatchSimulator:
         chosen = _array("chosen", chosen, np.bool_, (self.num_envs,))
         seeds = _array("episode_seeds", episode_seeds, np.int64, (self.num_envs,))
         scenarios = _array("assignment", self.assignment, np.int64, (self.num_envs,))
-        if _array("out", out, np.float32, (self.num_envs, self._obs_dim)) is not out:
+        _array("out", out, np.float32, (self.num_envs, self._obs_dim))
+        if out.dtype != np.float32 or not out.flags.carray:
             raise ValueError("out must be a contiguous float32 array, to be written to")
         least = int(seeds.min())
         require(least >= 0, "every episode seed", least, "at least 0")
@@ -266,8 +267,10 @@ class BatchSimulator:
         """Share the environments among threads; this one works, too. Return the CPU time of all."""
         threads = int(max(1, min(self.threads, self._step_s / WORTH_S)))
         edges = [self.num_envs * k // threads for k in range(threads + 1)]
-        if threads > 1 and self._pool is None:
+        if threads > 1 and (self._pool is None or self._process != os.getpid()):
+            # a fork has its parent's pool, without the threads
             self._pool = ThreadPoolExecutor(self.threads - 1, "sponge-vector")
+            self._process = os.getpid()
         others = [
             self._pool.submit(kernel, self._arrays, *edges[k : k + 2], *arguments)
             for k in range(1, threads)
