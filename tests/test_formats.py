@@ -270,6 +270,8 @@ def test_a_file_that_cannot_be_read(load, tmp_path):
      (read_bandwidth, "5\n5\n5\n", "3 packets until 5 ms are no link: rates"),
      (read_bandwidth, "1000000\n2000000\n", "2 packets until 2000000 ms are no link: rates"),
      (read_arrivals, "0\n0\n", "needs at least one request"),
+     (read_arrivals, "arrival_s\n0\n1e-308\n", "needs at least two requests"),
+     (read_bandwidth, "time_s,bandwidth_bytes_per_s\n0,1\n1,1e308\n", "must not be infinite"),
      (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests")],
 )  # fmt: skip
 def test_a_trace_of_nothing(load, content, reason, written):

@@ -65,8 +65,7 @@ def test_a_pod_is_read_as_the_api_shows_it():
     running = [cpu("sidecar", "2"), cpu("main", "250m")]
     status = {"podIP": "10.0.0.7", "conditions": conditions, "containerStatuses": running}
     meta = {"name": "a", "generation": 3, "deletionTimestamp": "now"}
-    whole = {"metadata": meta, "spec": spec, "status": status}
-    address = "10.0.0.7", 7700
+    whole, address = {"metadata": meta, "spec": spec, "status": status}, ("10.0.0.7", 7700)
     assert read_pod(whole) == Pod("a", 3, "main", "n1", address, True, True, 1000, 250, "Deferred")
     assert not read_pod(whole | {"status": {}}).ready
     with pytest.raises(WorkerError, match="container main of pod a names no port"):

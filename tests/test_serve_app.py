@@ -196,7 +196,7 @@ def test_later_controllers_are_registered_ones():
     own = controllers("test_serve_engine:Fixed", {})
     assert type(own("test_serve_engine:Fixed")).__name__ == "Fixed"
     for name in ("oracle", "fixed-fleet"):
-        with pytest.raises(ConfigError, match=f"^{name} needs to know the requests in advance"):
+        with pytest.raises(ConfigError, match=f"^{name} is made for requests that are known"):
             controllers(name, {})
 
 

@@ -35,8 +35,7 @@ def packs(sizes, nodes):
 class Machine(FakeLauncher):
     """Has so many core units; once it is watched, no limit and no launch may ask for more."""
 
-    watched = False
-    nodes = (TOTAL,)
+    watched, nodes = False, (TOTAL,)
 
     @property
     def open(self):

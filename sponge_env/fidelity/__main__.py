@@ -26,7 +26,7 @@ COMMAND = ("python", "-m", "sponge_env.fidelity")
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = cli.Parser(prog="sponge fidelity", description=__doc__)
+    parser = cli.Parser(prog="sponge fidelity", description=__doc__.split(":")[0])
     add, agents = parser.add_argument, list(load_suite("quick").agents)
     text = "registered controllers, or your own as module:Class (default: those of the suite quick)"
     add("--agent", nargs="+", default=agents, metavar="NAME", help=text)

@@ -104,7 +104,7 @@ def _parser() -> cli.Parser:
         "(default: that of the model)")  # fmt: skip
     agent = imported(f"{bundled('agents')}:SERVING")
     add("--agent", default=agent, metavar="NAME",
-        help=f"agent in charge: any of sponge list but the bounds (default: {agent})")  # fmt: skip
+        help=f"agent in charge: of sponge list but bounds, fixed-* (default: {agent})")  # fmt: skip
     add("--policy", metavar="FILE", help="policy of the learned agent (default: the shipped one)")
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE",
         help="setting of the agent or the server, e.g. static.cores=5, server.max_rows=64; "

@@ -91,7 +91,7 @@ def controllers(agent: str, given: Mapping[str, Mapping[str, Any]]) -> Callable[
     registry, (entries, _) = known_controllers(), chosen([agent])
     first = next(iter(entries.values()), None)
     if first is None or first.constant:
-        raise ConfigError(f"{agent} needs to know the requests in advance, so it cannot serve")
+        raise ConfigError(f"{agent} is made for requests that are known, so it cannot serve")
 
     def make(name: str) -> Controller:
         if name == agent:
