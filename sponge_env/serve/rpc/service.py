@@ -245,7 +245,7 @@ def _sharing(regions: Regions) -> dict[str, Callable[[Front, Any], Any]]:
 
 
 class Places(asyncio.Semaphore):
-    """Places to read a message, which the slow leave to those who wait: one for each of these."""
+    """Places to read messages; a slow reader leaves its place to one that waits."""
 
     waiting = leaving = 0
 
@@ -259,7 +259,7 @@ class Places(asyncio.Semaphore):
             self.leaving = min(self.leaving, self.waiting)
 
     def gives_way(self) -> bool:
-        """Return whether who has a place, and is slow, has to leave it."""
+        """Return whether a slow reader has to leave its place: one for each that waits."""
         self.leaving += (gives := self.waiting > self.leaving)
         return gives
 
