@@ -14,20 +14,18 @@ from sponge_env.core.compiled import compiled, entry_point, inlined
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.packing import most_cores
 
-from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
+from .rates import SAMPLES, SMOOTHED, PastRates, pairwise_sum, rate_samples, smoothed
 
 _BUSY = 0.5  # Share of what one core serves from which a second replica is worth its core
 BATCH_SHARE = 0.4  # Longest batch to plan with, relative to the SLO
 _COLD_STARTS_AHEAD = 6
 _KEPT = 600  # Intervals for which a second replica is held after it was last worth its core
-_REMEMBERED = 3600  # Past intervals whose rates are remembered
 _OVERLOAD = 10.0  # Cost of each missing core, of the CPU or of the largest allocation for the rate
 _SOON = 1.5  # Latest end of a backlog over the earliest possible: starting replicas take cores
 
-_PEAK_S, _PEAK_AGO_S, _PEAK_ROOM = 5.0, 300.0, 1.1
-"""With all cores of the machine, the fleet must be able to serve the highest rate over so many
-seconds in the last minutes (or two cold starts, if longer), with room for a higher one: peaks come
-again, and cores come in time for them, but replicas do not."""
+_PEAK_ROOM = 1.1
+"""With all cores of the machine, the fleet must be able to serve the highest peak that is expected
+again, with room for a higher one: cores come in time for it, but replicas do not."""
 _RISES_ON, _BY_CHANCE = 3.0, 2.0
 """Cold starts for which a rise of the rate is taken to go on, and standard deviations of Poisson
 arrivals that do not count as a rise. Replicas that start in time take no cores from busy ones. What
@@ -323,15 +321,15 @@ class FleetPlanner:
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
         usual, reluctance = _IN_PIPELINE if in_pipeline else _ALONE
         sizes, cores_max = spec.most_replicas(cores=1), spec.first.cores_max
-        ready_s = spec.resize_delay_s + spec.first.cold_start_s
         alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
         self._fewest = min(_FEWEST if alone else 1, sizes)
         self._config, self._spec = config, spec
-        self._cold_start = max(1, round(ready_s / spec.interval_s))
+        self._past = PastRates(spec)
+        ready_s = spec.resize_delay_s + spec.first.cold_start_s
         self._fleet = FleetTables(
             sizes=sizes, nodes=np.array(spec.nodes), cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual), reluctance=reluctance,
-            slo_s=float(spec.slo_s), cold_start_s=float(self._cold_start * spec.interval_s),
+            slo_s=float(spec.slo_s), cold_start_s=float(self._past.cold_start * spec.interval_s),
             in_pipeline=in_pipeline, serves_rps=np.empty((2, cores_max)),
             step=np.empty((sizes, sizes)), value=np.empty((2, sizes)),
             samples=np.empty((3, 2 * SAMPLES)), at_once=2 * ready_s <= spec.interval_s,
@@ -340,42 +338,37 @@ class FleetPlanner:
         one = np.ones(1)
         nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, 1, one, False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
-        self._rates_rps = np.empty(0)
-        self._peak = math.ceil(_PEAK_S / spec.interval_s)
-        # A cold start before the one for which a rise is kept, or chance would go beyond all known.
-        self._peak_ago = max(math.ceil(_PEAK_AGO_S / spec.interval_s), 2 * self._cold_start)
         self.overloaded = False  # Whether more were asked for because the ready ones are too few
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
         # More replicas help no hopeless requests; which of the first view's were is not known.
         news = view.first.arrivals
-        if self._rates_rps.size:
+        if self._past.rates.size:
             hopeless = 0 if view.last is None or self._fleet.in_pipeline else view.last.hopeless
             news = np.maximum(news[-1:] - hopeless, 0)
-        known_rps = self._rates_rps[1 - _REMEMBERED :]
-        self._rates_rps = np.concatenate([known_rps, news / self._spec.interval_s])
+        self._past.add(news / self._spec.interval_s)
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""
-        fleet, current, rates_rps = self._fleet, view.allocation.replicas, self._rates_rps
+        fleet, current, past = self._fleet, view.allocation.replicas, self._past
         serving, lasting_rps = max(view.first.replicas_ready, 1), -1.0
         loading_s = max(self._spec.first.cold_start_s, 1e-9)
         starting = [min(left_s / loading_s, 1.0) for left_s in view.first.starting_s]
         wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.sizes
         if windows := self._config.overload_windows:
             # A burst after an outage of the network lasts an interval or two.
-            lasting = rates_rps[-windows:]
+            lasting = past.rates[-windows:]
             lasting_rps = float(lasting.mean()) if fleet.in_pipeline else min(lasting.tolist())
-        smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
+        smooth_rps, waiting = smoothed(past.rates), view.first.queued_deadlines_s.size
         last = view.last
         missing = last is not None and last.avoidable_violations > _MISSED * last.offered
-        coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
+        coming_rps = rate_samples(smooth_rps, 2 * past.cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.sizes])
-        known = rates_rps[-self._peak_ago :], self._peak, self._cold_start, coming_rps
+        known = past.rates[-past.peak_ago :], past.peak, past.cold_start, coming_rps
         moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
-        if fleet.in_pipeline and rates_rps.size < self._cold_start:
+        if fleet.in_pipeline and past.rates.size < past.cold_start:
             desired = max(desired, current)  # give up nothing: too little is known
         highest_rps = np.maximum.reduce(smooth_rps[-(_KEPT - SMOOTHED + 1) :])
         busy = highest_rps > _BUSY * fleet.serves_rps[0, 0]

@@ -137,15 +137,13 @@ class SystemModel:
             arrivals = 0  # what comes later to the next stages is not forecast
         return states
 
-    def _running(
-        self, k: int, row: int, stage: StageView, replicas: int, now_s: float
-    ) -> FloatArray:
+    def _running(self, k: int, row: int, stage: StageView, count: int, now_s: float) -> FloatArray:
         """Return when each replica is free, and what it runs; see :attr:`StageLoad.running`."""
-        # A running batch has the margin, too. Of more batches than replicas, those that end last
+        # A running batch has the margin, too. Of more batches than count, those that end last
         # are taken to stay. If no replica is ready, those that start serve once they are.
-        ready, cores, batches = min(stage.replicas_ready, replicas), stage.cores_in_force, []
+        ready, cores, batches = min(stage.replicas_ready, count), stage.cores_in_force, []
         if not ready:
-            starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
+            starting = [(starts_s, 0) for starts_s in stage.starting_s[:count]]
             return np.array(starting or [(0.0, 0)], np.float64)
         fit, margin = self._fits[k][row], self._margins[k][row]
         for batch in stage.running:

@@ -33,6 +33,12 @@ _WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]
 SAMPLES = 64  # Rates that stand for the distribution of the coming ones
 _ERROR_PRIOR = 10  # Intervals without a forecast error that the first ones count against
 _ERRORS_MAX = 300  # Intervals that count at most
+REMEMBERED = 3600  # Past intervals whose rates are remembered
+_PEAK_S, _PEAK_AGO_S = 5.0, 300.0
+"""Seconds of a peak, and for how long it is expected again (or two cold starts, if longer)."""
+_FORGOTTEN, _AGAIN = 1.5, 1.25
+"""A peak so many times the highest that is expected, which came before these, was forgotten too
+soon: from then on peaks are expected for so many times as long as it took to come again."""
 
 
 class Forecast(NamedTuple):
@@ -127,6 +133,31 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     errors = after[::every] - phi * before[::every]
     samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
     return samples
+
+
+class PastRates:
+    """Remembers rates, and how long ago peaks were that are expected to come again."""
+
+    def __init__(self, spec: SystemSpec) -> None:
+        """Start with none, and the usual time."""
+        ready_s = spec.resize_delay_s + spec.first.cold_start_s
+        self.peak = math.ceil(_PEAK_S / spec.interval_s)
+        self.cold_start = max(1, round(ready_s / spec.interval_s))
+        # A cold start before the one for which a rise is kept, or chance would go beyond all known.
+        self.peak_ago = max(math.ceil(_PEAK_AGO_S / spec.interval_s), 2 * self.cold_start)
+        self.rates, self._means = np.empty(0), np.empty(0)
+
+    def add(self, rates: FloatArray) -> None:
+        """Take in the last interval's rate; at first, all known ones."""
+        self.rates = np.append(self.rates[1 - REMEMBERED :], rates)
+        mean = self.rates[-self.peak :].mean()
+        # What the rise itself has brought so far is left out.
+        expected = self._means[-self.peak_ago : -self.peak - self.cold_start]
+        if expected.size and mean >= _FORGOTTEN * expected.max():
+            before = np.flatnonzero(self._means[: -self.peak_ago] >= mean)
+            for ago in (self._means.size - before)[-1:]:
+                self.peak_ago = min(math.ceil(_AGAIN * ago), REMEMBERED)
+        self._means = np.append(self._means[1 - REMEMBERED :], mean)
 
 
 class ForecastError:

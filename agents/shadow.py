@@ -20,8 +20,8 @@ from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 from sponge_env.packing import places
 
 from .fleet import BATCH_SHARE
+from .rates import REMEMBERED, PastRates
 
-_MEMORY_S = 300.0  # How long misses count, since peaks come again
 _ALLOWED = 0.0005  # Share of requests that a constant, or the controller itself, may have missed
 _CAUTION = 1.03  # Batches are taken to last so many times as long: the next peak may be higher
 _SLOW = 0.25  # Delay of a resize, in intervals, from which a constant is always held
@@ -117,12 +117,13 @@ class ShadowFleets:
         """
         self._spec, self._fastest_s = spec, float(measured_s.min())
         sizes = np.array([*_sizes(spec, measured_s)])
-        count, memory = len(sizes), math.ceil(_MEMORY_S / spec.interval_s)
-        self._last = np.zeros(count + 2, np.int64)
-        """What the fleets and the own decisions missed in the last interval, and was offered."""
-        self._counts = np.zeros((memory, count + 2), np.int64)
+        count, self._past = len(sizes), PastRates(spec)
+        self._last, self._sums = np.zeros((2, count + 2), np.int64)
+        """What the fleets and the own decisions missed in the last interval, and was offered; and
+        the sums of the intervals whose peaks are expected to come again."""
+        most = max(REMEMBERED, self._past.peak_ago)
+        self._counts = np.zeros((most + 1, count + 2), np.int64)
         """(intervals, fleets + 2) the same of each; the latest overwrite the oldest."""
-        self._sums = np.zeros(count + 2, np.int64)
         self._fleets = ShadowState(
             sizes, np.full((count, spec.first.replicas_max), -math.inf), np.zeros((count, _QUEUE)),
             np.zeros((count, 2), np.int64), self._last[:-2], spec.drops_early,
@@ -142,11 +143,14 @@ class ShadowFleets:
         due_s, from_s = came_s + view.budgets_s[possible], view.now_s - self._spec.interval_s
         # An interval in which a decision came late is longer.
         play(self._fleets, table_s, came_s, due_s, came_s.min(initial=from_s), view.now_s)
-        last, oldest = view.last, self._counts[self._intervals % len(self._counts)]
+        last, ago = view.last, self._past.peak_ago
         self._last[-2:] = last.avoidable_violations if last is not None else 0, possible.size
-        self._sums += self._last - oldest
-        oldest[:] = self._last
+        self._counts[self._intervals % len(self._counts)] = self._last
+        self._sums += self._last - self._counts[(self._intervals - ago) % len(self._counts)]
         self._intervals += 1
+        self._past.add(possible.sum(keepdims=True))
+        if self._past.peak_ago > ago:
+            self._sums = self._missed(self._past.peak_ago)
 
     def to_hold(self, now_s: float, overloaded: bool) -> StageAllocation | None:
         """Return the constant to hold from now on; None while the controller may decide itself.
@@ -168,7 +172,7 @@ class ShadowFleets:
             self._until_s = now_s + self._next_s
             self._next_s = min(2 * self._next_s, _LONGEST_S)
         replicas, cores, batch = self._fleets.sizes[best].tolist()
-        fails = overloaded and bool(self._lately()[best])
+        fails = overloaded and bool(self._missed(_RECENT)[best])
         return None if fails else StageAllocation(cores, batch, replicas)
 
     @property
@@ -186,7 +190,7 @@ class ShadowFleets:
         between = range(min(replicas, ready), max(replicas, ready) + 1)
         way = {(ready, most_cores(ready, max(0, replicas - ready)))}
         way |= {(n, most_cores(n)) for n in between}
-        lately, present = self._lately(), (asked_for, most_cores(asked_for))
+        lately, present = self._missed(_RECENT)[:-2], (asked_for, most_cores(asked_for))
         most = max(self._fewest(lately, *fleet) for fleet in way)
         way_s = spec.resize_delay_s + spec.first.cold_start_s * (replicas > ready)
         lost = (most - self._fewest(lately, *present)) / min(_RECENT, max(1, self._intervals))
@@ -206,10 +210,10 @@ class ShadowFleets:
     def _played(self, replicas: int, cores: int) -> list[int]:
         return self._places[_below(replicas), _below(cores)]
 
-    def _lately(self) -> IntArray:
-        rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._counts)
-        missed: IntArray = self._counts[rows, :-2].sum(axis=0)
-        return missed
+    def _missed(self, intervals: int) -> IntArray:
+        rows = (self._intervals - 1 - np.arange(intervals)) % len(self._counts)
+        sums: IntArray = self._counts[rows].sum(axis=0)
+        return sums
 
 
 def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, int]]:

@@ -64,11 +64,9 @@ class SB3Policy(BaseController):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the model's most probable allocation."""
         observation = encoding.encode(view, spec, self._control)
-        allowed = {} if self._masks is None else {"action_masks": self._masks(observation)}
+        masks = {} if self._masks is None else {"action_masks": self._masks(observation)}
         where = self._state, np.array([self._first])  # which begins an episode
-        action, self._state = self._policy.predict(
-            observation, *where, deterministic=True, **allowed
-        )
+        action, self._state = self._policy.predict(observation, *where, deterministic=True, **masks)
         self._first = False
         if isinstance(self._policy.action_space, Discrete):
             action = encoding.combination(np.asarray(action), self._choices)

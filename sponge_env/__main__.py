@@ -44,9 +44,7 @@ def main(argv: Sequence[str]) -> int:
     known = cli.one_of("command", tuple(COMMANDS))
     text = "one of those below; COMMAND --help says more"
     parser.add_argument("command", metavar="COMMAND", type=known, help=text)
-    parser.add_argument(
-        "arguments", metavar="...", nargs=argparse.REMAINDER, help="what the command takes"
-    )
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
     chosen = parser.parse_args(argv or ["--help"])
     module, _ = COMMANDS[chosen.command]
     name = f"sponge_env.{module}" if module else f"{bundled('agents')}.training"

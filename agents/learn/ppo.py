@@ -105,11 +105,9 @@ class ActorCritic(nn.Module):
     def layers(self) -> list[tuple[FloatMatrix, FloatMatrix]]:
         """Return (weight, bias) of each layer of the actor, which then takes raw inputs."""
         normalising = torch.diag(self.scale), -self.mean * self.scale
-        numbers = [
-            each.detach().numpy().copy() for each in (*normalising, *self.actor.parameters())
-        ]
-        numbers[2] *= SATURATION
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
+        values = [each.detach().numpy().copy() for each in (*normalising, *self.actor.parameters())]
+        values[2] *= SATURATION
+        return list(zip(values[::2], values[1::2], strict=True))
 
 
 def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:

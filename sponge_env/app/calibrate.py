@@ -101,7 +101,5 @@ def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
             raise ConfigError(f"--scenario says itself what is measured; leave out {option}")
     configs = calibrations([load_scenario(args.scenario)], args.limiter)
     if not configs:
-        raise ConfigError(
-            f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
-        )
+        raise ConfigError(f"scenario {args.scenario!r} has no model such as local:ocr-det-v5")
     return {local_profile_path(config.model): config for config in configs}

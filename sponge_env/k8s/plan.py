@@ -85,10 +85,8 @@ def read_pod(found: Mapping[str, Any]) -> Pod:
     """Return what counts of a pod as the API shows it."""
     meta, spec, status = found["metadata"], found["spec"], found.get("status", {})
     # others, such as a mesh's proxy, may have been put beside it
-    serves = (
-        c for c in spec["containers"] if any(p.get("name") == PORT for p in c.get("ports", ()))
-    )
-    container = next(serves, spec["containers"][0])
+    has = (c for c in spec["containers"] if any(p.get("name") == PORT for p in c.get("ports", ())))
+    container = next(has, spec["containers"][0])
     name = container["name"]
     if not container.get("ports"):
         raise WorkerError(f"container {name} of pod {meta['name']} names no port")

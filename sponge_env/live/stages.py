@@ -57,9 +57,7 @@ class Stages:
 def _check_chain(names: Sequence[str], models: Sequence[Model]) -> None:
     for k, (lead, after) in enumerate(itertools.pairwise(models)):
         if k and lead.max_tasks:
-            raise ConfigError(
-                f"{names[k]} says how many tasks follow, which only the first stage may"
-            )
+            raise ConfigError(f"{names[k]} says how many follow, which only the first stage may")
         if lead.max_tasks and lead.outputs != after.inputs:
             raise ConfigError(
                 f"{names[k]} leads to tasks of {described(lead.outputs)}, but {names[k + 1]} takes "

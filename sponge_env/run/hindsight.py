@@ -118,13 +118,11 @@ def _of_stages(spec: SystemSpec, rates_of: Rates, rps: float, seeds: Sequence[in
     return held
 
 
-def _moves(
-    spec: SystemSpec, held: Held, options: Sequence[Sequence[StageAllocation]]
-) -> list[Held]:
+def _moves(spec: SystemSpec, held: Held, sizes: Sequence[Sequence[StageAllocation]]) -> list[Held]:
     """Return what differs in at most two stages, and fits."""
     moves = dict[Held, None]()
     for i, j in combinations(range(len(held)), 2):
-        for one, other in product(options[i], options[j]):
+        for one, other in product(sizes[i], sizes[j]):
             moved: Held = (*held[:i], one, *held[i + 1 : j], other, *held[j + 1 :])
             moves[moved] = None
     return [moved for moved in moves if fits(spec.nodes, moved)]

@@ -150,9 +150,7 @@ class RunStore:
                 yield store
             finally:  # a process that was ended while it wrote could not tidy up
                 if not (path / _DEFINITION).exists():
-                    raise RunDirectoryError(
-                        f"{str(path)!r} was removed while the run wrote into it; run it again"
-                    )
+                    raise RunDirectoryError(f"'{path}' was removed while the run wrote into it")
                 for partial in path.rglob("*.partial"):
                     partial.unlink(missing_ok=True)
 
@@ -311,9 +309,7 @@ def new_folder(purpose: str, path: Path | None = None) -> Path:
         with explained(folder), suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-    raise RunDirectoryError(
-        f"the run directory {str(path)!r} exists already; choose another name or remove it first"
-    )
+    raise RunDirectoryError(f"{str(path)!r} exists already; choose another name or remove it first")
 
 
 def describe(path: Path, command: Sequence[str]) -> None:
@@ -351,7 +347,5 @@ def _definition(path: Path) -> dict[str, Any]:
     definition = found.get("definition", {})
     agents = definition.get("agents", {}) if isinstance(definition, dict) else None
     if not all(isinstance(each, dict) for each in (agents, found.get("arrangement", {}))):
-        raise RunDirectoryError(
-            f"{str(path / _DEFINITION)!r} is damaged; choose a folder that evaluate.py wrote"
-        )
+        raise RunDirectoryError(f"{str(path / _DEFINITION)!r} is damaged; choose another folder")
     return found

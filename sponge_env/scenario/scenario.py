@@ -247,7 +247,5 @@ def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Sc
     if model in ("", OCR, loaded.name):
         return loaded
     if loaded.stages:
-        raise ConfigError(
-            f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
-        )
+        raise ConfigError(f"scenario {loaded.name!r} has its own models; leave out --model {model}")
     return replace(loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}")

@@ -57,9 +57,7 @@ class ServeOptions(Options):
         if not (token.isascii() and token.isprintable() and token == token.strip() != ""):
             raise ConfigError("a token must be printable ASCII without spaces at its ends")
         if self.shared_memory and not (self.local or self.token):
-            raise ConfigError(
-                "shared memory needs a token, or a host that only this machine reaches"
-            )
+            raise ConfigError("shared memory needs a token, or a host only this machine reaches")
 
     @property
     def local(self) -> bool:

@@ -30,7 +30,7 @@ def exposition(metrics: ServerMetrics, open_metrics: bool = False) -> bytes:
 
 def _families(m: ServerMetrics) -> Iterator[core.Metric]:
     models = {each.served.name: each for each in (m, *m.others)}
-    yield from _counted_families(m, models)
+    yield from _counted(m, models)
     info = {"version": __version__, "model": ", ".join(models)}
     yield core.InfoMetricFamily("sponge_server", "What serves which model.", value=info)
     slos_s = [([name], each.served.default_slo_s) for name, each in models.items()]
@@ -42,9 +42,7 @@ def _families(m: ServerMetrics) -> Iterator[core.Metric]:
         yield from _pod_families(pods)
 
 
-def _counted_families(
-    m: ServerMetrics, models: Mapping[str, ServerMetrics]
-) -> Iterator[core.Metric]:
+def _counted(m: ServerMetrics, models: Mapping[str, ServerMetrics]) -> Iterator[core.Metric]:
     outcomes = {name: each.outcomes for name, each in models.items()}
     answers = {n: dict.fromkeys(m.served.variants, 0) | m.answers for n, m in models.items()}
     for name, text, label, by_model in (
