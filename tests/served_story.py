@@ -25,8 +25,7 @@ def call(sent_s=0.0, slo_s=1.0):
 
 
 def snapshot(now_s=1.0, served=SERVED, **changes):
-    count = len(served.stages)
-    last = IntervalMetrics(time_s=now_s, cores=8.0, core_seconds=8.0)
+    count, last = len(served.stages), IntervalMetrics(time_s=now_s, cores=8.0, core_seconds=8.0)
     usual = Snapshot(
         now_s, "sponge-ip", last, (8,) * count, (1,) * count, (4,) * count,
         (served.variants[0],) * count, (3,) * count, (-0.1, 0.2, 0.6), True,

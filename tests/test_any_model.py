@@ -112,8 +112,7 @@ def test_what_is_late_soon_and_what_the_network_took_need_more_cores():
 
 def test_systems_of_the_same_shape_look_alike_in_their_own_units():
     """Twice as fast a model under twice the load and half the SLO needs the same cores."""
-    profile = scenario_profile(SCENARIO)
-    spec = dataclasses.replace(SPEC, slo_s=0.8)
+    profile, spec = scenario_profile(SCENARIO), dataclasses.replace(SPEC, slo_s=0.8)
     quick = dataclasses.replace(spec.first, latencies=(profile.planned.scaled(0.5),))
     fast = dataclasses.replace(spec, slo_s=0.4, stages=(quick,))
     observed = {"arrivals_last": 0.4, "delay_mean": 0.3, "delay_max": 0.5, "due_2_of_8": 0.1}

@@ -133,7 +133,6 @@ def test_fleets_stay_on_the_machine_in_an_episode(name, cell):
     if name in TRAINED and not cells.CELLS[cell].shipped_policies:
         pytest.skip("no policy ships for these limits")
     scenario = play.scenario(cell, "cold", duration_s=40.0)
-    controller = make_controller(name, REGISTRY, {})
-    system = SimulatedSystem(scenario, seed=1)
+    controller, system = make_controller(name, REGISTRY, {}), SimulatedSystem(scenario, seed=1)
     for view, answer in decisions(system, controller):
         check(answer, system.spec, max(1, view.first.replicas_ready))

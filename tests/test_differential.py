@@ -64,8 +64,7 @@ def test_replicas_that_share_a_cpu_run_alike(files, load):
 
 
 def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads():
-    scenario = dataclasses.replace(load_scenario("bursty"), duration_s=20.0)
-    runs = []
+    scenario, runs = dataclasses.replace(load_scenario("bursty"), duration_s=20.0), []
     for threads in (1, 3):
         batch = simulator([scenario] * 5, threads=threads)
         first = np.zeros((5, OBS_DIM), np.float32)

@@ -40,8 +40,7 @@ class MadeUpLive(SimulatedWorker):
     """A simulated worker that passes for the real one, some 15 % slower than its profile."""
 
     def __init__(self, spec, repetition, phases=None):
-        self._scatter = stream(repetition, "arrivals")
-        self._factors = deque()
+        self._scatter, self._factors = stream(repetition, "arrivals"), deque()
         phases = phases or stream(repetition, "noise")
         super().__init__(
             lambda cores: QuotaBucket(QUOTA, WORK_S, spec.first.core_unit, cores, phases.random()),

@@ -94,8 +94,7 @@ def test_simulator_and_real_worker_agree(machine_profile, scenario_file):
     # So the simulator gets the CPU work of each batch that the live run measured, and one live run
     # in three that agrees will do.
     profile = machine_profile
-    scenario = dataclasses.replace(load_scenario(scenario_file), duration_s=10.0)
-    differences = []
+    scenario, differences = dataclasses.replace(load_scenario(scenario_file), duration_s=10.0), []
     for _ in range(3):
         system = RecordedSystem(scenario, 3, real_worker(scenario, profile, "auto"), profile)
         live = play(system, "live")

@@ -86,8 +86,7 @@ def test_every_request_is_sent_with_its_own_deadline(server):
 
 def test_requests_end_as_the_server_says(capsys):
     """A 503 that does not say when to try again is no refusal: a replica has died, for example."""
-    statuses = {0: 503, 1: 429, 2: 504, 3: 500, 4: 503}
-    ours = ABOUT | {"name": "sponge"}
+    statuses, ours = {0: 503, 1: 429, 2: 504, 3: 500, 4: 503}, ABOUT | {"name": "sponge"}
     with serving(FakeServer(status=lambda n: statuses.get(n, 200), about=ours)) as server:
         summary = measured(server)
     assert (summary["on_time"], summary["dropped"], summary["failed"]) == (35, 3, 2)

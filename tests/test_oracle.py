@@ -141,8 +141,7 @@ def test_nothing_to_do_costs_a_core():
 def test_what_has_no_bound_is_refused():
     late = replace(TINY, simulation=config.Simulation(actuation_delay_s=0.1))
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
-    mixed = replace(TINY, slo_s=1.0, classes=classes)
-    staged = replace(TINY, stages=TINY.pipeline)
+    mixed, staged = replace(TINY, slo_s=1.0, classes=classes), replace(TINY, stages=TINY.pipeline)
     for scenario, message in (
         (late, "resize to act at once"),
         (mixed, "at most 4 for the oracle"),

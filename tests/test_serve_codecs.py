@@ -83,8 +83,7 @@ def test_every_datatype_there_and_back(dtype):
 
 def test_texts_there_and_back():
     spec, texts = TensorSpec((2,), TEXT, "t"), [b"", "\N{EURO SIGN}".encode(), b"x" * 4096, b"a"]
-    rows = np.array(texts, TEXT).reshape(2, 2)
-    in_json = [text.decode() for text in texts]
+    rows, in_json = np.array(texts, TEXT).reshape(2, 2), [text.decode() for text in texts]
     assert to_values(rows, "t") == in_json
     data = to_bytes(rows)
     for found in (from_bytes(data, 2, spec), *(from_values(t, 2, spec) for t in (in_json, texts))):

@@ -1,13 +1,16 @@
 """Fixed fleets that are played in the shadow of whoever decides."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from views import busy_view, make_spec, with_first
 
 from agents.lookahead import SpongeJoint
+from agents.rates import PastRates
 from agents.shadow import ShadowFleets, ShadowState, play
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.metrics import IntervalMetrics
@@ -31,8 +34,7 @@ def test_it_misses_what_the_core_counts(name, drop):
     profile = scenario_profile(scenario)
     fifo = SimulatedSystem(changed(scenario, {"serving.order": "fifo"}), 5, profile)
     assert not fifo.spec.drops_early
-    workload = draw_workload(scenario, profile, 5)
-    shape = len(SIZES), 2
+    workload, shape = draw_workload(scenario, profile, 5), (len(SIZES), 2)
     fleets = ShadowState(
         np.array(SIZES), np.zeros((len(SIZES), 16)), np.zeros((len(SIZES), 1 << 12)),
         np.zeros(shape, np.int64), np.zeros(len(SIZES), np.int64), drop == "unmeetable",
@@ -79,6 +81,30 @@ def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more():
     flood = [shadow_of(SPEC, 150, 40, missed=n).to_hold(40.0, overloaded=False) for n in (33, 38)]
     assert flood == [None, StageAllocation(1, 1, 16)], "the best one misses 34 a second"
     assert [b for n, c, b in shadow._fleets.sizes.tolist() if (n, c) == (4, 4)] == [1, 3, 16]
+
+
+def test_what_a_forgotten_peak_missed_counts_once_it_comes_again():
+    shadow, held, table_s = ShadowFleets(SPEC, SPEC.first.service_s(0)), {}, SPEC.first.service_s(0)
+    for second in range(1, 781):
+        rate_rps = 40 if second % 400 > 350 else 8
+        last = IntervalMetrics(offered=rate_rps, avoidable_violations=30 * (350 < second <= 400))
+        view = busy_view(rate_rps=rate_rps, intervals=second, last=last)
+        shadow.observe(view, table_s)
+        if second in (400, 735, 780):
+            held[second] = copy.deepcopy(shadow).to_hold(second, overloaded=False)
+    assert held == {400: ANY, 735: None, 780: held[400]}
+    assert held[400] is not None
+
+
+def test_peaks_are_expected_for_longer_once_one_came_again_that_was_forgotten():
+    ages = {}
+    for period in (200, 400, 900, 5000):
+        past = PastRates(SPEC)
+        for second in range(7200):
+            past.add(np.array([70.0 if second % period > period - 60 else 8.0]))
+        ages[period] = past.peak_ago
+    assert ages == {200: 300, 400: 423, 900: 1048, 5000: 300}
+    assert PastRates(with_first(SPEC, cold_start_s=200.0)).peak_ago == 400
 
 
 def test_it_is_held_for_twice_as_long_each_time():

@@ -41,8 +41,7 @@ def test_replicas_that_share_a_cpu_are_not_worth_having():
     """Under perfect scaling four replicas on one CPU serve what one does with all of it."""
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     service_s = np.ascontiguousarray(latency.table_s(16, 16).T)
-    view = busy_view(rate_rps=300, allocation=Allocation(16, 16, 1))
-    sizes = []
+    view, sizes = busy_view(rate_rps=300, allocation=Allocation(16, 16, 1)), []
     for cpu_cores in (math.inf, 16.0):
         spec = with_first(SPEC, latencies=(latency,), cpu_cores=cpu_cores)
         planner = FleetPlanner(SpongeJointConfig(), spec)

@@ -149,8 +149,7 @@ def test_paths_bring_the_expected_number_of_requests_on_average():
 
 
 def test_the_busiest_path_brings_the_surge_and_no_other():
-    surging = CALM._replace(surge=3.0)
-    paths = range(DRAWS.weight.size)
+    surging, paths = CALM._replace(surge=3.0), range(DRAWS.weight.size)
     more = [len(path_of(surging, DRAWS, k)) - len(path_of(CALM, DRAWS, k)) for k in paths]
     assert more[0] == pytest.approx(44, abs=2)  # until the next decision, and on the way
     assert more[1:] == [0] * (len(more) - 1)
@@ -243,8 +242,7 @@ def test_urgent_requests_get_cores_at_once():
 
 def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(monkeypatch):
     fast = LatencyModel(gamma_s=0.005, delta_s=1e-4, epsilon_s=0.0, eta_s=1e-3)
-    view = busy_view(rate_rps=400, allocation=Allocation(8, 8))
-    answers = []
+    view, answers = busy_view(rate_rps=400, allocation=Allocation(8, 8)), []
     for played in (10_000, 200):
         monkeypatch.setattr(planner, "_PLAYED", played)
         answers.append(decide(view, make_spec(latency=fast)))

@@ -31,8 +31,7 @@ def played(name, controller, seconds=20.0):
 
 def cheapest(spec, view, slo_fraction, cores):
     """Return the fewest cores of all allocations that IPA's program allows, by trying them."""
-    rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
-    tick_s = spec.slo_s / TICKS
+    rate_rps, tick_s = float(view.first.arrivals[-1]) / spec.interval_s, spec.slo_s / TICKS
     left = math.floor((slo_fraction * spec.slo_s - float(view.delays_s.max())) / tick_s)
     options = []
     for stage in spec.stages:

@@ -181,7 +181,6 @@ def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4))
 def test_the_unit_of_a_cells_cores_changes_nothing(factors):
-    cells = frame()
-    by_cell = dict(zip((name for name, _ in CELLS), factors, strict=True))
+    cells, by_cell = frame(), dict(zip((name for name, _ in CELLS), factors, strict=True))
     scaled = cells.assign(mean_cores=cells["mean_cores"] * cells["scenario"].map(by_cell))
     pd.testing.assert_frame_equal(score_rows(scaled, "fixed"), score_rows(cells, "fixed"))

@@ -199,8 +199,7 @@ def delayed(name="paper", *, duration_s=20.0, **simulation):
 def in_force_s(scatter, seed):
     """Return how long each of many resizes takes."""
     scenario = delayed(duration_s=300.0, actuation_scatter=scatter)
-    system = SimulatedSystem(dataclasses.replace(scenario, interval_s=5.0), seed)
-    times_s = []
+    system, times_s = SimulatedSystem(dataclasses.replace(scenario, interval_s=5.0), seed), []
     for k in range(60):
         metrics = system.step(Allocation(8 + k % 2, 4))
         # 8 and 9 take turns, so the mean tells when the change was

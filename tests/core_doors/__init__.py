@@ -122,8 +122,7 @@ def arrival_s(trace, sent_s, payload_bytes):
     row = plan.settings[0]
     add_trace(plan, row, trace)
     row["network_kind"], row["arrival_kind"] = FIXED, CONSTANT
-    arrays = plan.allocate(1)
-    sent_s = np.atleast_1d(np.asarray(sent_s, np.float64))
+    arrays, sent_s = plan.allocate(1), np.atleast_1d(np.asarray(sent_s, np.float64))
     requests = rows(np.zeros(sent_s.size, LISTED_REQUEST))
     requests["sent_s"], requests["payload_bytes"] = sent_s, payload_bytes
     entry.begin_traffic_range(arrays, 0, 1, np.zeros(1, np.int64), METRICS)

@@ -24,8 +24,7 @@ VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 class Handler(BaseHTTPRequestHandler):
     """Answers one client. Its server has a ``store``, and may be ``away``."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def log_message(self, *_):
         pass

@@ -74,8 +74,7 @@ class _Watched:
     """A controller, and what a learner sees when it decides."""
 
     def __init__(self, controller, control):
-        self._controller = controller
-        self._control = _CONTROLS[control]
+        self._controller, self._control = controller, _CONTROLS[control]
         self.seen = []
 
     def reset(self, spec, seed):
@@ -141,8 +140,7 @@ def fidelity(key, measured):
     profile = scenario_profile(place)
     controller = make_controller(agent, known_controllers())
     subject = Subject.of(agent, controller, place, profile, seed=0)
-    work_s = profile.work_table_s(place.limits.batch)
-    completions = []
+    work_s, completions = profile.work_table_s(place.limits.batch), []
     for number, (size, ratio) in enumerate(measured):
         cpu_s = ratio * float(work_s[size - 1])
         completions.append(Completion(Batch(number, tuple(range(size))), 0, 0.0, 1.0, True, cpu_s))

@@ -53,11 +53,9 @@ class Pipeline:
         """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to."""
         self.stages, self.allocations, self.fan_out = stages, list(initial), fan_out
         self.serving, self.fifo, self.now_s = serving, serving.order == "fifo", 0.0
-        self.queues = [[] for _ in stages]
-        self.replicas = [[None] * s.replicas for s in stages]
+        self.queues, self.replicas = [[] for _ in stages], [[None] * s.replicas for s in stages]
         self.tickets, self.core_s = [], 0.0
-        self.last_variants = [a.variant for a in initial]
-        self.switches = [0] * len(stages)
+        self.last_variants, self.switches = [a.variant for a in initial], [0] * len(stages)
         self.done_by = [[0] * len(stage.accuracies) for stage in stages]
 
     def serve(self, arrivals, allocations, until_s):

@@ -42,8 +42,7 @@ def count_late(spec, view, forecast, margin):
 def _free_after_s(spec, view, margin):
     """Return (cores_max,) seconds until a replica takes the next batch, per core count."""
     # What is left of a running batch scales with the cores, for a resize acts on it at once.
-    cores = np.arange(1, spec.first.cores_max + 1)
-    free_s = np.zeros(spec.first.cores_max)
+    cores, free_s = np.arange(1, spec.first.cores_max + 1), np.zeros(spec.first.cores_max)
     if not view.first.replicas_ready and view.first.starting_s:
         free_s += view.first.starting_s[0]
     if not view.first.replicas_ready:
@@ -80,8 +79,7 @@ def _resized_s(spec, view, as_it_is_s, at_once_s):
 
 def _queue_done_s(service_s, free_s, queued):
     """Return (queued, batch_max, cores_max) seconds until each is done; the last batch is small."""
-    order = np.arange(queued)[:, None]
-    batches = np.arange(1, service_s.shape[0] + 1)
+    order, batches = np.arange(queued)[:, None], np.arange(1, service_s.shape[0] + 1)
     before = order // batches
     own = np.minimum(batches, queued - before * batches)
     return free_s + before[:, :, None] * service_s + service_s[own - 1]

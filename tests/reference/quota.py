@@ -93,8 +93,7 @@ class QuotaBucket:
             self._predict()
 
     def _grant(self, cores):
-        self._share = cores
-        self._granted_s = cores * self._core_unit * self._quota.period_s
+        self._share, self._granted_s = cores, cores * self._core_unit * self._quota.period_s
 
     def _wake(self, now_s, work_s):
         self.advance(now_s)

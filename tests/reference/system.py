@@ -134,8 +134,7 @@ class System:
         # A batch starts as soon as a replica is idle and a request waits. What falls together
         # happens in this order: batches end, requests arrive, batches start.
         while True:
-            now_s = self.worker.now()
-            next_s = math.inf
+            now_s, next_s = self.worker.now(), math.inf
             if arriving:
                 next_s = self._take_in(min(now_s, until_s))
             if now_s >= until_s:
@@ -234,8 +233,7 @@ class System:
         bandwidth = self._bandwidths[-1] if self._bandwidths else math.nan
         if new:
             total_s = total(r.delay_s for r in new)
-            transfer_s = total_s - base_s * len(new)
-            mean_s = total_s / len(new)
+            transfer_s, mean_s = total_s - base_s * len(new), total_s / len(new)
             if transfer_s > ROUNDING_S * len(new):
                 bandwidth = total(r.payload_bytes for r in new) / transfer_s
         self._arrivals.append(float(len(new)))
