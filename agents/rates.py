@@ -149,15 +149,15 @@ class PastRates:
 
     def add(self, rates: FloatArray) -> None:
         """Take in the last interval's rate; at first, all known ones."""
-        self.rates = np.append(self.rates[1 - REMEMBERED :], rates)
-        mean = self.rates[-self.peak :].mean()
+        self.rates = np.concatenate([self.rates[1 - REMEMBERED :], rates])
+        mean = np.add.reduce(self.rates[-self.peak :]) / min(self.peak, self.rates.size)
         # What the rise itself has brought so far is left out.
         expected = self._means[-self.peak_ago : -self.peak - self.cold_start]
-        if expected.size and mean >= _FORGOTTEN * expected.max():
+        if expected.size and mean >= _FORGOTTEN * np.maximum.reduce(expected):
             before = np.flatnonzero(self._means[: -self.peak_ago] >= mean)
             for ago in (self._means.size - before)[-1:]:
                 self.peak_ago = min(math.ceil(_AGAIN * ago), REMEMBERED)
-        self._means = np.append(self._means[1 - REMEMBERED :], mean)
+        self._means = np.concatenate([self._means[1 - REMEMBERED :], [mean]])
 
 
 class ForecastError:
