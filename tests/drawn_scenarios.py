@@ -89,8 +89,7 @@ def scenarios(draw, folder, limits=None, interval_s=None):
     if interval_s is None:
         interval_s = draw(st.sampled_from([0.1, 0.5, 1.0, 2.5]))
     profile = draw(st.sampled_from(["resnet18", "yolov5s", str(folder / "quota.json")]))
-    kinds = draw(st.just(()) | classes())
-    service = st.sampled_from(["auto", "profile"])
+    kinds, service = draw(st.just(()) | classes()), st.sampled_from(["auto", "profile"])
     return Scenario(
         name="drawn",
         profile=profile,

@@ -52,8 +52,7 @@ class Proxy:
     def __init__(self, node):
         self._node, self.cut = node, threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets = [self._listener]
-        self.address = Address(*self._listener.getsockname()[:2])
+        self._sockets, self.address = [self._listener], Address(*self._listener.getsockname()[:2])
         self._run(self._accept)
 
     def _run(self, target, *arguments):

@@ -1,5 +1,6 @@
 """Single environments: every kind of control, and other action spaces."""
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -95,13 +96,27 @@ def test_episodes_end_by_truncation_and_differ():
     assert EVALUATION_SEEDS <= seeds[0] != seeds[1]
 
 
+@EACH
+def test_a_copy_goes_on_by_itself_where_its_environment_is(name):
+    env = started(*CONTROLLED[name][:2])
+    env.action_space.seed(0)
+    plan = [env.action_space.sample() for _ in range(4)]
+    env.step(plan.pop())
+    copies = copy.deepcopy(env), pickle.loads(pickle.dumps(env)), env
+    seen = [[each.step(action)[:3] for action in plan] for each in copies]
+    np.testing.assert_equal(seen[:2], [seen[2]] * 2)
+    ahead = [each.reset()[1] for each in copies]
+    assert ahead == [ahead[2]] * 3
+    with pytest.raises(RuntimeError, match="call reset"):
+        copy.deepcopy(SpongeEnv(SHORT, backend="live")).step(np.array([7, 7]))
+
+
 def test_an_episode_seed_repeats_the_episode_of_an_evaluation():
     env = pickle.loads(pickle.dumps(SpongeEnv(SHORT)))
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     env.reset(options={"episode_seed": 5})
-    info = env.step(np.array([7, 7]))[4]
-    metrics = make_system(SHORT, 5).step(Allocation(8, 8))
+    info, metrics = env.step(np.array([7, 7]))[4], make_system(SHORT, 5).step(Allocation(8, 8))
     measured = {name: getattr(metrics, name) for name in names(IntervalMetrics) if name != "reward"}
     assert info == measured | {"episode_seed": 5}
     assert np.array_equal(before, np.random.get_state()[1])

@@ -38,8 +38,7 @@ def live_system(scenario, seed=0, profile=None, workload=None, hold=False, **set
 
 def check_live(scenario, seed, crashes_s=()):
     """Compare the live system with the reference, each on a worker of its own."""
-    profile = scenario_profile(scenario)
-    live = live_system(scenario, seed, crashes_s=crashes_s)
+    profile, live = scenario_profile(scenario), live_system(scenario, seed, crashes_s=crashes_s)
     worker = fake_worker(scenario, profile, make_spec(scenario, profile), seed, crashes_s=crashes_s)
     check_alike(live, make_system(scenario, seed, worker=worker), allocations(scenario, seed))
     return live
@@ -206,8 +205,7 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are():
     def tasks(request):
         return request % 4
 
-    live = live_stages(CHAIN, 0, tasks=tasks)
-    model = model_of(CHAIN, SimulatedSystem(CHAIN, 0))
+    live, model = live_stages(CHAIN, 0, tasks=tasks), model_of(CHAIN, SimulatedSystem(CHAIN, 0))
     model.fan_out = lambda row, at, done: tasks(row) if at == 0 else 1
     arrival_s, deadline_s = live._workload.arrival_s, live._workload.deadline_s
     for interval, asked in enumerate(stage_allocations(CHAIN)):

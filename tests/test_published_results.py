@@ -124,7 +124,6 @@ def test_seeds_follow_from_the_hash_of_the_controllers(tmp_path):
 
 @pytest.mark.parametrize("name", SUITES)
 def test_published_cells_are_those_of_the_suite(name):
-    shown = arranged(load_suite(name))
-    cells = read_rows(RESULTS / f"{name[:-3]}-cells.csv")
+    shown, cells = arranged(load_suite(name)), read_rows(RESULTS / f"{name[:-3]}-cells.csv")
     found = cells[["scenario", "profile", "start", "group"]].itertuples(index=False, name=None)
     assert {*found} == {(*cell, shown.groups.get(cell[0], "")) for cell in shown.cells}

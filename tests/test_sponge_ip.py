@@ -26,8 +26,7 @@ def exhaustive(spec, view, forecast, margin):
     late = count_late(spec, view, forecast, margin)
     fewest, latency_s = late.min(), spec.first.latency.table_s(*late.shape)
     work_s = (1 + margin) * latency_s / np.arange(1, late.shape[0] + 1)[:, np.newaxis]
-    work = np.round(2**30 * work_s)
-    best = np.argwhere(late == fewest).tolist()
+    work, best = np.round(2**30 * work_s), np.argwhere(late == fewest).tolist()
     _, column, row = min((work[r, c] if fewest else 0.0, c, r) for r, c in best)
     return Allocation(cores=column + 1, batch=row + 1, feasible=bool(fewest == 0))
 

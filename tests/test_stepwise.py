@@ -149,8 +149,7 @@ def test_ready_replicas_get_what_those_that_start_leave():
 
 
 def test_replicas_stay_within_what_a_policy_knows():
-    most = SPEC.stages[0].replicas_max
-    state = PolicyState([SPEC], Form(EVERY, (1,), replicas=8))
+    most, state = SPEC.stages[0].replicas_max, PolicyState([SPEC], Form(EVERY, (1,), replicas=8))
     for asked, followed in ((0, 1), (3, 3), (99, 8)):
         state.follow(Allocation(1, 1, replicas=asked))
         assert state.replicas.tolist() == [[followed]]

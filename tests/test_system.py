@@ -175,8 +175,7 @@ def test_steady_means_equal_gaps_at_the_mean_rate_and_no_fades(arrivals):
 def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time():
     classes = (RequestClass(1.0, 1.0, 100_000.0), RequestClass(1.0, 2.0, 400_000.0))
     steady = rollout.steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
-    moving = draw_workload(steady, PROFILE, 0)
-    base_s = steady.network.base_delay_s
+    moving, base_s = draw_workload(steady, PROFILE, 0), steady.network.base_delay_s
     level = rollout.equally_fast(moving, base_s)
     bandwidth = level.payload_bytes / (level.arrival_s - level.sent_s - base_s)
     np.testing.assert_allclose(bandwidth, bandwidth[0])

@@ -62,8 +62,7 @@ def busy_view(rate_rps=20, delay_s=0.1, slo_s=1.0, intervals=10, budgets_left_s=
 @st.composite
 def views(draw, max_queued=60):
     """Views from idle to overloaded, of any moment of an episode."""
-    now_s = draw(st.floats(0, 1000))
-    intervals = draw(st.integers(0, 30))
+    now_s, intervals = draw(st.floats(0, 1000)), draw(st.integers(0, 30))
     counts = draw(st.lists(st.integers(0, 60), min_size=intervals, max_size=intervals))
     arrived = counts[-1] if counts else 0
     delays_s = np.array(draw(st.lists(st.floats(0, 1.5), min_size=arrived, max_size=arrived)))

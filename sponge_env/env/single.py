@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.env.factory import make_system
@@ -25,7 +24,7 @@ Observation = NDArray[np.float32]
 Action = NDArray[np.int64]
 
 
-class SpongeEnv(gym.Env[Observation, Action], EzPickle):
+class SpongeEnv(gym.Env[Observation, Action]):
     """A CPU-limited inference server whose requests carry their own deadlines.
 
     ## Description
@@ -81,7 +80,6 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         control: ControlName = "vertical",
     ) -> None:
         """Check the arguments; nothing is started before ``reset``."""
-        EzPickle.__init__(self, scenario, backend, limiter, render_mode, control)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(
                 f"render_mode must be one of {self.metadata['render_modes']}, not {render_mode!r}"
@@ -99,6 +97,10 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._episode_seed = 0
         action_space, self.observation_space = self._control.spaces(spec)
         self.action_space, self._choices = action_space, action_space.nvec
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but a live worker: copies of simulated environments go on by themselves."""
+        return self.__dict__ | ({} if self._backend == "sim" else {"_system": None})
 
     @property
     def system(self) -> System:

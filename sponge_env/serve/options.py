@@ -29,26 +29,18 @@ class ServeOptions(Options):
     shared_memory: bool = option(
         False, "Let clients name shared memory of this machine, read and written as the server may."
     )
-    max_connections: int = option(
-        512, "Connections at a time, of HTTP and of gRPC each; also gRPC's calls.", above=0
-    )
+    max_connections: int = option(512, "Most connections of HTTP, of gRPC, and its calls.", above=0)
     max_held_bytes: int = option(256 * 2**20, "Bodies in memory at a time, also unpacked.", above=0)
     max_header_bytes: int = option(32 * 2**10, "Address and headers of a request.", above=0)
     body_timeout_s: float = option(30.0, "Time in which all of a request has to arrive.", above=0)
     idle_timeout_s: float = option(75.0, "Time after which an idle connection is closed.", above=0)
-    drain_s: float = option(
-        10.0, "How long the server goes on answering what it has once it is to end.", at_least=0
-    )
+    drain_s: float = option(10.0, "How long it answers what it has once it is to end.", at_least=0)
     compress_from_bytes: int = option(
         8 * 2**10, "Size from which an answer is compressed, if the client accepts it.", at_least=0
     )
-    log_violations: bool = option(
-        False, "Log a line of JSON for each request that is late, refused, expired or failed."
-    )
+    log_violations: bool = option(False, "Log late, refused, expired or failed requests in JSON.")
 
-    spans: bool = option(
-        False, "Send a span of each request in a sampled trace to OTEL_EXPORTER_OTLP_ENDPOINT."
-    )
+    spans: bool = option(False, "Send spans of sampled requests to OTEL_EXPORTER_OTLP_ENDPOINT.")
 
     def __post_init__(self) -> None:
         """Check all values; a bad token is not repeated."""

@@ -28,7 +28,7 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import check_allocation
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.encoding import Control, encode
-from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
+from sponge_env.simulation.memory import allocations, asked_for, blank_metrics, ledger_columns
 from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
@@ -58,13 +58,8 @@ class System(ABC):
         self.plan = setup.scenarios[0]
         """The scenario as it is played: its duration, and from when on it counts."""
         self._arrays = self._make_memory(setup, seed, workload)
-        self._env: Any = self._arrays.envs[0]
-        self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
-        # A field of records costs more to look up than to read, so it is looked up once.
-        self._queue_row = self._arrays.queue["row"][0]
-        self._stage_fields = self._arrays.stages[0][_STAGE_FIELDS]
-        self._deadline_s = self._arrays.requests["deadline_s"][0]
-        self._numbers, self._wanted = allocations(1, len(self.spec.stages))
+        self._numbers, _ = allocations(1, len(self.spec.stages))
+        self._look_up()
         self._nodes = np.array([self.spec.nodes] * 2)  # and memory
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
@@ -81,6 +76,19 @@ class System(ABC):
         require(seed >= 0, "the seed", seed, "at least 0")
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)
+
+    def _look_up(self) -> None:
+        # A field of records costs more to look up than to read.
+        self._env: Any = self._arrays.envs[0]
+        self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
+        self._queue_row = self._arrays.queue["row"][0]
+        self._stage_fields = self._arrays.stages[0][_STAGE_FIELDS]
+        self._deadline_s = self._arrays.requests["deadline_s"][0]
+        self._wanted = asked_for(self._numbers)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._look_up()  # Copies of views share no memory
 
     def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
         """Return all memory, the requests of the episode in it."""

@@ -60,8 +60,7 @@ def measured_works(table, sizes, variants=(), batch_max=0):
     """Return the relative works that batches of these sizes get of a table of measured ones."""
     plan = MemoryPlan(1)
     plan.models["replay_at"], plan.models["limits"]["batch"] = plan.numbers.add(table), batch_max
-    arrays = plan.allocate(1)
-    kinds = zip(variants or [0] * len(sizes), sizes, strict=True)
+    arrays, kinds = plan.allocate(1), zip(variants or [0] * len(sizes), sizes, strict=True)
     return [_replayed(arrays, METRICS, variant, size) for variant, size in kinds]
 
 

@@ -137,8 +137,7 @@ def fidelity(key, measured):
     """Play the simulated counterparts of a live run, as a fidelity run does."""
     cell, start, agent, repetition = FIDELITY[key]
     place = scenario(cell, start, 60.0)
-    profile = scenario_profile(place)
-    controller = make_controller(agent, known_controllers())
+    profile, controller = scenario_profile(place), make_controller(agent, known_controllers())
     subject = Subject.of(agent, controller, place, profile, seed=0)
     work_s, completions = profile.work_table_s(place.limits.batch), []
     for number, (size, ratio) in enumerate(measured):

@@ -19,15 +19,13 @@ from sponge_env.simulation.workload import draw_workload
 def make_system(scenario, seed, profile=None, worker=None):
     """Build a system at the start of an episode, on a simulated worker if none is given."""
     profile = profile or scenario_profile(scenario)
-    spec = make_spec(scenario, profile)
-    served = profile.scaled(scenario.simulation.service_scale)
+    spec, served = make_spec(scenario, profile), profile.scaled(scenario.simulation.service_scale)
     one_core_s = 0.0
     if profile.resolve_service(scenario.simulation.service) == "profile":
         one_core_s = float(served.service_table_s(1, 1)[0, 0])
     requests = requests_of(draw_workload(scenario, profile, seed))
     worker = worker or SimulatedWorker(**worker_settings(scenario, profile, spec, seed))
-    fastest_s = served.fastest_s(scenario.limits.cores)
-    takes_s = usual_times(scenario, served)
+    fastest_s, takes_s = served.fastest_s(scenario.limits.cores), usual_times(scenario, served)
     return System(scenario, spec, requests, worker, fastest_s, one_core_s, takes_s)
 
 

@@ -27,8 +27,7 @@ def encode(view, last, spec):
         counts = [last[name] for name in ("on_time", "late", "dropped")]
         ended = [each / (rate_scale * spec.interval_s) for each in counts]
         ended += [last["utilisation"], last["throttled_share"]]
-    starting = np.zeros(STARTING_SLOTS)
-    first_s = own.starting_s[:STARTING_SLOTS]
+    starting, first_s = np.zeros(STARTING_SLOTS), own.starting_s[:STARTING_SLOTS]
     starting[: len(first_s)] = first_s
     parts = (
         [len(budgets) / (rate_scale * spec.slo_s)],

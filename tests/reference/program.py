@@ -88,8 +88,7 @@ def _queue_done_s(service_s, free_s, queued):
 def _settled_s(service_s, forecast):
     """Return (batch_max, cores_max) seconds that a batch takes once the queue is gone."""
     # Batches settle at the smallest size that holds what arrives during one, at most ``b``.
-    batches = np.arange(1, service_s.shape[0] + 1)[:, None]
-    expected = forecast.rate_rps * service_s
+    batches, expected = np.arange(1, service_s.shape[0] + 1)[:, None], forecast.rate_rps * service_s
     holds = batches >= expected + forecast.noise * np.sqrt(expected)
     holds[-1] = True
     return service_s[np.minimum(holds.argmax(axis=0), batches - 1), np.arange(service_s.shape[1])]
