@@ -142,9 +142,7 @@ def _join(address: str) -> Any:
         ray.init(address or "local", **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"cannot join a Ray cluster at {address!r} (HOST:PORT of its head): {reason}"
-        ) from error
+        raise ConfigError(f"no Ray at {address!r} (HOST:PORT of its head): {reason}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ended_by)  # Ray would end this process at once

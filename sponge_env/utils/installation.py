@@ -108,7 +108,9 @@ def check_typed(name: str, what: str) -> None:
     # Of the command line only the values of options that name code count.
     if _words is None or TRUST in _words or name in _named(_words):
         return
-    raise ConfigError(f"{what} {name!r} runs code that only a file names; add {TRUST} to trust it")
+    raise ConfigError(
+        f"{what} {name!r} runs code, and only a file names it; add {TRUST} if you trust that file"
+    )
 
 
 def _named(words: Sequence[str]) -> Iterator[str]:
