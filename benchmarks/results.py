@@ -63,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
     for suite in SUITES:
         if path := getattr(arguments, suite):
             run = load_run(path)
-            found = suite_tables.csv_files(run.comparison)
+            proven = [read_rows(path / "bounds.csv")] if (path / "bounds.csv").exists() else []
+            found = suite_tables.csv_files(run.comparison, *proven)
             files |= {f"results/{suite}-{name}": text for name, text in found.items()}
             files |= _pictures(run) if suite == "standard" else {}
     if arguments.fidelity:

@@ -4,6 +4,6 @@
 schedule can do better, ``beam.py`` finds one, and ``bound.py`` puts the two sides together.
 """
 
-from sponge_env.oracle.bound import Bound, bound
+from sponge_env.oracle.bound import Bound, bound, least_cores
 
-__all__ = ["Bound", "bound"]
+__all__ = ["Bound", "bound", "least_cores"]

@@ -1,6 +1,7 @@
 """Both sides of the clairvoyant bound of one episode, under both kinds of scaling."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,14 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, count_late, known_episode
-from sponge_env.oracle.fluid import Fluid, cheapest_replicas, fluid, in_whole_intervals, least_cost
+from sponge_env.oracle.fluid import Fluid, cheapest_replicas, fluid, least_cost
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 
 # Widths of the search; under a quota a wide one takes long and finds next to nothing.
 NARROW, WIDE, WIDE_JOINT = 1, 6, 8
 VIOLATION_COSTS = (1.0, 4.0, 16.0)  # of the fluid; the one that gives the best bound is kept
+FEW_COSTS = (0.1, 0.3, 1.0)  # the same where some may be missed: a core may serve many requests
 PLAN_VIOLATION_COST = 1000.0  # when replicas are planned
 MARGINS = (1.0, 0.94, 0.88)  # of the replicas' throughput that plans count on; the best is kept
 
@@ -42,6 +44,7 @@ def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
     if scenario.stages:
         raise ConfigError(f"scenario {scenario.name!r} lists stages, which have no bound")
     e = known_episode(scenario, scenario_profile(scenario), seed)
+    count_late(e, 1.0)
     if not joint:
         e = e._replace(replicas_max=1)
     found = _joint_schedule(e) if joint else _vertical_schedule(e)
@@ -51,6 +54,18 @@ def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
         core_seconds_lower=core_intervals * e.interval_s,
         core_seconds_upper=found.core_intervals * e.interval_s, schedule=found.schedule,
     )  # fmt: skip
+
+
+def least_cores(scenario: Scenario, seeds: Iterable[int], missed: float) -> float:
+    """Return the mean cores below which no schedule misses at most a share of all requests."""
+    profile, counted = scenario_profile(scenario), 0
+    least = np.zeros(len(FEW_COSTS))
+    for e in (known_episode(scenario, profile, seed) for seed in seeds):
+        f = fluid(e)
+        allowed = missed * e.counts.sum()  # What nothing can answer is no part of the fluid
+        least += [least_cost(f._replace(violation=cost)) - cost * allowed for cost in FEW_COSTS]
+        counted += int(e.cores_count.sum())
+    return float(least.max()) / max(1, counted)
 
 
 def _lower(e: KnownEpisode, violations_upper: int) -> tuple[int, float]:
@@ -76,26 +91,11 @@ def _vertical_schedule(e: KnownEpisode) -> FoundSchedule:
 
 def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches under several plans of replicas; the best is kept."""
-    plans = [np.ones(e.intervals, np.int64)]
-    if not e.quota:  # replicas that share one CPU serve no more than one that has it all
-        fine = fluid(e)
-        plans += [_plan(e, f, part) for f in (fine, in_whole_intervals(fine)) for part in MARGINS]
-        plans = list({plan.tobytes(): plan for plan in plans}.values())
-    found = [(search(e, plan, NARROW), plan) for plan in plans]
-    best, plan = min(found, key=lambda pair: pair[0].cost)
-    if e.quota:
-        return best
-    # Where those that start take cores from those that serve, they had better come one by one.
-    others = [plan] if plan.max() > 1 else plans
-    shared = [each for each in others if each.max() * e.cores_max > e.total_cores]
-    slow = [_one_by_one(each, _cold_intervals(e)) for each in shared]
-    found = [(best, plan), *((search(e, each, NARROW), each) for each in slow)]
-    best, plan = min(found, key=lambda pair: pair[0].cost)
-    best = min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
-    alone = e._replace(replicas_max=1)
-    if _lower(alone, best.violations) >= best.cost:
-        return best
-    return min(best, _vertical_schedule(alone), key=lambda schedule: schedule.cost)
+    # Replicas that share one CPU serve no more than one that has it all.
+    plans = [np.full(e.intervals, n + 1) for n in range(1 if e.quota else e.replicas_max)]
+    plans += [_plan(e, fluid(e), part) for part in MARGINS if not e.quota]
+    best, plan = min([(search(e, each, NARROW), each) for each in plans], key=lambda p: p[0].cost)
+    return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
 
 
 def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
@@ -109,14 +109,6 @@ def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     later = np.concatenate([cheapest_replicas(f), np.zeros(ahead, np.int64)])
     asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
     return asked
-
-
-def _one_by_one(plan: IntArray, ahead: int) -> IntArray:
-    """Return a plan in which a replica is asked for when the one before is ready."""
-    asked = [1] * ahead
-    for wanted in plan.tolist():
-        asked.append(min(wanted, min(asked[len(asked) - ahead :], default=wanted) + 1))
-    return np.array(asked[ahead:])
 
 
 def _cold_intervals(e: KnownEpisode) -> int:

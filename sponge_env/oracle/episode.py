@@ -45,8 +45,9 @@ class KnownEpisode(NamedTuple):
     # (n,) when each request arrives; class by class, ascending within a class
     release_s: FloatArray
     deadline_s: FloatArray  # (n,) ascending within a class
-    # (n + 1,) violations from each request of a class on that are certain if nothing waits then
     late: IntArray
+    """(n + 1,) violations from each request of a class on that are certain if nothing waits then,
+    once :func:`count_late` has counted them."""
     urgency: FloatArray  # (n,) rank in which requests that wait are served; no two are equal
     counts: IntArray  # (n,) 1 where a violation counts, 0 before the counting starts
     first: IntArray  # (classes + 1,) position of each class's first request, and n
@@ -98,7 +99,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
     cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
     silent = replace(scenario, simulation=replace(scenario.simulation, noise=0.0))
     worker = Configuration([silent], profile=profile, listed=True)
-    e = KnownEpisode(
+    return KnownEpisode(
         intervals=scenario.intervals, interval_s=scenario.interval_s,
         **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
         cores_count=cores_count, cores_max=spec.first.cores_max, batch_max=spec.first.batch_max,
@@ -108,8 +109,6 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         settings=rows(worker.settings), models=rows(worker.models[0]), numbers=worker.numbers.array,
         pending=rows(np.zeros(1, PENDING)), replica_slots=worker.room.replicas,
     )  # fmt: skip
-    count_late(e, 1.0)
-    return e
 
 
 def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) -> dict[str, Any]:

@@ -83,14 +83,6 @@ def fluid(e: KnownEpisode) -> Fluid:
     )  # fmt: skip
 
 
-def in_whole_intervals(f: Fluid) -> Fluid:
-    """Return a fluid of whole intervals and instant service: its plans are at times better ones."""
-    arrived, due = f.arrived[:, -1:].copy(), f.due[:, -1:].copy()
-    startable = np.repeat(arrived[:, :, None], f.startable.shape[2], axis=2)
-    hopeless = np.zeros_like(startable)
-    return f._replace(arrived=arrived, due=due, startable=startable, hopeless=hopeless)
-
-
 def _requests(e: KnownEpisode) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int]:
     """Return the first four fields of :class:`Fluid`, and how many requests can be answered."""
     possible = (e.deadline_s - e.release_s >= e.fastest_s) & (e.counts > 0)

@@ -91,9 +91,9 @@ def csv_text(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def csv_files(comparison: Comparison) -> dict[str, str]:
-    """Return the CSV files of a run by name."""
-    cells = cell_rows(comparison)
+def csv_files(comparison: Comparison, *more: pd.DataFrame) -> dict[str, str]:
+    """Return the CSV files of a run by name, with more rows of its cells."""
+    cells = pd.concat([cell_rows(comparison), *more])
     scores = score_rows(cells, comparison.shown.reference)
     return {"cells.csv": csv_text(cells), "score.csv": csv_text(scores)}
 
