@@ -85,8 +85,7 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 	@set -e; for suite in $(SUITES); do \
 	  $(PY) evaluate.py --suite $$suite --run-dir $(RESULTS)/$$suite || [ $$? -eq 1 ]; \
 	done
-	[ -e $(RESULTS)/standard-v1/bounds.csv ] || $(PY) -m benchmarks.bounds $(RESULTS)/standard-v1
-	$(PY) -m benchmarks.results $(foreach suite,$(SUITES),--$(firstword $(subst -v, ,$(suite))) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
+	$(PY) -m benchmarks.results --prove $(foreach suite,$(SUITES),--$(firstword $(subst -v, ,$(suite))) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
 policies: setup  ## train the policies that ship, two at a time, two hours
 	@{ echo "ppo-joint any --systems 192"; \

@@ -1,7 +1,7 @@
 """Results of the large suites as CSV, and their tables in README.md and docs/results.md.
 
     python -m benchmarks.results [--standard RUN] [--cold RUN] [--robust RUN] [--real RUN]
-        [--systems RUN] [--stages RUN] [--fidelity FILE ...]
+        [--systems RUN] [--stages RUN] [--prove] [--fidelity FILE ...]
 
 What is named is read and written to docs/results/*.csv. The tables between the marks of both
 pages are then made from the CSV files, those of earlier runs included; docs/metrics.md and the
@@ -12,7 +12,9 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from sponge_env import cli, metrics
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
+from sponge_env.oracle import least_cores
 from sponge_env.results import suite_tables
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
@@ -29,8 +32,8 @@ from sponge_env.results.page import draw_all, series_name
 from sponge_env.results.suite_tables import read_rows, score_table
 from sponge_env.results.tables import MISSING, Table, markdown, with_block
 from sponge_env.run.store import identity
+from sponge_env.run.suite import BOUND_AGENTS, arranged, load_suite
 from sponge_env.run.suite import cells as suite_cells
-from sponge_env.run.suite import load_suite
 from sponge_env.utils.files import read_json, write_all
 
 TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")  # Scenarios whose first episode is drawn
@@ -54,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     for suite in SUITES:
         text = f"run of the suite {suite}"
         parser.add_argument(f"--{suite}", type=Path, metavar="RUN", help=text)
+    text = "bound the cores of the standard cells first, in half an hour"
+    parser.add_argument("--prove", action="store_true", help=text)
     live = "fidelity.json of sponge fidelity"
     parser.add_argument("--fidelity", nargs="+", type=Path, default=[], metavar="FILE", help=live)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
@@ -63,6 +68,8 @@ def main(argv: Sequence[str]) -> int:
     for suite in SUITES:
         if path := getattr(arguments, suite):
             run = load_run(path)
+            if arguments.prove and suite == "standard":
+                prove(path)
             proven = [read_rows(path / "bounds.csv")] if (path / "bounds.csv").exists() else []
             found = suite_tables.csv_files(run.comparison, *proven)
             files |= {f"results/{suite}-{name}": text for name, text in found.items()}
@@ -87,6 +94,20 @@ def main(argv: Sequence[str]) -> int:
             write_all(docs, {name: page_of(page.read_text())})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {docs / 'results.md'}")
     return 0
+
+
+def prove(run: Path) -> None:
+    """Write the fewest cores that any schedule needs to meet each cell, into a run without them."""
+    if (run / "bounds.csv").exists():
+        return
+    suite = load_suite(read_json(run / "run.json")["suite"])
+    seeds, shown = range(suite.first_seed, suite.first_seed + suite.seeds), arranged(suite)
+    with ProcessPoolExecutor() as pool:
+        cores = [*pool.map(least_cores, suite_cells(suite), repeat(seeds), repeat(metrics.MET))]
+    rows = pd.DataFrame(shown.cells, columns=[*metrics.CELL])
+    rows["group"] = rows["scenario"].map(lambda name: shown.groups.get(name, ""))
+    more = {"agent": BOUND_AGENTS["joint"], "n": suite.seeds, "mean_cores": cores}
+    write_all(run, {"bounds.csv": suite_tables.csv_text(rows.assign(**more))})
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from sponge_env import Allocation, Scenario, load_scenario
 from sponge_env.env.factory import scenario_profile
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
-from sponge_env.oracle import bound
+from sponge_env.oracle import bound, least_cores
 from sponge_env.run.read import load_results
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import config
@@ -65,6 +65,17 @@ def check(scenario, seed, joint):
     assert best <= (found.violations_upper, found.core_seconds_upper + 1e-6)
     as_good = [cores for violations, cores in tried if violations <= found.violations_upper]
     assert found.core_seconds_lower <= min(as_good) + 1e-6
+    for missed in (0.0, 0.3):
+        met = [cores for violations, cores in tried if violations <= missed * found.offered]
+        held = least_cores(scenario, [seed], missed) * (scenario.duration_s - scenario.count_from_s)
+        assert held <= min(met, default=held) + 1e-6
+
+
+def test_the_least_cores_are_close_to_what_schedules_hold():
+    crowd = replace(load_scenario("flash-crowd"), duration_s=60.0)
+    held = [bound(crowd, seed, joint=True).core_seconds_upper / 60.0 for seed in (1, 2)]
+    least = [least_cores(crowd, (1, 2), missed) for missed in (0.0, 0.001, 0.1)]
+    assert sum(held) / 2 > least[0] > least[1] > least[2] > 0.7 * sum(held) / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 from contextlib import closing
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from agents.stepwise import MAX_REPLICAS, PER_REPLICA, Form
 from agents.training import parse
 from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
 from sponge_env.metrics import MET
+from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Initial, Network
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.simulation.randomised import other
@@ -172,6 +174,19 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do():
         steps = np.where(CHOICES.moves[0, before], policy.logits(seen)[-3:], -np.inf)
         was, became = (each // PER_REPLICA % PER_REPLICA for each in (before, after))
         assert became == was + steps.argmax() - 1
+
+
+def test_a_policy_leads_that_takes_back_a_resize_which_has_not_acted():
+    slow = changed(SEVERAL_REPLICAS, {"simulation.actuation_delay_s": 1.8})
+    form, steps = Form(1, BATCHES), cycle((0, 2))  # a replica less, then one more
+    most_cores = np.arange(sum(CHOICES.actions), dtype=np.float32)
+
+    def logits(_):
+        most_cores[-3:] = np.arange(3) == next(steps)
+        return most_cores[None]
+
+    led, task = SimpleNamespace(logits=logits), ("sponge-joint", 5, slow)
+    assert len(programs._demonstrate(form, {slow.limits: 0}, led, task).seen) == slow.intervals
 
 
 def test_random_cores_replace_the_programs_now_and_then_for_some_intervals():

@@ -150,7 +150,8 @@ def _demonstrate(
             requested = state.take(disturbance.apply(choices, most)[None])
         else:
             requested = state.choose(policy.logits(state.seen))
-        system.step(allocation(requested[0]))
+        # It may count replicas as starting that are ready until a resize acts.
+        system.step(system.spec.fitting(allocation(requested[0]), view.ready))
     return Demonstrations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
