@@ -78,8 +78,7 @@ class Client:
         """Send a call now; its input is a number of its own."""
         now_s, x = self.system.stamp(self.worker.now()), float(len(self._tickets))
         stage = len(self._tickets) % max(1, len(self.system.spec.models))
-        call = Call(np.array([x]), now_s - delay_s, now_s + budget_s, 100, stage)
-        told = []
+        call, told = Call(np.array([x]), now_s - delay_s, now_s + budget_s, 100, stage), []
         ticket = self.system.inbox.submit(call, told.append)
         self._tickets.append(ticket)
         self.replies[ticket], self.inputs[ticket] = told, x

@@ -231,8 +231,7 @@ def test_there_are_no_more_replicas_than_the_machine_has_room_for():
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_batches_of_environments_share_a_machine_as_controllers_do(stages, nodes):
     asked = np.random.default_rng(stages).integers(1, 9, (200, stages, 4))
-    limits, fitted = np.full((stages, 4), 8), asked.copy()
-    machine = np.array([nodes, nodes])
+    limits, fitted, machine = np.full((stages, 4), 8), asked.copy(), np.array([nodes, nodes])
     assert fit(fitted, limits, machine)
     (one,) = spec_of(SHORT).stages
     spec = dataclasses.replace(spec_of(SHORT), nodes=nodes, stages=(one,) * stages)
@@ -262,8 +261,7 @@ def test_a_view_shows_what_the_core_observes(name):
     scenario, kind, counts = CONTROLLED[name]
     kept = dataclasses.replace(scenario, duration_s=40.0, serving=Serving(drop="expired"))
     system = SimulatedSystem(kept, 4)
-    control, rng = control_named(kind, system.spec), np.random.default_rng(3)
-    seen = []
+    control, rng, seen = control_named(kind, system.spec), np.random.default_rng(3), []
     while not system.done:
         seen.append(system.observe(control))
         assert seen[-1].tobytes() == encode(system.view(), system.spec, control).tobytes()

@@ -93,8 +93,7 @@ def test_a_queue_that_grows_is_noticed_without_any_range():
     ("program", "scales_out", "before"), [(SpongeJoint, True, 150), (SpongeMPC, False, 5)]
 )
 def test_a_program_that_takes_over_knows_the_past(program, scales_out, before, monkeypatch):
-    observed, observe = [], program.observe
-    system = make_system(load_scenario("bursty"), SEED)
+    observed, observe, system = [], program.observe, make_system(load_scenario("bursty"), SEED)
     guard, views = Guard(calm_policy(), system.spec, scales_out), []
     calm, beyond = shown(busy_view()), shown(flood())
     for _ in range(before):

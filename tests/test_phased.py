@@ -178,14 +178,10 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do():
 
 def test_a_policy_leads_that_takes_back_a_resize_which_has_not_acted():
     slow = changed(SEVERAL_REPLICAS, {"simulation.actuation_delay_s": 1.8})
-    form, steps = Form(1, BATCHES), cycle((0, 2))  # a replica less, then one more
-    most_cores = np.arange(sum(CHOICES.actions), dtype=np.float32)
-
-    def logits(_):
-        most_cores[-3:] = np.arange(3) == next(steps)
-        return most_cores[None]
-
-    led, task = SimpleNamespace(logits=logits), ("sponge-joint", 5, slow)
+    steps = cycle(np.eye(3, dtype=np.float32)[[0, 2]])  # a replica less, then one more
+    most = np.arange(sum(CHOICES.actions) - 3, dtype=np.float32)
+    led = SimpleNamespace(logits=lambda _: np.append(most, next(steps))[None])
+    form, task = Form(1, BATCHES), ("sponge-joint", 5, slow)
     assert len(programs._demonstrate(form, {slow.limits: 0}, led, task).seen) == slow.intervals
 
 

@@ -88,8 +88,7 @@ def compare(scenario, plan, seed):
         model.done_by = [[0] * len(stage.variants) for stage in scenario.stages]
         queued = [view.queued_deadlines_s.size for view in system.view().stages]
         assert queued == [*map(len, model.queues)]
-    columns = system.columns()
-    ended = [ticket for ticket in model.tickets if ticket.outcome]
+    columns, ended = system.columns(), [ticket for ticket in model.tickets if ticket.outcome]
     rows = [ticket.row for ticket in ended]
     final = ~np.isin(columns["outcome"], ("queued", "running"))
     np.testing.assert_array_equal(np.flatnonzero(final), rows)

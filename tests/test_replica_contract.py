@@ -138,8 +138,7 @@ def test_it_gets_ready_and_answers_batch_after_batch(rig):
 
 
 def test_answers_are_to_the_tensors_in_their_order(rig):
-    replica, tensors = rig.launch_idle(), rig.samples(3)
-    answers = []
+    replica, tensors, answers = rig.launch_idle(), rig.samples(3), []
     for order in ((0, 1, 2), (2, 0, 1)):
         replica.start(1, [tensors[task] for task in order])
         assert isinstance(next_event(replica), Answered)

@@ -276,8 +276,7 @@ class Lazy(FakeLauncher):
 def test_to_drain_is_to_answer_what_is_there():
     with rig(Lazy(), slow=Fixed()) as r:
         replies = [r.submit(float(x)) for x in range(3)]
-        draining = threading.Thread(target=r.engine.drain, args=(SOON_S,))
-        replica = r.started()
+        draining, replica = threading.Thread(target=r.engine.drain, args=(SOON_S,)), r.started()
         draining.start()
         until(lambda: not r.engine.ready)
         assert r.submit()().status is Status.STOPPED

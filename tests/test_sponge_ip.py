@@ -118,8 +118,7 @@ def test_equals_exhaustive_search_on_random_states(seed):
 
 
 def test_equals_pulp_on_random_states():
-    rng = np.random.default_rng(10)
-    exact, pulp = SpongeIP(), SpongeIP(solver="pulp")
+    rng, exact, pulp = np.random.default_rng(10), SpongeIP(), SpongeIP(solver="pulp")
     for _ in range(60):
         spec = random_spec(rng, largest=8)
         view = random_view(rng, spec)

@@ -132,8 +132,7 @@ def test_kinds_of_requests_overtake_each_other():
 
 
 def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is():
-    stalled = CALM._replace(transfer_s=0.8)
-    whole, halves = np.empty(2), np.empty(4)
+    stalled, whole, halves = CALM._replace(transfer_s=0.8), np.empty(2), np.empty(4)
     path_of(stalled, EXPECTED, 0, KINDS, whole, 1.0)
     path_of(stalled, EXPECTED, 0, KINDS, halves, 0.5)
     np.testing.assert_allclose(halves[1::2], whole)
@@ -222,8 +221,7 @@ def test_the_price_of_a_request_rises_with_the_rate():
     prices = [price_of(curve, rate_rps) for rate_rps in np.linspace(0, 60, 200)]
     assert prices[0] == 0.0
     assert np.all(np.diff(prices) >= 0)
-    at_20 = price_of(curve, 20.0)
-    more_rps = np.diff((np.arange(1, 17) / SERVICE_S).max(axis=1))
+    at_20, more_rps = price_of(curve, 20.0), np.diff((np.arange(1, 17) / SERVICE_S).max(axis=1))
     assert 1 / more_rps[4] <= at_20 <= 1 / more_rps[6]
 
 

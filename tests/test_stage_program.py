@@ -203,8 +203,7 @@ def every_way(chain):
 def test_no_way_is_cheaper(program):
     chain, count_late = program
     costs = [cost_of(chain, way, count_late) for way in every_way(chain)]
-    allowed = [cost for cost in costs if cost is not None]
-    cost = chain.cheapest(count_late)
+    allowed, cost = [cost for cost in costs if cost is not None], chain.cheapest(count_late)
     if allowed:
         assert cost == min(allowed)
         assert cost_of(chain, tuple(chain.chosen.tolist()), count_late) == cost

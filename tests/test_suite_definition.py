@@ -145,8 +145,7 @@ def test_keys_of_one_table_change_together():
 def test_scenarios_that_differ_in_one_value_are_groups():
     across = {"network.payload_bytes": (3e5, 1e5), "arrivals.rate_rps": (8.0, 20.0)}
     groups = CellGroup(("paper",), ("yolov5s",), across=across), PAPER
-    found = suites.arranged(suite(cells=groups))
-    sizes, rates = (300000, 100000), (8, 20)
+    found, sizes, rates = suites.arranged(suite(cells=groups)), (300000, 100000), (8, 20)
     assert found.groups == {f"paper-{n}-{k}": f"rate_rps {k}" for n in sizes for k in rates}
 
 

@@ -219,8 +219,7 @@ def test_delays_scatter_around_the_median_that_controllers_know():
 
 def test_no_resize_overtakes_another_and_none_is_lost():
     scattered = delayed(duration_s=60.0, actuation_delay_s=2.0, actuation_scatter=1.0)
-    system = SimulatedSystem(scattered, 1)
-    rng, asked_for = np.random.default_rng(0), []
+    system, rng, asked_for = SimulatedSystem(scattered, 1), np.random.default_rng(0), []
     for _ in range(60):
         asked_for.append(int(rng.integers(1, 17)))
         system.step(Allocation(asked_for[-1], 4))

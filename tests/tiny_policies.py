@@ -37,8 +37,7 @@ def plan(folder, **changes):
 
 def drawn_policy(info=STEPWISE, seed=7, **changes):
     """Return a policy of large random weights, so that it moves about."""
-    random = np.random.default_rng(seed)
-    info = dataclasses.replace(info, **changes)
+    random, info = np.random.default_rng(seed), dataclasses.replace(info, **changes)
     shapes = ((8, len(info.inputs)), (8, 8), (sum(info.actions), 8))
     layers = [(random.normal(size=s).astype("f4"), np.zeros(s[0], np.float32)) for s in shapes]
     return Policy(info, tuple(layers))

@@ -58,8 +58,7 @@ def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
 
 def least_cores(scenario: Scenario, seeds: Iterable[int], missed: float) -> float:
     """Return the mean cores below which no schedule misses at most a share of all requests."""
-    profile, counted = scenario_profile(scenario), 0
-    least = np.zeros(len(FEW_COSTS))
+    profile, counted, least = scenario_profile(scenario), 0, np.zeros(len(FEW_COSTS))
     for e in (known_episode(scenario, profile, seed) for seed in seeds):
         f = fluid(e)
         allowed = missed * e.counts.sum()  # What nothing can answer is no part of the fluid
@@ -100,8 +99,7 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
 
 def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
-    ahead = _cold_intervals(e)
-    cost = np.full(e.intervals, round(e.cold_start_s / e.interval_s))
+    ahead, cost = _cold_intervals(e), np.full(e.intervals, round(e.cold_start_s / e.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     # No plan is made for the moments between.
     f = f._replace(violation=PLAN_VIOLATION_COST, mixed=f.mixed[:, :, :0])

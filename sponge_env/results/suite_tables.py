@@ -121,8 +121,7 @@ def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:
 def score_rows(cells: pd.DataFrame, reference: str, *by: str) -> pd.DataFrame:
     """Return the score of each agent, and value of further columns, from :func:`cell_rows`."""
     # A cell without a result is none that is met.
-    keys = ["start", *by]
-    rows = ratios(cells, reference)
+    keys, rows = ["start", *by], ratios(cells, reference)
     total = rows.drop_duplicates([*CELL]).groupby(keys).size().rename("cells")
     found = rows.groupby([*keys, "agent"], sort=False).agg(
         met=("met", "sum"), cores_over_reference=("cores_over_reference", _geometric_mean),

@@ -255,8 +255,7 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
     if backend == "live":
         check_live(scenario, profile, limiter)
-    requests = draw_workload(scenario, profile, 0)
-    intervals = scenario.intervals
+    requests, intervals = draw_workload(scenario, profile, 0), scenario.intervals
     if requests.id.size and requests.arrival_s[0] >= intervals * scenario.interval_s:
         raise TraceError(
             f"no request arrives within the {intervals} intervals of an episode: the first is "

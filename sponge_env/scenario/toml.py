@@ -41,8 +41,7 @@ def relative_to(folder: Path, name: str) -> str:
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     """Build a dataclass from parsed TOML, tables nested ones; a ``ConfigError`` names a bad key."""
-    hints = get_type_hints(cls)
-    values = {}
+    hints, values = get_type_hints(cls), {}
     for key, value in data.items():
         if key not in hints:
             raise ConfigError(unknown("key", prefix + key, (prefix + name for name in hints)))

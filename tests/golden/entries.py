@@ -109,8 +109,7 @@ def _vector(env, what, infos):
         rewards.append(reward)
         over.append(truncated)
         measured.append(_valid(info, infos))
-        began = info["episode_seed"] != playing
-        playing = info["episode_seed"]
+        began, playing = info["episode_seed"] != playing, info["episode_seed"]
         if began.any():
             seeds.append(np.where(began, playing, 0))
         if "final_obs" in info:

@@ -143,8 +143,7 @@ def fidelity(key, measured):
     for number, (size, ratio) in enumerate(measured):
         cpu_s = ratio * float(work_s[size - 1])
         completions.append(Completion(Batch(number, tuple(range(size))), 0, 0.0, 1.0, True, cpu_s))
-    rows = {}
-    measured_work = [MeasuredWork(completions, work_s).table()]
+    rows, measured_work = {}, [MeasuredWork(completions, work_s).table()]
     for kind, works in (("simulated", []), ("replayed", measured_work)):
         run = Run.of(agent, subject.scenario, "sim", subject.seed)
         rows[kind] = _collect(subject.simulated(repetition, works=works), controller, run)

@@ -65,8 +65,7 @@ def record(only):
 
 def check(only):
     """Play everything that is recorded; return how many entries differ."""
-    names, now = read_names(), keys()
-    differing = 0
+    names, now, differing = read_names(), keys(), 0
     for name in MAKERS:
         entries, started_s = read(name), time.perf_counter()
         chosen = [key for key in entries if only in f"{name}/{key}"]

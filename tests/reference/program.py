@@ -19,8 +19,7 @@ def count_late(spec, view, forecast, margin):
     time from the next ones, but does not count as late. ``margin`` is relative, on every latency.
     """
     table_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-    service_s = (1 + margin) * table_s
-    free_s = _free_after_s(spec, view, margin)
+    service_s, free_s = (1 + margin) * table_s, _free_after_s(spec, view, margin)
     slack_s = view.first.queued_deadlines_s - view.now_s
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))

@@ -187,8 +187,7 @@ class SimulatedWorker:
 
     def _share_cpu(self):
         """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
-        busy = len(self._replicas) - self.idle()
-        level, left = math.inf, self.cpu_cores
+        busy, level, left = len(self._replicas) - self.idle(), math.inf, self.cpu_cores
         for cores, others in zip(self._wanted(), range(busy, 0, -1), strict=True):
             level = left / others  # who wants less leaves the rest to the others
             if cores > level:

@@ -104,8 +104,7 @@ def read_message(
     request: Any, served: ServedModel, max_rows: int, regions: Regions | None = None
 ) -> InferRequest:
     """Parse a ``ModelInferRequest``; what violates the protocol is a WireError."""
-    raw = request.raw_input_contents
-    tensors = request.inputs
+    raw, tensors = request.raw_input_contents, request.inputs
     shared = [each for each in tensors if REGION in each.parameters]
     with_contents = any(each.HasField("contents") for each in (tensors if raw else shared))
     if with_contents or (raw and len(raw) + len(shared) != len(tensors)):
@@ -127,8 +126,7 @@ def read_message(
 
 def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     """Return a tensor in the form of the JSON, with its size where its data are bytes."""
-    field, data = _CONTENTS.get(tensor.datatype), {}
-    parameters = _of_tensor(tensor.parameters)
+    field, data, parameters = _CONTENTS.get(tensor.datatype), {}, _of_tensor(tensor.parameters)
     if size is not None:
         parameters["binary_data_size"] = size
     elif REGION not in parameters:
