@@ -37,7 +37,7 @@ REMEMBERED = 3600  # Past intervals whose rates are remembered
 _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """Seconds of a peak, and for how long it is expected again (or two cold starts, if longer)."""
 _FORGOTTEN, _AGAIN = 1.5, 1.25
-"""A peak so many times the highest that is expected, which came before these, was forgotten too
+"""A peak more than so many times the highest expected one, which came before, was forgotten too
 soon: from then on peaks are expected for so many times as long as it took to come again."""
 
 
@@ -153,7 +153,7 @@ class PastRates:
         mean = np.add.reduce(self.rates[-self.peak :]) / min(self.peak, self.rates.size)
         # What the rise itself has brought so far is left out.
         expected = self._means[-self.peak_ago : -self.peak - self.cold_start]
-        if expected.size and mean >= _FORGOTTEN * np.maximum.reduce(expected):
+        if expected.size and mean > _FORGOTTEN * np.maximum.reduce(expected):
             before = np.flatnonzero(self._means[: -self.peak_ago] >= mean)
             for ago in (self._means.size - before)[-1:]:
                 self.peak_ago = min(math.ceil(_AGAIN * ago), REMEMBERED)

@@ -126,7 +126,7 @@ class ShadowFleets:
         """(intervals, fleets + 2) the same of each; the latest overwrite the oldest."""
         self._fleets = ShadowState(
             sizes, np.full((count, spec.first.replicas_max), -math.inf), np.zeros((count, _QUEUE)),
-            np.zeros((count, 2), np.int64), self._last[:-2], spec.drops_early,
+            np.zeros((count, 2), np.int64), np.zeros(count, np.int64), spec.drops_early,
         )  # fmt: skip
         self._cores = sizes[:, 0] * sizes[:, 1]
         self._places: dict[tuple[int, int], list[int]] = {}
@@ -143,7 +143,7 @@ class ShadowFleets:
         due_s, from_s = came_s + view.budgets_s[possible], view.now_s - self._spec.interval_s
         # An interval in which a decision came late is longer.
         play(self._fleets, table_s, came_s, due_s, came_s.min(initial=from_s), view.now_s)
-        last, ago = view.last, self._past.peak_ago
+        last, ago, self._last[:-2] = view.last, self._past.peak_ago, self._fleets.missed
         self._last[-2:] = last.avoidable_violations if last is not None else 0, possible.size
         self._counts[self._intervals % len(self._counts)] = self._last
         self._sums += self._last - self._counts[(self._intervals - ago) % len(self._counts)]

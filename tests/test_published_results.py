@@ -78,8 +78,8 @@ def test_runs_are_written_in_the_published_format(docs, tmp_path):
     series = {f"results-series-{'-'.join(cell)}.png" for cell in both}
     assert {path.name for path in docs.glob("*.png")} == {"comparison.png", *series}
     readme = block(docs.parent / "README.md", "results")
-    assert "| controller | met | cores over fa2 | cores over bound | worst cell |" in readme
-    assert "| sponge-ip | 2 of 2 | 2.00 | 2.67 | 2.00 | 0.050 |" in readme
+    assert "| controller | met | cores over fa2 | worst cell | cores over bound |" in readme
+    assert "| sponge-ip | 2 of 2 | 2.00 | 2.00 | 2.67 | 0.050 |" in readme
     assert "| hpa | 0 of 2 | - | - | - | 4.050 |" in readme
     page = (docs / "results.md").read_text()
     assert "### All scenarios and models: by group, warm start: met · cores over fa2" in page

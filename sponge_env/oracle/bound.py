@@ -94,7 +94,10 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     plans = [np.full(e.intervals, n + 1) for n in range(1 if e.quota else e.replicas_max)]
     plans += [_plan(e, fluid(e), part) for part in MARGINS if not e.quota]
     best, plan = min([(search(e, each, NARROW), each) for each in plans], key=lambda p: p[0].cost)
-    return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
+    if e.quota:
+        return best
+    wide = search(e, plan, WIDE_JOINT), _vertical_schedule(e._replace(replicas_max=1))
+    return min(best, *wide, key=lambda schedule: schedule.cost)
 
 
 def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:

@@ -146,8 +146,8 @@ def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
     columns: Columns[dict[Any, Any]] = [
         ("controller", lambda row: row["agent"]),
         ("met", lambda row: f"{row['met']} of {row['cells']}"),
-        (over, lambda row: _number(row["cores_over_reference"])), *bound,
-        ("worst cell", lambda row: _number(row["worst"])),
+        (over, lambda row: _number(row["cores_over_reference"])),
+        ("worst cell", lambda row: _number(row["worst"])), *bound,
         ("missed [%]", lambda row: f"{row['missed'] * 100:.3f}"),
     ]  # fmt: skip
     found = {row["agent"]: row for row in rows.to_dict("records")}

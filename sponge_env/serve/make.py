@@ -43,8 +43,7 @@ def make_engine(
     ``slo_s`` (of calls that state none) are the scenario's unless given. ``options`` are those of
     controllers, by name. Raises ``SpongeError`` if it cannot be served.
     """
-    profile = ensure_profile(scenario, "live", limiter)
-    scenario = with_own_slo(scenario)
+    profile, scenario = ensure_profile(scenario, "live", limiter), with_own_slo(scenario)
     if slo_s is not None:
         classes = (replace(kind, slo_s=slo_s) for kind in scenario.classes)
         own = tuple(classes) if is_set(scenario.stages) else ()
@@ -56,8 +55,7 @@ def make_engine(
         check_stage_inputs(scenario, [stage[0].max_tasks for stage in models])
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # an error is raised before anything starts
-    outputs = models[-1][0].outputs
-    start = partial(_start, profiles, limiter)
+    outputs, start = models[-1][0].outputs, partial(_start, profiles, limiter)
     system = ServedSystem(scenario, start, profile, outputs=outputs, queue_max=queue_max)
     spec, names = system.spec, [stage.name for stage in scenario.pipeline]
     served = [
