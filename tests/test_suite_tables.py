@@ -68,7 +68,7 @@ def test_a_suite_has_one_score_and_one_for_each_group():
     frames += [rows("ip", OTHER, 0.0, 8.0), rows("fa2", OTHER, 0.0, 3.0)]
     one = comparison(*frames, *BOUNDS, shown={"groups": {"paper": "a", "bursty": "b"}})
     tables = scores(one)
-    assert entries(tables[ALL], "fa2") == ["2 of 2", "0.53", "1.06", "0.75", "0.000"]
+    assert entries(tables[ALL], "fa2") == ["2 of 2", "0.53", "0.75", "1.06", "0.000"]
     groups = tables["by group, cold start: met · cores over ip"]
     assert entries(groups, "fa2") == ["1/1 · 0.75", "1/1 · 0.38"]
     assert "by group, cold start" in suite_tables.all_tables(one)
@@ -128,7 +128,7 @@ def test_the_score_by_hand():
     assert table.headings[2] == "cores over fixed"
     assert table.rows == [
         ["bad", "0 of 4", "-", "-", "-", "2.500"],
-        ["good", "4 of 4", "0.71", "2.52", "1.00", "0.025"],
+        ["good", "4 of 4", "0.71", "1.00", "2.52", "0.025"],
     ]
 
 
