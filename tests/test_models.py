@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ from onnx import TensorProto, helper
 from sponge_env.errors import ConfigError, MissingExtraError
 from sponge_env.live import child, sandbox
 from sponge_env.live.child import MAX_REASONS, REPORT, ModelServer
-from sponge_env.live.local import MAX_REPORT_BYTES
+from sponge_env.live.local import MAX_REPORT_BYTES, LocalReplica
+from sponge_env.live.protocol import Answered, Death
 from sponge_env.live.stages import make_job
 from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
-from sponge_env.models.model import Model, TensorSpec, onnx_session
+from sponge_env.models.model import TEXT, TEXT_BYTES, Model, TensorSpec, onnx_session, run_onnx
 from sponge_env.models.registry import inspect_onnx, resolve_model, resolve_variants
 from sponge_env.utils.installation import typing
 
@@ -307,3 +309,34 @@ def test_a_model_that_cannot_be_served_says_why(tmp_path, graph, reason):
     path = write_model(tmp_path / "bad.onnx", **graph)
     with pytest.raises(ConfigError, match=reason):
         inspect_onnx(path)
+
+
+def test_a_model_without_outputs_is_refused(tmp_path):
+    model = onnx.load(write_model(tmp_path / "mute.onnx"))
+    del model.graph.output[:]
+    onnx.save(model, tmp_path / "mute.onnx")
+    with pytest.raises(ConfigError, match=r"mute.onnx has no outputs"):
+        inspect_onnx(tmp_path / "mute.onnx")
+
+
+def test_a_text_ends_where_it_does_however_long(tmp_path):
+    path = write_model(tmp_path / "texts.onnx", [["n"]], ["n"], TensorProto.STRING, "Identity")
+    texts = [b"x" * TEXT_BYTES, b"of another client"]
+    assert run_onnx(onnx_session(str(path), 1), np.array(texts, TEXT)).tolist() == texts
+
+
+BAD_REPORTS = [
+    *((1.0, 2.0, text) for text in (b"{", b"[1]", b'{"2": "x"}', b'{"%d": ""}' % 10**30)),
+    *((*times_s, b"") for times_s in ((2.0, 1.0), (1.0, np.inf), (np.nan, 1.0), (1.0, 1e12))),
+]
+
+
+@pytest.mark.parametrize("report", BAD_REPORTS, ids=str)
+def test_a_report_that_cannot_be_is_a_death(report):
+    replica, (replica._channel, child) = object.__new__(LocalReplica), socket.socketpair()
+    replica._asked, replica._reported_cpu_s, replica.cpu_s = 2, 0.0, lambda: 1.0
+    with replica._channel, child:
+        child.send(REPORT.pack(7, 1.0, 2.0) + b'{"1": "no"}')
+        assert replica.poll() == Answered(7, 1.0, 2.0, 1.0, {1: "no"})
+        child.send(REPORT.pack(7, *report[:2]) + report[2])
+        assert isinstance(replica.poll(), Death)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from served import running
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.scenario.scenario import load_scenario, scenario_of, served_name
 from sponge_env.serve import __main__ as command
+from sponge_env.serve import options
 from sponge_env.serve.make import check_stage_inputs, controllers
 from sponge_env.serve.options import ServeOptions
 
@@ -243,3 +245,15 @@ def test_options_are_those_of_the_agent(tmp_path):
     assert (options.max_rows, command._agent_options(given)) == (7, {})
     with pytest.raises(ConfigError, match="put the token into SPONGE_TOKEN"):
         command._server_options(parse(["--agent", "ppo", "--option", "server.token=x"]))
+
+
+def test_files_are_allowed_for_all_connections_or_it_is_said(monkeypatch):
+    limits = []
+    monkeypatch.setattr(options, "setrlimit", lambda _, both: limits.append(both))
+    for both in ((1024, 4096), (4096, 4096), (resource.RLIM_INFINITY,) * 2):
+        monkeypatch.setattr(options, "getrlimit", lambda _, both=both: both)
+        options.allow_files(ServeOptions())
+    assert limits == [(options.OWN_FILES + 1024, 4096)]
+    monkeypatch.setattr(options, "getrlimit", lambda _: (128, 1024))
+    with pytest.raises(ConfigError, match=r"512 needs 1280 open files.* allows 1024: raise"):
+        options.allow_files(ServeOptions())

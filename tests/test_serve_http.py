@@ -24,6 +24,7 @@ from served import running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
+from sponge_env.serve.http import connection
 from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.monitor import tracing
@@ -193,6 +194,16 @@ def test_of_too_many_connections_the_longest_idle_gives_way():
             assert one.answer().status == three.answer().status == 200
 
 
+def test_a_silent_body_gives_way(monkeypatch):
+    monkeypatch.setattr(connection, "SLOW_S", 0.0)
+    with running(max_held_bytes=1000) as server, Wire(server) as silent, Wire(server) as one:
+        silent.send(request(content_length=900))
+        assert one.send(infer()).answer().status == 503
+        assert silent.closed()
+        with Wire(server) as two:
+            assert two.send(infer()).answer().status == 200
+
+
 def test_a_client_that_goes_away_frees_its_place():
     with running(FakeEngine(answer=lambda call: None)) as server:
         with Wire(server) as wire:
@@ -303,7 +314,8 @@ def test_the_agent_is_switched(wire, server):
         local = {"content_type": kind, "host": "127.0.0.1:8000"}
         return wire.send(request(body, path="/agent", **local)).answer()
 
-    assert switch(b'{"agent": "static-2"}').json == {"agent": "static-2"}
+    found = switch(b'{"agent": "static-2"}', "Application/JSON; charset=utf-8 \t").json
+    assert found == {"agent": "static-2"}
     assert server.engine.agent == "static-2"
     assert "unknown agent 'other'" in switch(b'{"agent": "other"}').json["error"]
     for body in (b"{}", b'{"agent": 1}', b"[]", b"x"):

@@ -1,5 +1,6 @@
 """gRPC: messages in a pool of their own, damaged ones, limits."""
 
+import asyncio
 import itertools
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from unittest.mock import AsyncMock
 
 import grpc
 import numpy as np
@@ -268,6 +270,22 @@ def test_few_messages_are_read_at_a_time(monkeypatch):
         assert gone.details() == "the message did not arrive in time"
         assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
         never.set()
+
+
+def test_for_each_call_that_waits_a_slow_one_leaves(monkeypatch):
+    monkeypatch.setattr(service, "SLOW_S", 0.01)
+
+    async def served():
+        silent, quick = AsyncMock(), AsyncMock()
+        silent.read = asyncio.Event().wait
+        quick.read.return_value = b"data"
+        turn = service.Places(1)
+        slow = [asyncio.create_task(service.receive(silent, 60, turn)) for _ in range(4)]
+        await asyncio.sleep(0)
+        assert await service.receive(quick, 60, turn) == b"data"
+        assert all(isinstance(each.exception(), WireError) for each in slow)
+
+    asyncio.run(served())
 
 
 TALKATIVE = """

@@ -395,3 +395,10 @@ def test_answers_may_lead_to_more_tasks_than_the_scenario_says():
         client.step(asked(narrow, 2, 2, 1))
     assert client.statuses == [Status.ANSWERED] * 4
     assert {len(told[0].output) for told in client.replies.values()} == {40}
+
+
+def test_a_single_text_is_an_answer():
+    """NumPy gives an element of an array of texts as no array."""
+    system = client_of(ONE).system
+    system.worker.take_answers = lambda _: [np.bytes_(b"yes")]
+    assert system._output(0).tolist() == [b"yes"]

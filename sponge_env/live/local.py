@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -61,7 +62,7 @@ class LocalReplica:
         self.throttled_s = limiter.throttled_s
         self._max_tasks, self._cores = job.max_tasks, cores
         self._cpu_s = self._reported_cpu_s = 0.0
-        self._closed = False
+        self._asked, self._closed = 0, False
         # memory files vanish with their last user, however it ends
         with contextlib.ExitStack() as opened:
             self._stderr = opened.enter_context(_memory("sponge-stderr"))
@@ -114,6 +115,7 @@ class LocalReplica:
 
     def order(self, batch_id: int, size: int, variant: int) -> None:
         """Order the answers to inputs that lie in :attr:`tensors` already."""
+        self._asked = size
         if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
             self._listen()
         # if it just died, the end of its channel shows at the next poll
@@ -151,16 +153,17 @@ class LocalReplica:
             return Death(self._said)
         batch_id, started_s, finished_s = REPORT.unpack_from(message)
         before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
+        try:
+            told = json.loads(message[REPORT.size :] or b"{}")
+            failed = {range(self._asked)[int(at)]: str(reason) for at, reason in told.items()}
+        except (AttributeError, LookupError, RecursionError, ValueError):
+            return Death("its report cannot be read")
+        if not 0 <= started_s <= finished_s <= time.monotonic():
+            return Death("its report has impossible times")
         if batch_id == READY:
             return Ready(finished_s)
-        cpu_s, failed = self._reported_cpu_s - before_s, None
-        if len(message) > REPORT.size:
-            try:
-                told = json.loads(message[REPORT.size :])
-                failed = {int(at): str(reason) for at, reason in told.items()}
-            except (AttributeError, RecursionError, ValueError):
-                return Death("its report cannot be read")
-        return Answered(batch_id, started_s, finished_s, cpu_s, failed)
+        cpu_s = self._reported_cpu_s - before_s
+        return Answered(batch_id, started_s, finished_s, cpu_s, failed or None)
 
     def _listen(self) -> None:
         """Note the last line on the standard error, and make room there."""

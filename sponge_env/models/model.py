@@ -22,7 +22,7 @@ os.environ |= NO_REPORTS
 SAMPLES = 4  # Inputs that a model is shown where requests bring none
 
 TEXT_BYTES = 4096  # Longest text in a tensor, in UTF-8: shared memory has places of fixed size
-TEXT = f"S{TEXT_BYTES}"  # Type of a tensor of texts
+TEXT = f"S{TEXT_BYTES + 1}"  # Type of a tensor of texts; ONNX Runtime reads on to a zero byte
 
 
 @dataclass(frozen=True)

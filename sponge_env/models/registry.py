@@ -117,7 +117,8 @@ def inspect_onnx(path: Path) -> OnnxModel:
     inputs = [_checked_input(path, value) for value in session.get_inputs()]
     if not inputs or len({tensor.shape[0] for tensor in inputs}) > 1:
         raise ConfigError(f"{path} must have inputs that all have the same batch axis, open or 1")
-    outputs = [_tensor(path, value) for value in session.get_outputs()]
+    if not (outputs := [_tensor(path, value) for value in session.get_outputs()]):
+        raise ConfigError(f"{path} has no outputs")
     rows = [[replace(t, shape=t.shape[1:]) for t in side] for side in (inputs, outputs)]
     model = OnnxModel(str(path), record(*rows[0]), record(*rows[1]))
     batch = inputs[0].shape[0]

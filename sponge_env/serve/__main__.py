@@ -10,7 +10,7 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.toml import from_mapping
-from sponge_env.serve.options import TOKEN, ServeOptions, listening_socket
+from sponge_env.serve.options import TOKEN, ServeOptions, allow_files, listening_socket
 from sponge_env.utils.installation import bundled, imported, require_extra
 
 SERVER = "server"  # Prefix of the server's settings, as an agent's name is that of its options
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     from sponge_env.serve.make import controllers, make_engine
     from sponge_env.serve.monitor.page import monitored
 
-    options = _server_options(arguments)
+    allow_files(options := _server_options(arguments))
     if options.spans:
         require_extra("otel", "server.spans")
     controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring

@@ -4,6 +4,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 from functools import lru_cache
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.option import Options, option
@@ -11,6 +12,7 @@ from sponge_env.scenario.option import Options, option
 TOKEN = "SPONGE_TOKEN"  # Environment variable of the token: command lines are for all to see
 PROXY_HEADERS = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 BACKLOG = 512  # Connections that the kernel keeps until they are accepted
+OWN_FILES = 256  # Open files that the server, its replicas and checks of health may need
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def allow_files(options: ServeOptions) -> None:
+    """Let the process open a file for each connection; a ConfigError says that it must not."""
+    needed, (now, most) = OWN_FILES + 2 * options.max_connections, getrlimit(RLIMIT_NOFILE)
+    if RLIM_INFINITY != most < needed:
+        text = f"max_connections {options.max_connections} needs {needed} open files"
+        raise ConfigError(f"{text}, and the system allows {most}: raise that (ulimit -n)")
+    if RLIM_INFINITY != now < needed:
+        setrlimit(RLIMIT_NOFILE, (needed, most))
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

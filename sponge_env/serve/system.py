@@ -361,7 +361,7 @@ class ServedSystem(LiveSystem):
     def _output(self, ticket: int) -> NDArray[Any]:
         if not (answers := self.worker.take_answers(ticket)):
             return np.zeros((0, *self._outputs.shape), self._outputs.element)
-        return answers[0][np.newaxis] if len(answers) == 1 else np.stack(answers)
+        return np.asarray(answers[0])[np.newaxis] if len(answers) == 1 else np.stack(answers)
 
     def _end_call(self, call: OpenCall, reply: Reply) -> None:
         del self._by_ticket[call.ticket]

@@ -56,10 +56,11 @@ class Connections:
         self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
         self.end_overdue()
 
-    def make_room(self, newcomer: "Connection") -> bool:
-        """Close the connection that has been idle longest; return whether there is one."""
-        longest = min(self.open, key=lambda each: each.idle_since_s)
-        if longest is newcomer:
+    def make_room(self, newcomer: "Connection", of_body: bool = False) -> bool:
+        """Close what has been idle longest, or sends a body so; return whether there is any."""
+        known = [each for each in self.open if each.holds_body or not of_body]
+        longest = min(known, key=lambda each: each.idle_since_s, default=newcomer)
+        if longest is newcomer or longest.idle_since_s == math.inf:
             return False
         self.open.remove(longest)
         longest.transport.abort()
@@ -129,6 +130,11 @@ class Connection(asyncio.BufferedProtocol):
         since_s = self._answered_s if self._arriving is None else self._arriving.began_s
         active = first is not None or self.transport.get_write_buffer_size() > 0
         return math.inf if active and time.monotonic() < since_s + SLOW_S else since_s
+
+    @property
+    def holds_body(self) -> bool:
+        """Whether a body of known size is still to come."""
+        return self._arriving is not None and self._arriving.buffer is not None
 
     # Callbacks of the event loop.
 
@@ -232,7 +238,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header; those after a body in chunks are ignored."""
         if self._in_headers:
-            self._current.pairs.append((name.lower(), value))
+            self._current.pairs.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Queue the request, and allocate its body where the size is known."""
@@ -250,7 +256,11 @@ class Connection(asyncio.BufferedProtocol):
         if (size := int(request.headers.get(b"content-length", b"0"))) > max_bytes:
             request.fail(messages.too_large(max_bytes))
         elif size:
-            request.allocate(size, self.server.memory)
+            try:
+                request.allocate(size, self.server.memory)
+            except WireError:
+                self.server.make_room(self, of_body=True)  # for those that come next
+                raise
         if self._latest is not None and not self._paused:
             self._paused = True  # what is sent ahead waits in the client's machine
             self.transport.pause_reading()

@@ -211,7 +211,7 @@ class HttpFront:
     async def _use_agent(self, request: Request) -> Response:
         """Put another agent in charge; clients without the right to are refused."""
         self._check_right(request, "change the agent")
-        if not request.headers.get(b"content-type", b"").startswith(JSON):
+        if not request.headers.get(b"content-type", b"").lower().startswith(JSON):
             raise WireError("the agent is named as JSON: send Content-Type: application/json", 415)
         agent = (await self._setting(request)).get("agent")
         if not isinstance(agent, str):

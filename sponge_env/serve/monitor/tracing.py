@@ -1,5 +1,6 @@
 """W3C's ``traceparent`` of requests and answers, and spans for OpenTelemetry."""
 
+import logging
 import os
 import re
 import time
@@ -42,6 +43,8 @@ class Spans:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         self._api, self._span = trace, ReadableSpan
+        # It would write into the log what clients send.
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
         named = resources.Resource({resources.SERVICE_NAME: "sponge"})
         self._resource = named.merge(resources.OTELResourceDetector().detect())
         try:

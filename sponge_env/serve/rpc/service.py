@@ -245,7 +245,7 @@ def _sharing(regions: Regions) -> dict[str, Callable[[Front, Any], Any]]:
 
 
 class Places(asyncio.Semaphore):
-    """Places to read messages; a slow reader leaves its place to one that waits."""
+    """Places to read messages; for each call that waits, a slow reader leaves its place."""
 
     waiting = leaving = 0
 
@@ -256,22 +256,18 @@ class Places(asyncio.Semaphore):
             return await super().acquire()
         finally:
             self.waiting -= 1
-            self.leaving = min(self.leaving, self.waiting)
-
-    def gives_way(self) -> bool:
-        """Return whether a slow reader has to leave its place: one for each that waits."""
-        self.leaving += (gives := self.waiting > self.leaving)
-        return gives
 
 
 async def receive(context: Context, timeout_s: float, turn: Places | None = None) -> bytes | None:
     """Return a call's next message, None after the last; taking too long is a WireError."""
     timer: asyncio.TimerHandle
+    leaves = False
 
     def check() -> None:
-        nonlocal timer
+        nonlocal timer, leaves
         timer = loop.call_later(SLOW_S, check)
-        if turn is not None and not until.expired() and turn.gives_way():
+        if turn is not None and not leaves and turn.waiting > turn.leaving:
+            turn.leaving += (leaves := True)
             until.reschedule(loop.time())
 
     # gRPC buffers at most 64 KB of it before its turn.
@@ -283,6 +279,8 @@ async def receive(context: Context, timeout_s: float, turn: Places | None = None
                 data = await context.read()
             finally:
                 timer.cancel()
+                if turn is not None:
+                    turn.leaving -= leaves
     except TimeoutError:
         raise WireError("the message did not arrive in time", 408) from None
     return data if isinstance(data, bytes) else None
