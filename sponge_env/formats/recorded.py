@@ -219,7 +219,8 @@ def _arrivals_csv(rows: Rows) -> EventTrace:
 def _counts(rows: Rows) -> CountTrace:
     """Requests per second, as the Twitter trace and Autothrottle's traces have them."""
     per_second = rows.column(_COUNT)
-    rows.require(per_second == np.floor(per_second), f"{_COUNT} is not a whole number")
+    whole, text = per_second == np.floor(per_second), f"{_COUNT} is not a whole number"
+    rows.require(whole, f"{text} (times need the header arrival_s)")
     return CountTrace(per_second)
 
 

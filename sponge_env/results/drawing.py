@@ -72,7 +72,8 @@ def styles_of(agents: Sequence[str]) -> Styles:
     reference = load_suite(STANDARD).compared_with
     ordered = dict.fromkeys([*featured_of(agents), *agents])
     grey = {"color": "#777777", "linestyle": "--"}
-    coloured = ({"color": each, "linestyle": "-"} for each in itertools.cycle(COLOURS))
+    lines = itertools.product(("-", ":", "-."), COLOURS)
+    coloured = ({"color": each, "linestyle": line} for line, each in itertools.cycle(lines))
     return {agent: grey if agent == reference else next(coloured) for agent in ordered}
 
 

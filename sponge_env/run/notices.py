@@ -28,6 +28,7 @@ MUCH_GB = 1.0  # Memory of an episode that a user should know of
 MAX_HOPELESS = 0.9  # Share of hopeless requests
 MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0  # Median time between a trace's samples; longest SLO
 MAX_BEGINNING = 1 / 2  # Share of an episode that three cold starts may take
+PLAYED_ONCE = 0.005  # Share by which an episode and a file that it plays once may differ
 FEW = 10  # Samples or requests below which a file was written by hand
 IN_MS = "are its times in milliseconds, not in seconds?"
 
@@ -102,11 +103,14 @@ def files_read(scenario: Scenario) -> Iterator[str]:
 
 
 def _described(scenario: Scenario, name: str, content: Content, text: str, length_s: float) -> str:
-    """Say what a file is, what is in it, and how often an episode repeats it, if it does."""
-    times = scenario.duration_s / length_s
-    again = f"; played {times:.3g} times in {scenario.duration_s:g} s" * (times > 1)
+    """Say what a file is, what is in it, and whether an episode repeats it or plays a part."""
+    times, played = scenario.duration_s / length_s, ""
+    if times > 1 + PLAYED_ONCE:
+        played = f"; played {times:.3g} times in {scenario.duration_s:g} s"
+    elif times < 1 - PLAYED_ONCE:
+        played = f"; only its first {scenario.duration_s:g} s are played: --duration plays more"
     path, form = formats.find_trace(name, content), formats.format_of(name, content)
-    return f"read {path}: {content}, {form}; {text}{again}"
+    return f"read {path}: {content}, {form}; {text}{played}"
 
 
 def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
