@@ -111,8 +111,7 @@ class PolicyController(BaseController):
         """Which policy it follows; empty before the first :meth:`reset`."""
         if self._policy is None or self._system is None:
             return ""
-        info = self._policy.info
-        text = f"follows {self._path}, trained for"
+        info, text = self._policy.info, f"follows {self._path}, trained for"
         if info.partial:
             return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:

@@ -130,8 +130,7 @@ def _write(
     at += _SERVES
     serves_rps, alone_s = table[_SERVES:_ALONE], table[_ALONE:_CAPACITY]
     slo_s, total, rate_unit = table[_SLO], table[_TOTAL], table[_CAPACITY] * slower
-    serving = min(asked, ready)
-    needed, fleets = at, at + 5
+    serving, needed, fleets = min(asked, ready), at, at + 5
     for k in range(5):
         row[at + k] = _cores_for(serves_rps, row[places[k]] * rate_unit / ready)
     at = _add_fleets(row, fleets, serves_rps, places, rate_unit, asked, total)

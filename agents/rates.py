@@ -56,8 +56,7 @@ def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS
     # rate if that is higher. Plain floats, for the arrays are far too short for NumPy to pay.
     counts: list[float] = view.first.arrivals[-_RATE_WINDOWS:].tolist()
     mean = sum(counts) / len(counts)
-    noise = sigmas * math.sqrt(_dispersion(counts, mean))
-    newest = counts[-_RECENT_WINDOWS:]
+    noise, newest = sigmas * math.sqrt(_dispersion(counts, mean)), counts[-_RECENT_WINDOWS:]
     expected = max(mean + noise * math.sqrt(mean / len(counts)), sum(newest) / len(newest))
     low_s, high_s = _budget_range_s(spec, view)
     return Forecast(expected / spec.interval_s, noise, low_s, high_s)

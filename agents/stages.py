@@ -193,8 +193,7 @@ def solve_chain(chain: Chain, count_late: bool) -> tuple[int, ...]:
     # batch size is below the usual tolerances.
     solver = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0)
     choices, stages = chain.choices, list(itertools.pairwise(chain.choices.first.tolist()))
-    model = pulp.LpProblem("stages", pulp.LpMinimize)
-    count = int(choices.first[-1])
+    model, count = pulp.LpProblem("stages", pulp.LpMinimize), int(choices.first[-1])
     chosen = [model.add_variable(f"option{k}", cat=pulp.LpBinary) for k in range(count)]
     for first, stop in stages:
         model += pulp.lpSum(chosen[first:stop]) == 1

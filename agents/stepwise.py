@@ -74,8 +74,7 @@ class StageChoices(NamedTuple):
             most_each = min(cores, stage.cores_max), stage.batch_max
             replicas = min(form.most_replicas, stage.replicas_max, spec.total_cores)
             limits.append([*most_each, replicas, max(0, variants - 1)])
-        most = np.array(limits)[..., None, None]
-        most_cores = max(cores for cores, *_ in counts)
+        most, most_cores = np.array(limits)[..., None, None], max(cores for cores, *_ in counts)
         shape = (2, PER_REPLICA, PER_REPLICA)
         kept, held, ready = np.unravel_index(np.arange(SITUATIONS)[:, None], shape)
         each, serving = np.arange(1, most_cores + 1), np.minimum(held, ready)
@@ -240,8 +239,7 @@ def _choose(
         for k in range(len(counts)):
             batches = at + counts[k, 0]
             steps = batches + counts[k, 1]
-            variants = steps + counts[k, 2]
-            now, step = situations[i, k], 0
+            variants, now, step = steps + counts[k, 2], situations[i, k], 0
             if not waits:
                 step = _best(logits[i, steps:variants], moves[k, now]) - 1
             held = replicas[i, k] + step

@@ -78,10 +78,8 @@ def smallest_fleet(
     """
     batches = np.arange(1, spec.first.batch_max + 1)
     replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
-    latency_ms = _latency_ms(spec)
-    slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
-    requests = rate_rps * spec.slo_s
-    budget_ms = slo_ms - delay_ms
+    latency_ms, slo_ms, delay_ms = _latency_ms(spec), spec.slo_s * 1e3, delay_max_s * 1e3
+    requests, budget_ms = rate_rps * spec.slo_s, slo_ms - delay_ms
     served = replicas * np.floor(budget_ms / latency_ms) * batches
     rounds = np.ceil(requests / (batches * replicas))
     end_ms = latency_ms + rounds * latency_ms + delay_ms

@@ -49,8 +49,7 @@ class IPA(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """List the options of each stage."""
-        config = self.config
-        at_first = zip(spec.stages, spec.initial.stages, strict=True)
+        config, at_first = self.config, zip(spec.stages, spec.initial.stages, strict=True)
         self._stages = [_Stage(config, *each) for each in at_first]
         self._chain = Chain([each.batch.size for each in self._stages], TICKS, spec.total_cores)
 
@@ -60,8 +59,7 @@ class IPA(BaseController):
         if not view.first.arrivals.any():  # nothing to plan for yet
             return dataclasses.replace(view.allocation, feasible=True)
         rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
-        budget_s = config.slo_fraction * spec.slo_s - delay_max_s
-        tick_s = spec.slo_s / TICKS
+        budget_s, tick_s = config.slo_fraction * spec.slo_s - delay_max_s, spec.slo_s / TICKS
         for k, stage in enumerate(self._stages):
             own = slice(choices.first[k], choices.first[k + 1])
             latency_s = stage.latency_s(max(rate_rps * spec.stages[k].mean_tasks, 1e-9))

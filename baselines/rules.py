@@ -167,8 +167,7 @@ class GrandSLAm(_Held):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the batch sizes for what waits now."""
-        parts = shares(spec, "proportional")
-        stages = []
+        parts, stages = shares(spec, "proportional"), []
         for k, held in enumerate(self.config.of(spec)):
             share, after = parts[k]
             due_s, slack_s = view.stages[k].queued_deadlines_s, share * spec.slo_s

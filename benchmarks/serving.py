@@ -180,8 +180,7 @@ def print_throughput(servers: Sequence[Server], session: Any, rows: Array) -> No
 def measure(name: str, python: Path | None) -> None:
     """Measure one model and print its tables."""
     model = efficientnet(name)
-    rows = np.ascontiguousarray(model.samples())
-    session = onnx_session(model.path, threads=1)
+    rows, session = np.ascontiguousarray(model.samples()), onnx_session(model.path, threads=1)
 
     def bare(at: int) -> Array:
         return run_onnx(session, rows[at % len(rows)][np.newaxis])[0]

@@ -135,8 +135,7 @@ def check_file(option: str, path: Path | None) -> None:
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what runs."""
-    add = parser.add_argument
-    text = "shipped scenario or TOML file (default: paper)"
+    add, text = parser.add_argument, "shipped scenario or TOML file (default: paper)"
     add("--scenario", action=Once, type=_scenario, default="paper", help=text)
     add_traffic(parser)
     text = "draw for each seed where in the bandwidth trace it starts"
@@ -150,8 +149,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_traffic(parser: argparse.ArgumentParser) -> None:
     """Add what takes the place of a scenario's profile, network and arrivals."""
-    add = parser.add_argument
-    text = "latency profile instead of the scenario's: name or file"
+    add, text = parser.add_argument, "latency profile instead of the scenario's: name or file"
     add("--profile", action=Once, type=nonempty, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
     add("--trace", action=Once, type=nonempty, metavar="FILE", help=text)

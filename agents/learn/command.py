@@ -41,8 +41,7 @@ def scenarios_of(arguments: Namespace) -> list[Scenario]:
     if arguments.suite is not None:
         return _cells_of(arguments)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
-    profile = arguments.profile or first.profile
-    others = map(load_scenario, arguments.also)
+    profile, others = arguments.profile or first.profile, map(load_scenario, arguments.also)
     return [replace(scenario, profile=profile) for scenario in (first, *others)]
 
 

@@ -86,8 +86,7 @@ class SpongeJoint(SpongeMPC):
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
         self._observe(view)
         tables = [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
-        replicas = self._fleets.replicas(tables)
-        overloaded = self._fleets.overloaded
+        replicas, overloaded = self._fleets.replicas(tables), self._fleets.overloaded
         constant = self._shadow.to_hold(view.now_s, overloaded) if self._shadow else None
         if self._shadow is None or constant is None:
             if not overloaded:

@@ -92,8 +92,7 @@ def plan(
     # The search walks downhill from ``best``, which is overwritten, one stage after the other. All
     # costs use the same sample paths, so they vary smoothly and the walk is short.
     rules, draws, scratch = problem.rules, problem.draws, problem.scratch
-    stages, known = best.shape[0], 0
-    until_s = rules.delay_s + rules.interval_s
+    stages, known, until_s = best.shape[0], 0, rules.delay_s + rules.interval_s
     for path in range(draws.weight.size):
         arrivals_s = scratch.arrivals_s[path, 0]
         scratch.counts[path] = sample_path(

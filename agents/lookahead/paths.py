@@ -53,8 +53,7 @@ def draw_paths() -> PathDraws:
 
 def _strata(shares: tuple[float, ...]) -> list[tuple[float, float]]:
     """Cut the standard normal distribution; return each stratum's mean and probability."""
-    normal = NormalDist()
-    edges = np.cumsum((0.0, *shares))
+    normal, edges = NormalDist(), np.cumsum((0.0, *shares))
     density = [normal.pdf(normal.inv_cdf(p)) if 1e-9 < p < 1 - 1e-9 else 0.0 for p in edges]
     return [((density[i] - density[i + 1]) / share, share) for i, share in enumerate(shares)]
 
@@ -127,8 +126,7 @@ def _rate_rps(
     if path == 0:
         rate_rps = max(rate_rps, forecast.rate_rps * forecast.surge)
     known = draws.gaps.shape[1]
-    count = min(int(rate_rps * (until_s + forecast.transfer_s)) + 1, known - 1)
-    total = 0.0
+    count, total = min(int(rate_rps * (until_s + forecast.transfer_s)) + 1, known - 1), 0.0
     for draw in range(1, count + 1):
         total += 1.0 + scatter * (draws.gaps[path, draw] - 1.0)
     return float(rate_rps * total / count)

@@ -99,12 +99,10 @@ class LookAhead:
         """
         spec, forecast = self._spec, self._forecast
         # What is on the way or will be sent before the look-ahead ends.
-        played_s = self._scratch.speed.size * spec.interval_s
-        kinds = self._flow.kinds
+        played_s, kinds = self._scratch.speed.size * spec.interval_s, self._flow.kinds
         largest = max(1.0, float(kinds[:, 0].max())) if len(kinds) > 1 else 1.0
         expected = forecast.rate_rps * (played_s + forecast.transfer_s * largest)
-        group = self._group(view, expected)
-        asked = zip(view.stages, replicas, strict=True)
+        group, asked = self._group(view, expected), zip(view.stages, replicas, strict=True)
         ready = [max(1, min(stage.replicas_ready, n)) for stage, n in asked]
         starting = [max(0, n - r) for n, r in zip(replicas, ready, strict=True)]
         if not make_room:
@@ -117,8 +115,7 @@ class LookAhead:
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         last = view.allocation.stages
         # The search begins with what is in force, as far as it fits.
-        first = []
-        rows = zip(last, rules.limits.tolist(), ready, strict=True)
+        first, rows = [], zip(last, rules.limits.tolist(), ready, strict=True)
         for each, (_, cores_max, batch_max), n in rows:
             batch, cores = in_groups(each.batch, group, batch_max), min(each.cores, cores_max)
             first.append(StageAllocation(cores, batch, n, in_force(each)))

@@ -25,8 +25,7 @@ def summary(profile: Profile) -> str:
     for batch, measured, fit in zip(profile.batches, profile.latency_s, fitted_s, strict=True):
         cells = (f"{m * 1e3:8.1f} /{f * 1e3:7.1f}" for m, f in zip(measured, fit, strict=True))
         lines.append(f"{batch:5}" + "".join(cells))
-    error = profile.fit_error
-    facts = profile.facts
+    error, facts = profile.fit_error, profile.facts
     lines += [
         "",
         f"fit         MAPE {error.mape:.1%}, R2 {error.r2:.4f}, worst {error.worst_error:+.0%} at "

@@ -25,8 +25,7 @@ SWITCH_S = 0.0005  # Longest time that a busy thread keeps the interpreter from 
 @cli.command
 def main(argv: Sequence[str]) -> int:
     """Host replicas until this is terminated."""
-    arguments = _parser().parse_args(argv)
-    token = os.environ.get(TOKEN, "")
+    arguments, token = _parser().parse_args(argv), os.environ.get(TOKEN, "")
     if not (token or is_local(arguments.host)):
         raise ConfigError(f"others reach --host {arguments.host}: put a token into {TOKEN}")
     sys.setswitchinterval(SWITCH_S)

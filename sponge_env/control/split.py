@@ -26,8 +26,7 @@ _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
 
 def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
     """Return for each stage its share of the SLO, and the share of the stages after it."""
-    stages = spec.stages
-    held = [each.variant for each in spec.initial.stages]
+    stages, held = spec.stages, [each.variant for each in spec.initial.stages]
     # The latency of a single task on all cores, with the variant in force at first.
     weights = [
         float(stage.latencies[variant].table_s(1, stage.cores_max)[0, -1])

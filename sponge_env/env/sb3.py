@@ -72,8 +72,7 @@ class SpongeVecEnv(VecEnv):
         observations, self.metrics = self._envs.serve(self._actions)
         self._returns += self.metrics["reward"]
         simulator = self._envs.simulator
-        ended = simulator.over.copy()
-        infos = [dict[str, Any]() for _ in range(self.num_envs)]
+        ended, infos = simulator.over.copy(), [dict[str, Any]() for _ in range(self.num_envs)]
         if ended.any():
             for i in np.flatnonzero(ended):
                 ends = {"terminal_observation": observations[i].copy(), "TimeLimit.truncated": True}

@@ -39,8 +39,7 @@ def format_of(name: str | Path, content: Content) -> str:
 
 def content_of(path: Path) -> Content:
     """Tell what a trace file is of by reading it; TraceError if it is no trace."""
-    lines = read_lines(path)
-    errors = []
+    lines, errors = read_lines(path), []
     # Arrivals first: numbers in one column are theirs unless they only rise, as mahimahi's do.
     order: tuple[Content, ...] = ("arrivals", "bandwidth")
     fit = [content for content in order if any(each.matches(lines) for each in FORMATS[content])]

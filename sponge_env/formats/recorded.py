@@ -183,8 +183,7 @@ def _pensieve(rows: Rows) -> BandwidthTrace:
     rows.require(mbit_per_s <= _PENSIEVE_MAX_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
     if time_s[-1] == time_s[0]:
         raise rows.error(-1, "the trace needs two lines at different seconds")
-    lasts = np.diff(time_s) > 0
-    edges_s = time_s - time_s[0]
+    lasts, edges_s = np.diff(time_s) > 0, time_s - time_s[0]
     return BandwidthTrace(edges_s[:-1][lasts], mbit_per_s[1:][lasts] * 1e6 / 8, float(edges_s[-1]))
 
 

@@ -68,8 +68,7 @@ def next_calls(
 def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[ApiCall]:
     """Return the resizes that make sense now, those that give back cores first."""
     # While one is pending on a node, no other pod there is asked to grow, and that one no further.
-    full = {pod.node for pod in pods.values() if pod.pending}
-    resizes = []
+    full, resizes = {pod.node for pod in pods.values() if pod.pending}, []
     for want in wants:
         if (pod := pods.get(want.pod)) is None or not want.milli:
             continue

@@ -91,8 +91,7 @@ class Watch:
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
         """Wait for something; return whether it happened, and what batches ended."""
         # Raises WorkerError if none of the first replicas starts.
-        ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
-        happened, ended = False, []
+        ready, happened, ended = self.selector.select(min(timeout_s, HEARTBEAT_S)), False, []
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
@@ -308,8 +307,7 @@ class Fleet:
 
     def take_event(self, member: Member) -> tuple[bool, list[EndedBatch]]:
         """Take in a replica's event; return whether there was one, and its batch if that ended."""
-        event = member.replica.poll()
-        ended = []
+        event, ended = member.replica.poll(), []
         if event is not None and (batch := member.batch) is not None:
             answer = event if isinstance(event, Answered) else None
             keeps = answer is not None and self._keeps_answers

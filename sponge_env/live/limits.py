@@ -175,8 +175,7 @@ def open_limits(
     takes control groups if this process may make them with the quotas it needs, else the duty
     cycle, with a warning; ``cgroup`` then raises a :class:`WorkerError`. Each is announced first.
     """
-    period_s = enforcement_period_s(core_unit)
-    tick_s = time.clock_getres(COARSE_CLOCK)
+    period_s, tick_s = enforcement_period_s(core_unit), time.clock_getres(COARSE_CLOCK)
     if limiter == "outside":
         return CpuLimits("outside", OUTSIDE_PERIOD_S, tick_s, partial(OutsideLimiter, cpus))
     if limiter == "none":

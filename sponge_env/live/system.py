@@ -212,8 +212,7 @@ class LiveSystem(System):
     def _start(self, k: int) -> bool:
         """Form a batch of a stage and give it to the worker; return False if there is none."""
         # None is formed while batches that hang on draining replicas have all rows.
-        arrays, taken = self._arrays, self._slots.values()
-        rows = range(self._replicas.shape[1])
+        arrays, taken, rows = self._arrays, self._slots.values(), range(self._replicas.shape[1])
         if (row := next((row for row in rows if (k, row) not in taken), None)) is None:
             return False
         batch_max = int(arrays.stages["wanted"]["batch"][0, k])

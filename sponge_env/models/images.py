@@ -96,14 +96,12 @@ def draw(seed: int) -> TextImage:
 
     rng = np.random.default_rng(seed)
     _, height, width = PAGE
-    count = int(rng.integers(MAX_LINES + 1))
-    columns = int(rng.integers(1, 3))
+    count, columns = int(rng.integers(MAX_LINES + 1)), int(rng.integers(1, 3))
     rows = -(-count // columns)
     light, dark = rng.integers(170, 256, 3).tolist(), rng.integers(0, 110, 3).tolist()
     paper, ink = (light, dark) if rng.random() < 0.75 else (dark, light)
     image = Image.new("RGB", (width, height), tuple(paper))
-    pen = ImageDraw.Draw(image)
-    lines = []
+    pen, lines = ImageDraw.Draw(image), []
     for number in range(count):
         row, column = divmod(number, columns)
         cell = Box(
@@ -135,8 +133,7 @@ def _write(pen: "ImageDraw", cell: Box, ink: tuple[int, ...], rng: np.random.Gen
     min_size, max_size = SIZES
     size = int(rng.integers(min_size, min(max_size, (cell.bottom - cell.top) * 3 // 5) + 1))
     font = _font(int(rng.integers(len(FONTS) + 1)), size)
-    width = cell.right - cell.left - 2 * MARGIN - 1
-    text = _word(rng)
+    width, text = cell.right - cell.left - 2 * MARGIN - 1, _word(rng)
     while font.getlength(text) > width:
         text = _word(rng)
     for _ in range(int(rng.integers(4))):

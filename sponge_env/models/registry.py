@@ -120,8 +120,7 @@ def inspect_onnx(path: Path) -> OnnxModel:
     if not (outputs := [_tensor(path, value) for value in session.get_outputs()]):
         raise ConfigError(f"{path} has no outputs")
     rows = [[replace(t, shape=t.shape[1:]) for t in side] for side in (inputs, outputs)]
-    model = OnnxModel(str(path), record(*rows[0]), record(*rows[1]))
-    batch = inputs[0].shape[0]
+    model, batch = OnnxModel(str(path), record(*rows[0]), record(*rows[1])), inputs[0].shape[0]
     if any(each.shape[:1] != (batch,) or 0 in each.shape[1:] for each in outputs):
         model = replace(model, outputs=record(*_measured(model, outputs, batch or 3)))
     return model

@@ -119,8 +119,7 @@ def _copy(branches: Branches, source: int, target: int) -> None:
 @inlined
 def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> None:
     """Serve an interval with all allocations; a cap that no batch met makes no difference."""
-    scratch = 2 * s.beam
-    state = s.branches.states[k]
+    scratch, state = 2 * s.beam, s.branches.states[k]
     so_far = VIOLATION * state.violations + int(state.counted_core_s / e.interval_s)
     for cores in range(1, min(e.cores_max, _most_cores(e.nodes, replicas)) + 1):
         if so_far + e.cores_count[interval] * cores * replicas >= s.least[0] + LEVELS * replicas:
@@ -185,8 +184,7 @@ def _choose(s: Beam, interval: int, replicas: int) -> int:
 @compiled
 def _keep(s: Beam, n: int, level: int) -> None:
     """Add a candidate to those of its cost if it is among the furthest."""
-    kept, progress = s.kept[level], s.candidates[n].progress
-    at = s.kept_count[level]
+    kept, progress, at = s.kept[level], s.candidates[n].progress, s.kept_count[level]
     while at > 0 and s.candidates[kept[at - 1]].progress <= progress:
         if s.candidates[kept[at - 1]].progress == progress:
             return

@@ -161,8 +161,7 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
 def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:
     """Bound what a quota grants; full cores are not limited."""
     share = np.minimum(1.0, np.arange(1, scenario.limits.cores + 1) * profile.core_unit)
-    limited = share < 1 - 1e-9
-    periods = scenario.interval_s / quota.period_s
+    limited, periods = share < 1 - 1e-9, scenario.interval_s / quota.period_s
     first = 1 if abs(periods - round(periods)) < 1e-9 else 2
     debt_s = (np.minimum(SLICE_S, share * quota.period_s) + quota.tick_s) / share
     return {

@@ -224,8 +224,7 @@ def _scale(f: Fluid, k: int) -> None:
     for n in range(f.replicas_max):
         for level in range(LEVELS):
             f.origin[n, level] = n * LEVELS + level
-    arrived = _arrived_before(f, k)
-    in_force = f.now.shape[1]
+    arrived, in_force = _arrived_before(f, k), f.now.shape[1]
     if k >= f.ready_from or f.cores_count[0] == 0:
         for n in range(1, f.replicas_max):
             for c in range(in_force):
@@ -316,8 +315,7 @@ def _serve_steps(f: Fluid, k: int, n: int, cores: int, level: int, served: float
     """Serve an interval step by step; return the cost."""
     steps, c, left_out = f.arrived.shape[1], cores - 1, 0.0
     for step in range(steps):
-        startable = f.startable[k, step, c]
-        hopeless = f.hopeless[k, step, c]
+        startable, hopeless = f.startable[k, step, c], f.hopeless[k, step, c]
         served += (n + 1) * f.served[c] / steps + hopeless
         served = min(served, startable + (n + 1) * f.ahead_awake[cores])
         ahead = (n + 1) * f.refill[cores] * (step < steps - 1)

@@ -77,8 +77,7 @@ class Branches(NamedTuple):
 @inlined
 def branch(e: KnownEpisode, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
-    state = branches.states[k]
-    replicas, settings = branches.replicas[k], e.settings[0]
+    state, replicas, settings = branches.states[k], branches.replicas[k], e.settings[0]
     return Branch(state, state, settings, e.models[0], replicas, e.pending, e.numbers)
 
 

@@ -52,8 +52,7 @@ def load_intervals(
 ) -> pd.DataFrame:
     """Return :data:`IDENTITY` and metrics of each interval, of one seed or of all."""
     result_files(path)
-    wanted = [*IDENTITY, *columns]
-    name = f"*/*-seed{'*' if seed is None else seed}.parquet"
+    wanted, name = [*IDENTITY, *columns], f"*/*-seed{'*' if seed is None else seed}.parquet"
     tables = [_table(file, wanted) for file in sorted((path / "intervals").glob(name))]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=wanted)
 

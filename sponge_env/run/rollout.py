@@ -163,12 +163,10 @@ def play_together(
     if not begins:
         return {}
     workloads = [draw_workload(scenario, profile, run.seed) for run in runs]
-    same = np.zeros(len(runs), np.int64)
-    grows = bool(getattr(controller, "grows_ready", False))
+    same, grows = np.zeros(len(runs), np.int64), bool(getattr(controller, "grows_ready", False))
     options: Any = {"obs_dim": JOINT_OBS_DIM, "grows_ready": grows}
     simulator = BatchSimulator([scenario], same, workloads=workloads, **options)
-    rows = np.empty((scenario.intervals, len(runs)), METRICS)
-    took_s = list[float]()
+    rows, took_s = np.empty((scenario.intervals, len(runs)), METRICS), list[float]()
 
     def decide(view: BatchView) -> IntArray:
         began_s = time.perf_counter()
@@ -270,8 +268,7 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     workload = draw_workload(steady, profile, _REHEARSAL_SEED)
     workload = equally_fast(workload, steady.network.base_delay_s)
     system = SimulatedSystem(steady, _REHEARSAL_SEED, profile, workload)
-    controller = start(controller, system.spec, _REHEARSAL_SEED)
-    chosen = []
+    controller, chosen = start(controller, system.spec, _REHEARSAL_SEED), []
     while not system.done:
         system.step(decision(controller, system.view(), system.spec))
         chosen.append(system.allocation)

@@ -257,8 +257,7 @@ _EPISODE = {field.name: str(field.type) for field in declared(EpisodeMetrics)}  
 
 def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
     """Return the checks of a result by their messages; one that raises has failed."""
-    place = [str(result.get(name)) for name in ("agent", *CELL)]
-    error = result.get("error", "")
+    place, error = [str(result.get(name)) for name in ("agent", *CELL)], result.get("error", "")
     episodes = result.get("episodes", [])
     return {
         "it is of another agent or cell": lambda: (

@@ -108,8 +108,7 @@ class TensorBoardSink:
             self._add(Event(summary=_layout()), 0.0)
         for name in TOTALS:
             self._totals[name] += getattr(metrics, name)
-        values = [*_of_interval(metrics), *self._totals.values()]
-        tags = list(_INTERVAL_TAGS)
+        values, tags = [*_of_interval(metrics), *self._totals.values()], list(_INTERVAL_TAGS)
         for stage, measured in metrics.stages.items():
             tags += [f"{STAGE_PREFIX}{stage}/{name}" for name in measured]
             values += measured.values()

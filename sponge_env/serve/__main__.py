@@ -94,8 +94,7 @@ def _parser() -> cli.Parser:
         description="Serve a model over HTTP and gRPC (Open Inference Protocol v2), by deadline.",
         epilog=f"clients send the token in ${TOKEN}, if there is one, as Authorization: Bearer",
     )
-    add = parser.add_argument
-    models = ", ".join(("ocr", *KNOWN))
+    add, models = parser.add_argument, ", ".join(("ocr", *KNOWN))
     add("--model", action="append", default=[], metavar="M",
         help=f"{models}, an .onnx file, or module:Class (default: the scenario's); may be "
         "repeated: all share the cores")  # fmt: skip

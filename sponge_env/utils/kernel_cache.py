@@ -34,8 +34,7 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
     files = sources(module)
     if module not in files:  # it was typed in
         return None
-    beside = files[module].parent / "__pycache__"
-    name = f"{module}-{source_mark(module)[:16]}"
+    beside, name = files[module].parent / "__pycache__", f"{module}-{source_mark(module)[:16]}"
     shipped = None
     for base in (Path(chosen) if chosen else beside, cache_dir() / "kernels"):
         try:

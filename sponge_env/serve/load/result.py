@@ -74,8 +74,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
     counted, cores = result.counted, result.state.mean_cores
     took_s = result.finished_s - result.workload.sent_s
     scenario, served, start = result.scenario.cell
-    budget_s = result.workload.deadline_s - result.workload.arrival_s
-    least_s = -math.inf
+    budget_s, least_s = result.workload.deadline_s - result.workload.arrival_s, -math.inf
     if profile is not None:
         least_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
     return EpisodeMetrics(

@@ -167,8 +167,7 @@ def _rows(
     """Return the inputs row by row, those of several tensors in records."""
     tensors, specs = _objects(value, "inputs"), served.inputs.tensors
     arrays: dict[str, NDArray[Any]] = {}
-    end = 0
-    wrong = f"a request has {len(specs)} inputs, each once; {_inputs(specs)}"
+    end, wrong = 0, f"a request has {len(specs)} inputs, each once; {_inputs(specs)}"
     if len(tensors) > len(specs):  # and each may be large
         raise WireError(wrong)
     for tensor in tensors:
