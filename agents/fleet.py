@@ -30,6 +30,7 @@ _RISES_ON, _BY_CHANCE = 3.0, 2.0
 """Cold starts for which a rise of the rate is taken to go on, and standard deviations of Poisson
 arrivals that do not count as a rise. Replicas that start in time take no cores from busy ones. What
 a rise asks for is kept for a cold start, or replicas would be given up as they start."""
+_RECENT = 6  # Cold starts whose highest rate is compared with that of the minutes before
 _NEWEST = 3  # Intervals whose highest rate the ready replicas must serve while others start
 _MISSED = 0.02  # Share missed that shows too few ready replicas: dropped requests do not wait
 
@@ -86,6 +87,7 @@ class Moment(NamedTuple):
     cold_start: int  # Intervals that a cold start takes
     coming_rps: FloatArray  # (<= samples,) equally likely rates after a cold start
     overloaded: bool
+    before_rps: FloatArray  # (past intervals,) rates of some minutes before the latest ones
 
 
 @entry_point
@@ -157,6 +159,10 @@ def _ready_for_more(
     if late:
         return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))
     least = _serving(all_rps, _PEAK_ROOM * highest_rps, usual)
+    more = _with_a_way_on(fleet, moment, all_rps, least)
+    if more > held:
+        return more
+    least = max(least, more)
     size, ready = max(least, _serving(all_rps, coming_rps, 1)), moment.ready
     needed_rps, most_rps = 0.0, _at_most_rps(fleet, ready, held - ready)
     for rate_rps in moment.rates_rps[-_NEWEST:]:
@@ -167,6 +173,50 @@ def _ready_for_more(
             break
         size -= 1
     return size if size < least or all_rps[size - 1] >= all_rps[least - 1] else least
+
+
+@compiled
+def _highest(rates_rps: FloatArray, width: int) -> float:
+    """Return the highest mean of so many rates in a row."""
+    highest_rps = 0.0
+    for end in range(width, rates_rps.size + 1):
+        highest_rps = max(highest_rps, pairwise_sum(rates_rps[end - width : end]) / width)
+    return highest_rps
+
+
+@compiled
+def _with_a_way_on(fleet: FleetTables, moment: Moment, all_rps: FloatArray, least: int) -> int:
+    """Return how many replicas to hold so that a load that grows is served at any time; or 0."""
+    # While replicas start, the ready ones have fewer cores. So a load can grow beyond what lets
+    # others start, and then beyond what the ready ones serve. A larger fleet starts before that.
+    held, ready, rates_rps = moment.replicas, moment.ready, moment.rates_rps
+    recent, best, most_rps, open_rps = _RECENT * moment.cold_start, 0, 0.0, fleet.value[1]
+    width = recent // 2
+    if fleet.at_once or moment.before_rps.size < recent:
+        return 0
+    before_rps, now_rps = _highest(moment.before_rps, width), _highest(rates_rps[-recent:], width)
+    chance_rps = math.sqrt((now_rps + before_rps) / width * moment.cold_start / fleet.cold_start_s)
+    if now_rps <= before_rps + chance_rps:
+        return 0
+    # The highest rate at which there is a way, of one start or several, to the most that is served.
+    for size in range(fleet.sizes, 0, -1):
+        most_rps = max(most_rps, all_rps[size - 1])
+        open_rps[size - 1] = all_rps[size - 1] if all_rps[size - 1] == most_rps else 0.0
+        for more in range(size + 1, fleet.sizes + 1):
+            way_rps = min(_at_most_rps(fleet, size, more - size), open_rps[more - 1])
+            open_rps[size - 1] = max(open_rps[size - 1], way_rps)
+    widest_rps = lately_rps = _highest(rates_rps[-recent:], min(moment.peak, recent))
+    needed_rps = min(lately_rps + now_rps - before_rps, (1 - 1e-9) * most_rps)
+    if open_rps[held - 1] >= needed_rps:
+        return held if open_rps[least - 1] < needed_rps else 0
+    for size in range(held + 1, fleet.sizes + 1):
+        way_rps, then_rps = _at_most_rps(fleet, ready, size - ready), open_rps[size - 1]
+        enough = then_rps >= needed_rps and all_rps[size - 1] >= all_rps[least - 1]
+        if way_rps >= lately_rps and enough:
+            return size
+        if min(way_rps, then_rps) > widest_rps:
+            best, widest_rps = size, min(way_rps, then_rps)
+    return best
 
 
 @compiled
@@ -336,7 +386,7 @@ class FleetPlanner:
         )  # fmt: skip
         # Compile it now, so that no decision waits for it.
         one = np.ones(1)
-        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, 1, one, False)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, 1, one, False, one)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self.overloaded = False  # Whether more were asked for because the ready ones are too few
 
@@ -366,7 +416,9 @@ class FleetPlanner:
         coming_rps = rate_samples(smooth_rps, 2 * past.cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.sizes])
         known = past.rates[-past.peak_ago :], past.peak, past.cold_start, coming_rps
-        moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded)
+        later = past.rates.size - min(past.peak_ago, past.rates.size) // 2
+        before_rps = past.rates[-past.peak_ago - _RECENT * past.cold_start : later]
+        moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded, before_rps)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and past.rates.size < past.cold_start:
             desired = max(desired, current)  # give up nothing: too little is known

@@ -339,6 +339,19 @@ def test_a_rise_is_as_fast_as_it_was_and_known_for_as_long_as_replicas_take_to_s
     assert fleet_size([16.0] * 400 + [10.0] * 5 + [16.0] * 295, replicas=2, ready=2, spec=slow) == 2
 
 
+def test_a_load_that_grows_has_a_way_to_the_fleet_that_serves_most(tmp_path):
+    """Eight replicas of two cores serve 87 requests/s, and 58 while others start beside them."""
+    grows = [20 + k / 10 for k in range(300)]
+    assert [fleet_size(grows, n, n, spec=MACHINE) for n in (5, 8, 9, 13)] == [8, 12, 9, 13]
+    assert [fleet_size([50.0] * 300, n, n, spec=MACHINE) for n in (8, 13)] == [8, 8]
+    (path := tmp_path / "ramp").write_text(" ".join(str(5 + k // 7) for k in range(600)))
+    played = {"arrivals": {"kind": "trace", "file": str(path)}, "serving": {"drop": "unmeetable"}}
+    played |= {"network": {"trace": "none"}, "duration_s": 600.0, "start": "warm"}
+    scenario = changed(load_scenario("paper"), played)
+    summary = episode_of(scenario, SpongeJoint(), 1000).summary
+    assert (summary.violations, summary.mean_cores < 10) == (0, True)
+
+
 def test_where_one_core_is_half_busy_there_are_two_replicas():
     assert fleet_size([8.0] * 10 + [1.0] * 60, replicas=2, ready=2) == 2
     assert fleet_size([8.0] * 10 + [1.0] * 600, replicas=2, ready=2) == 1
