@@ -62,17 +62,11 @@ CONTROLLED = {  # by registered environment: a scenario, its control, and how ma
 }
 
 QUOTA_PROFILE = Profile(  # a worker under a CPU quota
-    name="tiny-quota",
-    model="none",
-    source="made up for tests: 10 ms of CPU per request, 16 units of 1/16 core",
-    statistic="mean",
-    batches=(1, 16),
-    cores=(1, 16),
-    latency_s=((0.16, 0.01), (2.56, 0.16)),
+    name="tiny-quota", model="none",
+    source="made up for tests: 10 ms of CPU per request, 16 units of 1/16 core", statistic="mean",
+    batches=(1, 16), cores=(1, 16), latency_s=((0.16, 0.01), (2.56, 0.16)),
     latency=LatencyModel(gamma_s=0.16, delta_s=0.0, epsilon_s=0.0, eta_s=0.0),
-    fit_error=FitError(1.0, 0.0, 1, 1, 0.0),
-    noise_quantiles=(-0.1, 0.0, 0.1),
-    cold_start_s=4.0,
+    fit_error=FitError(1.0, 0.0, 1, 1, 0.0), noise_quantiles=(-0.1, 0.0, 0.1), cold_start_s=4.0,
     core_unit=1 / 16,
     quota=QuotaService(
         period_s=0.02, work_s=tuple(0.01 * b for b in range(1, 17)), dispatch_s=0.0005,

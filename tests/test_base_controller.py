@@ -34,8 +34,7 @@ class Fixed(BaseController):
 
 
 @pytest.mark.parametrize(
-    ("options", "rule"),
-    [({"count": 0}, "count must be at least 1, not 0"),
+    ("options", "rule"), [({"count": 0}, "count must be at least 1, not 0"),
      ({"price": math.inf}, "price must be a number of at least 0, not inf"),
      ({"period_s": math.nan}, "period_s must be a number above 0, not nan"),
      ({"share": 1.5}, r"share must be above 0 and at most 1, not 1\.5"),

@@ -85,8 +85,7 @@ class TestHPA:
         return controller
 
     @pytest.mark.parametrize(
-        ("ratio", "ready", "starting", "desired"),
-        [(1.5, 4, 0, 6),
+        ("ratio", "ready", "starting", "desired"), [(1.5, 4, 0, 6),
          (1.09, 4, 0, 4),  # within the tolerance
          (0.91, 4, 0, 4), (0.5, 4, 0, 2), (0.0, 4, 0, 0),
          (2.0, 2, 1, 4),  # the starting one counts as unused: 3 * 2 * 2/3

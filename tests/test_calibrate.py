@@ -148,8 +148,7 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [("--model efficientnet-lite9", "unknown model 'efficientnet-lite9'"),
+    ("arguments", "reason"), [("--model efficientnet-lite9", "unknown model 'efficientnet-lite9'"),
      ("--batch many", "--batch: must be a whole number of at least 2, not 'many'"),
      ("--seconds nan", "seconds to measure must be a number above 0"),
      ("--core-unit 0", "core_unit must be a number above 0"),

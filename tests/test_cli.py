@@ -405,8 +405,7 @@ def test_bad_arguments_end_with_one_sentence(arguments, sentence, refused):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
+    ("arguments", "sentence"), [("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
      ("--envs 0", "must be a whole number of at least 1"),
      ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
      ("--resume nowhere", "there is no policy file 'nowhere/policy.safetensors'"),

@@ -139,8 +139,7 @@ def test_a_constant_of_another_module_is_part_of_the_code(tiny):
 
 
 @pytest.mark.parametrize(
-    "importing",
-    ["from .constants import STEP", "from . import constants",
+    "importing", ["from .constants import STEP", "from . import constants",
      "from marked.constants import (\n    STEP as step, OTHER\n)", "from marked import constants",
      "import marked.constants", "import sys, marked.constants as known",
      "from .between import STEP"],

@@ -52,8 +52,7 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [(CLASSES, r"slo_services must be left out where classes have"),
+    ("text", "message"), [(CLASSES, r"slo_services must be left out where classes have"),
      ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
      ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
      ("[limits]\nfoo = 4", r"unknown key 'limits\.foo'; choose from limits\.batch"),
@@ -62,8 +61,7 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
      ("[limits]\ncores = 0", r"limits\.cores must be between 1 and 4096, not 0"),
      ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
      ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
-     ("[serving]\ndrop = 'late'", "unknown serving.drop 'late'"),
-     ("[network]\nstart = 'random'",
+     ("[serving]\ndrop = 'late'", "unknown serving.drop 'late'"), ("[network]\nstart = 'random'",
       r"network\.start must be 'beginning' for the trace '4g', which is no file, not 'ra"),
      ("name = 'a/b'", r"name must be letters, digits, .* not 'a/b'"),
      ("[arrivals]\nkind = 'poisson'", r"arrivals needs one of rate_rps, load and peak"),
@@ -81,8 +79,7 @@ LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
       r"limits\.total_cores must be 32, the sum of limits\.nodes, or left out, not 16"),
      ("[limits]\ncores = 3\nnodes = [5, 5]\n[initial]\ncores = 3\nreplicas = 3",
       r"initial replicas must be of at most 5 \+ 5 cores together, each on one node, not 9"),
-     ("[arrivals]\nrate_rps = 1\nburst_dwell_s = 1e-9",
-      r"burst_dwell_s must be at least 0\.0006"),
+     ("[arrivals]\nrate_rps = 1\nburst_dwell_s = 1e-9", r"burst_dwell_s must be at least 0\.0006"),
      ("[network]\nfade_s = 1e-9\nfade_every_s = 1e-9", r"fade_every_s must be at least"),
      ("slo_s = 1" + "0" * 400, r"a whole number that is too large"),
      ("x = " + "[" * 9000, r"is not a TOML scenario: it is nested too deeply"),
@@ -167,8 +164,7 @@ def test_the_fastest_service_under_a_quota_is_full_speed():
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [({"cores": "1, 2"}, "cores must be a list of numbers, not '1, 2'"),
+    ("change", "reason"), [({"cores": "1, 2"}, "cores must be a list of numbers, not '1, 2'"),
      ({"kores": [1, 2]}, "unknown key 'kores'"),
      ({"cold_start_s": None}, "cold_start_s must be a number, not None")],
 )  # fmt: skip

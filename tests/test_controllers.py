@@ -49,8 +49,7 @@ def decide(answer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
-    [(None, "must return an Allocation, not NoneType"),
+    ("answer", "reason"), [(None, "must return an Allocation, not NoneType"),
      ((4, 4), "must return an Allocation, not tuple"),
      (Allocation(17, 4), "allocation.cores must be a whole number between 1 and 16, not 17"),
      (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
@@ -116,8 +115,7 @@ MADE = "class C:\n    reset = decide = print\n    def __init__(self): {}"
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"),
-    [("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+    ("code", "reason"), [("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
      ("def x(:", "cannot be imported: SyntaxError: "),
      ("import nothing_here", "cannot be imported: No module named 'nothing_here'"),
      ("raise SystemExit(0)", "cannot be imported: SystemExit: 0"),
@@ -151,8 +149,7 @@ class Ends(Scripted):
 
 
 @pytest.mark.parametrize(
-    ("agent", "sentence"),
-    [("FailsLater", r"FailsLater\.decide\(\): allocation\.cores must be"),
+    ("agent", "sentence"), [("FailsLater", r"FailsLater\.decide\(\): allocation\.cores must be"),
      ("Ends --option {}.how=exit", r"decide\(\) failed in .*, line \d+: SystemExit: 0$"),
      ("Ends --option {}.how=chdir", "ValueError: it changes the working folder$")],
 )  # fmt: skip

@@ -155,8 +155,7 @@ def test_rendering():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"scenario": "papre"}, "did you mean 'paper'"),
+    ("arguments", "message"), [({"scenario": "papre"}, "did you mean 'paper'"),
      ({"render_mode": "human"}, "render_mode must be one of"),
      ({"control": "joined"}, r"unknown control 'joined'.*did you mean 'joint'"),
      ({"scenario": CHAIN}, "a system with 3 stages; use control 'pipeline'"),

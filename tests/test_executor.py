@@ -73,8 +73,7 @@ def test_no_process_outlives_the_results():
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
-    [("--suite s.toml", "--suite"), ("--jobs 4 --suite s.toml", "4"),
+    ("words", "name"), [("--suite s.toml", "--suite"), ("--jobs 4 --suite s.toml", "4"),
      ("--profile p.json --run-dir r", "p.json"), ("--profile p.json --run-dir r", "r"),
      ("--drop late:2", "2"), ("--drop late:2", "late:2"), ("--agent a:B --trace x", "x")],
 )  # fmt: skip

@@ -133,8 +133,7 @@ def made_up(kind, repetition, **values):
 
 
 @pytest.mark.parametrize(
-    ("metric", "live_s", "simulated_s", "verdict"),
-    [("latency_mean_s", (0.09, 0.11), 0.104, "met"),
+    ("metric", "live_s", "simulated_s", "verdict"), [("latency_mean_s", (0.09, 0.11), 0.104, "met"),
      ("latency_mean_s", (0.09, 0.11), 0.109, "within spread"),
      ("latency_mean_s", (0.09, 0.11), 0.12, "missed"),
      ("latency_p99_s", (0.9, math.inf), 0.9, "within spread"),
@@ -216,8 +215,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(here, monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [(["--agent", "sponge"], "did you mean 'sponge-ip'"),
+    ("arguments", "sentence"), [(["--agent", "sponge"], "did you mean 'sponge-ip'"),
      (["--scenario", "lokal"], "did you mean 'local'"),
      (["--repetitions", "0"], "at least 1, not '0'"), (["--duration", "0"], "duration_s must be"),
      (["--option", "fa2.x=1"], "unknown agent of this run 'fa2'")],

@@ -162,8 +162,7 @@ BAD_LINES = [
     ("pensieve", 1, "0.512 2500000", "the bandwidth cannot be in Mbit/s"),
     ("ucc-5g.csv", 2, UCC.format("2019.12.16 13:40:04", 1), "Timestamp cannot be"),
     ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "--"), "DL_bitrate cannot be '--'"),
-    ("arrivals.csv", 2, ",", "arrival_s cannot be ''"),
-    ("arrivals.csv", 2, "abc",
+    ("arrivals.csv", 2, ",", "arrival_s cannot be ''"), ("arrivals.csv", 2, "abc",
      "arrival_s cannot be 'abc' (read as times of requests, in seconds (CSV arrival_s))"),
     ("burstgpt.csv", 2, "4,GPT-4,417,276,693,API log", "Timestamp goes back"),
     ("counts.csv", 3, "2014-04-10 11:39:07,4", "the time between two differs"),
@@ -229,9 +228,7 @@ def test_a_trace_given_as_the_other_kind(name):
 
 @pytest.mark.parametrize("load", [read_bandwidth, read_arrivals])
 @pytest.mark.parametrize(
-    ("data", "reason"),
-    [(b"", "it is empty"),
-     (b"\n \n", "it is empty"),
+    ("data", "reason"), [(b"", "it is empty"), (b"\n \n", "it is empty"),
      (b"# time_s,bandwidth_bytes_per_s\n", "it is empty"),
      (b"\x93NUMPY\xff\xfe", "it is not a text file"),
      (gzip.compress(b"0 1\n1 2\n" * 99, mtime=0)[:20], "it is not a text file"),

@@ -142,8 +142,7 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name, is_alarming):
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_known"),
-    [({}, True), ({"simulation.actuation_delay_s": 0.2}, True),
+    ("changes", "is_known"), [({}, True), ({"simulation.actuation_delay_s": 0.2}, True),
      ({"simulation.actuation_delay_s": 3.0}, False), ({"slo_s": 5.0}, False),
      ({"simulation.cold_start_s": 100.0}, False), ({"simulation.service_scale": 0.95}, True)],
 )  # fmt: skip

@@ -146,8 +146,7 @@ def takes(*shape, datatype="FP32", count=1):
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "message"),
-    [({}, "--model lit0", "choose from lite0"),
+    ("changes", "options", "message"), [({}, "--model lit0", "choose from lite0"),
      ({"about": ["no"]}, "", "no server of the Open Inference Protocol"),
      *((each, "", "of its tensors all axes except the first (the batch) must be fixed")
        for each in (takes(count=0), takes(-1, 1, datatype="BF16"), takes(-1, 3, -1, -1))),

@@ -241,8 +241,7 @@ class Unfinished(Model):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("test_models:Shapeless", r"inputs and outputs such as TensorSpec\("),
+    ("name", "reason"), [("test_models:Shapeless", r"inputs and outputs such as TensorSpec\("),
      ("test_models:Unfinished", "cannot be made: TypeError: .*'?run'?"),
      ("test_models:Path", "must be a sponge_env.models.model.Model with inputs"),
      ("test_models:Missing", "cannot be made: AttributeError: .*'Missing'"),

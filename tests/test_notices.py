@@ -72,8 +72,7 @@ def test_seeds_with_the_same_requests_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step_s", "bytes_per_s", "sentence"),
-    [(1.0, 3.5, "has a mean bandwidth of 3.5e-06 MB/s"),
+    ("step_s", "bytes_per_s", "sentence"), [(1.0, 3.5, "has a mean bandwidth of 3.5e-06 MB/s"),
      (1.0, 5e9, "has a mean bandwidth of 5e+03 MB/s"),
      (1.0, 28_000.0, "100% of the requests are hopeless: 300000 bytes take 10.7 s")],
 )  # fmt: skip

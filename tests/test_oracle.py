@@ -101,8 +101,7 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "profile", "start", "joint", "drop"),
-    [("bursty", "yolov5s", "warm", False, "none"),
+    ("name", "profile", "start", "joint", "drop"), [("bursty", "yolov5s", "warm", False, "none"),
      ("deep-fade", "lite0", "cold", False, "unmeetable"),
      ("mixed", "resnet18", "cold", False, "unmeetable"),
      ("bursty", "resnet18", "cold", True, "expired"),

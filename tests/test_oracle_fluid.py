@@ -46,11 +46,9 @@ GROW = {"replicas_max": 2}
      ([7.0, 7.0], [0.0, 7.0], {"last_batch": [0.0, 1.0], **TWO}, (2 + 2, [2, 2])),
      ([3.0], [3.0], {"violation": 0.5}, (1, [1])),  # cheaper than a core
      # Replicas have no more cores than fit on the machine.
-     ([6.0], [6.0], TWO, (4, [2])),
-     ([6.0], [6.0], {"cores": [2, 1], **TWO}, (2 + 20, [2])),
+     ([6.0], [6.0], TWO, (4, [2])), ([6.0], [6.0], {"cores": [2, 1], **TWO}, (2 + 20, [2])),
      # A request without time on few cores needs more of them.
-     ([1.0], [1.0], {}, (1, [1])),
-     ([1.0], [1.0], {"hopeless": [[[1.0, 0.0]]]}, (2, [1])),
+     ([1.0], [1.0], {}, (1, [1])), ([1.0], [1.0], {"hopeless": [[[1.0, 0.0]]]}, (2, [1])),
      # No more is done than could be started.
      ([2.0, 2.0], [0.0, 2.0], {"violation": 1.0}, (2, [1, 1])),
      ([2.0, 2.0], [0.0, 2.0], {"startable": [[[1.5, 2.0]]] * 2}, (3, [1, 1]))],

@@ -167,8 +167,7 @@ FALLING = config.Variant("x", 0.8), config.Variant("y", 0.7)
 
 
 @pytest.mark.parametrize(
-    ("stages", "words"),
-    [([("a", {}), ("a", {})], "of different names"),
+    ("stages", "words"), [([("a", {}), ("a", {})], "of different names"),
      ([("a", {}), ("b", {"after": ("c",)})], "stage in stages.b.after"),
      ([("a", {}), ("b", {"after": ("b",)})], "none follows itself"),
      ([("a", {}), ("b", {"after": ("c",)}), ("c", {})], "listed before 'b'"),

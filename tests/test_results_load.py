@@ -42,8 +42,7 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
 
 
 @pytest.mark.parametrize(
-    ("agents", "said", "reference"),
-    [("mine fa2 hpa", "mine", "mine"), ("mine fa2", "", "fa2"),
+    ("agents", "said", "reference"), [("mine fa2 hpa", "mine", "mine"), ("mine fa2", "", "fa2"),
      ("mine fixed-hindsight hpa", "gone", "fixed-hindsight")],
     ids=["the suite's", "the first agent", "the usual one"],
 )  # fmt: skip

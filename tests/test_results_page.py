@@ -176,9 +176,7 @@ def test_legends_lie_inside_the_canvas(tmp_path, count):
 
 
 @pytest.mark.parametrize(
-    "intervals",
-    [{"one interval": measured(1)},
-     {"a": measured(5), "interrupted": measured(2)},
+    "intervals", [{"one interval": measured(1)}, {"a": measured(5), "interrupted": measured(2)},
      {"no arrivals": pd.DataFrame([IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)])},
      {str(index): measured(3) for index in range(9)}],
 )  # fmt: skip

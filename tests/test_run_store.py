@@ -98,8 +98,7 @@ def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [lambda data: data["episodes"][0].update(mean_cores="few"),
+    "damage", [lambda data: data["episodes"][0].update(mean_cores="few"),
      lambda data: data.update(episodes={}), lambda data: data.pop("complete")],
 )  # fmt: skip
 def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(tmp_path, result, damage):
@@ -131,8 +130,7 @@ def test_a_damaged_definition_is_named(tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"options": {"batch": 2}}, {"controller": "baselines.rules:static_16"},
+    "changes", [{"options": {"batch": 2}}, {"controller": "baselines.rules:static_16"},
      {"scenario": dataclasses.replace(TINY, slo_s=2.0)}],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip

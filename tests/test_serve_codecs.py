@@ -105,8 +105,7 @@ MASK = {"name": "mask", "datatype": "BOOL", "shape": [2], "data": [True, False]}
 
 
 @pytest.mark.parametrize(
-    ("inputs", "message"),
-    [([IDS], "has 2 inputs, each once; the model takes 'ids', 'mask'"),
+    ("inputs", "message"), [([IDS], "has 2 inputs, each once; the model takes 'ids', 'mask'"),
      ([IDS, MASK, MASK], "each once"),
      ([IDS, {**MASK, "name": "other"}], "there is no input 'other'; the model takes 'ids', 'm"),
      ([IDS, {**MASK, "shape": [1], "data": [True]}], r"same number of rows, not \[1, 2\]"),

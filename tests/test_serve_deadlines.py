@@ -61,8 +61,7 @@ NOT_POSITIVE = (-1, math.nan, math.inf, "nan", "-3", b"-3")
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [*product(("slo_ms", "sent_at_ms", "timeout"), NO_NUMBERS), ("slo_ms", 0),
+    ("name", "value"), [*product(("slo_ms", "sent_at_ms", "timeout"), NO_NUMBERS), ("slo_ms", 0),
      *product(("slo_ms", "timeout"), NOT_POSITIVE)],
 )  # fmt: skip
 def test_what_is_no_number_or_no_span_is_refused(name, value):

@@ -226,8 +226,7 @@ def test_a_row_that_is_refused_takes_the_others_back():
 
 
 @pytest.mark.parametrize(
-    ("reply", "age_s", "says"),
-    [(Reply(Status.REFUSED), 20, "s old by the client's clock"),
+    ("reply", "age_s", "says"), [(Reply(Status.REFUSED), 20, "s old by the client's clock"),
      (Reply(Status.REFUSED), 0, "its deadline cannot be met"),
      (answered(np.zeros((1, 2), np.float32), in_time=False), 20, "")],
 )  # fmt: skip

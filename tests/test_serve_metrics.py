@@ -40,8 +40,7 @@ def has(metrics, expected):
 
 
 @pytest.mark.parametrize(
-    ("reply", "outcome"),
-    [*((dataclasses.replace(ANSWER, finished_s=end_s), "on_time")
+    ("reply", "outcome"), [*((dataclasses.replace(ANSWER, finished_s=end_s), "on_time")
        for end_s in (0.4, 1.0, 1.0000001)),  # another clock's rounding
      (dataclasses.replace(ANSWER, finished_s=1.5, in_time=False), "late"),
      *((Reply(Status[name.upper()]), name)

@@ -157,8 +157,7 @@ def test_a_call_that_ends_at_its_deadline_is_not_taken_back():
 
 
 @pytest.mark.parametrize(
-    ("limits", "method", "status"),
-    [*(({"token": "a"}, method, grpc.StatusCode.UNAUTHENTICATED)
+    ("limits", "method", "status"), [*(({"token": "a"}, method, grpc.StatusCode.UNAUTHENTICATED)
        for method in ("ModelInfer", "ModelMetadata", "ModelStreamInfer")),
      ({"body_timeout_s": 0.2}, "ModelInfer", grpc.StatusCode.DEADLINE_EXCEEDED),
      ({"idle_timeout_s": 0.2}, "ModelStreamInfer", grpc.StatusCode.DEADLINE_EXCEEDED)],

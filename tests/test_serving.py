@@ -63,8 +63,7 @@ def test_a_request_answered_exactly_at_its_deadline_is_on_time():
 
 
 @pytest.mark.parametrize(
-    ("serving", "expected"),
-    [(Serving("expired"), ["on_time", "dropped", "on_time"]),
+    ("serving", "expected"), [(Serving("expired"), ["on_time", "dropped", "on_time"]),
      (Serving("none"), ["on_time", "late", "on_time"])],
 )  # fmt: skip
 @pytest.mark.parametrize("order", ["edf", "fifo"])

@@ -160,8 +160,7 @@ def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores():
 @pytest.mark.parametrize(
     ("changes", "starting_s", "spec", "expected_s"),
     [# 30 core-seconds for 100 batches on two cores, though each was done after 0.12 s.
-     ({"utilisation": 0.5}, (), LIMITED, 0.15),
-     ({"utilisation": 0.5}, (), SPEC, 0.12),
+     ({"utilisation": 0.5}, (), LIMITED, 0.15), ({"utilisation": 0.5}, (), SPEC, 0.12),
      # With serial parts, two cores are not busy all the time that a batch runs.
      ({"utilisation": 0.2}, (), LIMITED, 0.12),
      # Loading a model is no service.

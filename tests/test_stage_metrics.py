@@ -143,8 +143,7 @@ BEYOND = ONE + "]\ninitial = { cores = 4, replicas = 2 }"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "sentence"),
-    [(ONE, variants_of(("yolov5q", 0.5)), "unknown profile 'yolov5q'"),
+    ("old", "new", "sentence"), [(ONE, variants_of(("yolov5q", 0.5)), "unknown profile 'yolov5q'"),
      (ONE, variants_of(("yolov5s", 0.3), ("lite0", 0.7)), "must have one core unit"),
      (ONE, SEVENTEEN, "stages.first.variants must be at most 16"),
      (FIRST_CORES + "4", FIRST_CORES + "9", "limits.cores must be at most 8, the machine's"),
@@ -154,8 +153,7 @@ BEYOND = ONE + "]\ninitial = { cores = 4, replicas = 2 }"
      (ONE + "]", BEYOND, "of at most 8 cores together"),
      (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
      (
-         STAGES,
-         re.sub("video-[a-z]*", "lite0", STAGES)
+         STAGES, re.sub("video-[a-z]*", "lite0", STAGES)
          .replace("total_cores = 8", "total_cores = 32")
          .replace("cores = 4, batch", "cores = 17, batch"),
          "profile 'lite0' was measured on one CPU .* limits.cores = 17 units are more",

@@ -65,8 +65,7 @@ def test_a_change_replaces_a_table_or_one_key_of_it():
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [({"servng": {}}, "unknown key 'servng'.*did you mean 'serving'"),
+    ("changes", "sentence"), [({"servng": {}}, "unknown key 'servng'.*did you mean 'serving'"),
      ({"serving.ordr": "fifo"}, "unknown key 'serving.ordr'.*did you mean 'serving.order'"),
      ({"serving.order": "lifo"}, "unknown serving.order 'lifo'"),
      ({"duration_s.x": 1}, "duration_s must be a number")],
@@ -79,8 +78,7 @@ def test_a_change_that_cannot_be_made_is_named(changes, sentence):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
-    [("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
+    ("text", "sentence"), [("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
      ("seeds = 0", "seeds must be at least 1, not 0"), ('starts = ["hot"]', "unknown starts 'hot'"),
      ("starts = []", "starts must be not empty"),
      ("starts = 'cold'", "starts must be a list of strings, not 'cold'"),

@@ -150,8 +150,7 @@ OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limit
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"num_envs": 0}, "number of environments must be at least 1, not 0"),
+    ("changes", "message"), [({"num_envs": 0}, "number of environments must be at least 1, not 0"),
      ({"scenario": [BRIEF] * 2}, "one for each of the 3 environments, not 2"),
      ({"scenario": [BRIEF, BRIEF, dataclasses.replace(BRIEF, interval_s=0.5)]}, "interval_s"),
      ({"scenario": [BRIEF, BRIEF, OTHER_LIMITS]}, "the same limits"),

@@ -73,15 +73,13 @@ def views(draw, max_queued=60):
     allocation = Allocation(draw(st.integers(1, 16)), draw(st.integers(1, 16)))
     sizes = draw(st.lists(st.integers(1, 16), max_size=2))
     return make_view(
-        now_s=now_s,
-        queued_deadlines_s=now_s + slacks_s,
+        now_s=now_s, queued_deadlines_s=now_s + slacks_s,
         running=tuple(
             RunningBatch(size, now_s - 0.1, now_s + draw(st.floats(-0.1, 0.5))) for size in sizes
         ),
         allocation=allocation, replicas_ready=draw(st.integers(0, 2)),
         starting_s=tuple(sorted(draw(st.lists(st.floats(0, 10), max_size=2)))),
-        arrivals=np.array(counts, dtype=np.float64),
-        delays_s=delays_s, budgets_s=1.0 - delays_s,
+        arrivals=np.array(counts, dtype=np.float64), delays_s=delays_s, budgets_s=1.0 - delays_s,
         mean_delays_s=np.array(means_s, dtype=np.float64),
         bandwidths_bytes_per_s=np.full(intervals, 3e6),
     )  # fmt: skip

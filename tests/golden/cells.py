@@ -46,10 +46,8 @@ CELLS = {
     "paper-500kb": cell("paper-500kb", "lite0", *BOTH),
     "bursty": cell("bursty", "resnet18", *BOTH, variants=True),
     "flash-crowd": cell("flash-crowd", "resnet18", *BOTH, duration_s=150.0),
-    "deep-fade": cell("deep-fade", "yolov5s", *BOTH),
-    "diurnal": cell("diurnal", "lite0", *BOTH),
-    "mixed": cell("mixed", "yolov5s", *BOTH),
-    "local": cell("local", "lite0", *BOTH),
+    "deep-fade": cell("deep-fade", "yolov5s", *BOTH), "diurnal": cell("diurnal", "lite0", *BOTH),
+    "mixed": cell("mixed", "yolov5s", *BOTH), "local": cell("local", "lite0", *BOTH),
     "flash-crowd-local": cell("flash-crowd-local", "lite0", *BOTH, variants=True),
     # Options that reach other code.
     "expired-classes": cell("mixed", "resnet18", serving={"drop": "expired"}),
@@ -93,8 +91,7 @@ CELLS = {
         "local", "lite0", network={"trace": "none"}, arrivals={"load": 0.7},
         simulation={"service": "profile", "noise": 0.0},
     ),
-    "pipeline-video": staged("pipeline-video"),
-    "pipeline-fanout": staged("pipeline-fanout"),
+    "pipeline-video": staged("pipeline-video"), "pipeline-fanout": staged("pipeline-fanout"),
     "variants-fade": staged("variants-fade"),
 }  # fmt: skip
 """By name."""
