@@ -37,9 +37,7 @@ _MIN_WIDTH = 0.1  # Minimum width of a range, for inputs that never changed
 _DRIFT = {"cold_start": 0.3}  # Least margin: calibrations differ by a third more, a quarter less
 _GROWING = 3  # Intervals in a row in which a hopeless queue has grown
 _CALM_S = 10.0  # Time without alarm after which the policy decides again
-_RECALLED = 120
-"""Most past intervals that the program is shown before it decides, so that it knows service times
-and load. More would hardly change its decisions, and these take ten milliseconds."""
+_RECALLED = 120  # Most past intervals that the program is shown before it decides: ten milliseconds
 
 
 class InputRange:

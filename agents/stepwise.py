@@ -39,8 +39,7 @@ class Form(NamedTuple):
     holds_peak: bool = True
     """Whether, with one model, it keeps all replicas that the peak needs, see :mod:`.needs`, and
     gives the ready ones the cores that starting ones leave."""
-    any_model: bool = False
-    """Whether it is for any system of one model, with up to CORES of :mod:`.needs`."""
+    any_model: bool = False  # Whether it is for any system of one model with up to CORES cores
 
     @property
     def most_replicas(self) -> int:
@@ -123,8 +122,7 @@ class PolicyState:
         nodes = (MAX_TOTAL_CORES,) if self._holds_peak else first.nodes
         self._nodes = np.array([nodes, nodes])  # (2, nodes) cores of each, and memory
         self._fewest, self._ready = np.zeros((2, *self.replicas.shape), np.int64)
-        self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
-        """(n, inputs) of the policy."""
+        self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)  # (n, inputs)
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
         self._all, self._nothing = np.ones(count, np.bool_), np.zeros((count, len(BATCH_TIMES)))
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)

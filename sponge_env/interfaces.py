@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
 HISTORY = 30  # Past intervals that a view shows
 
-ACCURACY_PRICE = 2.0
-"""Cores that a percent of accuracy is worth by default, to programs and to their tuned rivals."""
+ACCURACY_PRICE = 2.0  # Cores that a percent of accuracy is worth to programs and tuned rivals
 
 
 class Outcome(IntEnum):
@@ -118,10 +117,8 @@ class Allocation:
     """
 
     stages: tuple[StageAllocation, ...]
-    feasible: bool = field(compare=False)
-    """False when nothing meets every budget, and this is the least bad."""
-    guarded: bool = field(compare=False)
-    """True when a guard took the decision over from a learned policy."""
+    feasible: bool = field(compare=False)  # False if nothing meets every budget: the least bad
+    guarded: bool = field(compare=False)  # True if a guard decided in a learned policy's place
 
     def __init__(
         self,
@@ -200,8 +197,7 @@ class RunningBatch:
 
     size: int
     started_s: float
-    expected_end_s: float
-    """By the latency model, under the cores in force; in the past when it runs late."""
+    expected_end_s: float  # By the latency model, on the cores in force; past when it runs late
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,17 +250,14 @@ class SystemSpec:
     slo_s: float  # End-to-end latency objective of the scenario's requests
     interval_s: float  # Time between two decisions
     stages: tuple[StageSpec, ...]  # All stages, in their order; one in most systems
-    initial: Allocation = Allocation(cores=1, batch=1)
-    """Allocation in force before the first decision."""
+    initial: Allocation = Allocation(cores=1, batch=1)  # In force before the first decision
     nodes: tuple[int, ...] = (1 << 30,)
     """Core units of each node of the machine, for all replicas, those that start or drain included.
     No replica lies on two nodes; most machines are one."""
     resize_delay_s: float = 0.0  # Time from a decision until its cores and replicas are in force
     drops_early: bool = True  # Whether what must be late is dropped, and batches shrink to fit
-    fingerprint: str = ""
-    """Hash of what gives observations and actions their meaning, such as model and limits."""
-    scenario: str = ""
-    """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
+    fingerprint: str = ""  # Hash of what observations and actions mean, such as model and limits
+    scenario: str = ""  # Name of the scenario, for controllers made for some of them
     models: tuple[SystemSpec, ...] = ()
     """Where the stages are a set of models, each as a system of its own; else empty."""
 

@@ -26,8 +26,7 @@ _STALL_SLOS = 5.0  # After a longer stall, nothing is taken to have been sent
 _SIGMAS = 3.0  # Poisson deviations by which a rate must differ to count as another one
 _LEAST_SPREAD = 0.05  # Relative uncertainty of a rate, however long it was watched
 _FIRST_SWING = 0.4
-_LEAST_SWING = 0.2
-"""Standard deviation of the log of the bandwidth, before it is known and at least."""
+_LEAST_SWING = 0.2  # Standard deviation of the log of the bandwidth, until known and at least
 _SAME_SIZE = 1e-6  # Relative deviation of a delay that is taken for rounding
 _LEAST_DELAY_S = 1e-3
 _LEAST_RATE_RPS = 0.01

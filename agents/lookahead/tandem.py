@@ -28,8 +28,7 @@ _TARDINESS_PER_S = 0.2  # Weight of being late for longer
 class Queues(NamedTuple):
     """Waiting and running tasks of each stage; times count from the decision."""
 
-    due_s: FloatArray
-    """(stages, capacity) deadlines; ascending of what waits, head to tail; before, of batches."""
+    due_s: FloatArray  # (stages, capacity) deadlines: of batches, then, ascending, of what waits
     marks: IntArray  # (stages, 5) head, tail, next arrival, how many are known, tasks done
     free_s: FloatArray  # (stages, replicas) when each takes its next batch; infinite if it is none
     size: IntArray  # (stages, replicas) tasks that it runs

@@ -46,8 +46,7 @@ class BaseController(ABC):
     """
 
     config: Any  # Options: an instance of the type with which a subclass annotates this attribute
-    grows_ready = False
-    """Whether ready replicas may have more cores while others start than all could have at once."""
+    grows_ready = False  # Whether ready replicas may have more cores while others start
     plans_for: Literal["one model", "chains", "all"] = "one model"
     """Systems for which :meth:`allocate` decides about all stages and variants."""
     part_of_pipeline = False  # Whether what it controls is one of several stages

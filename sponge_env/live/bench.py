@@ -22,13 +22,11 @@ from sponge_env.utils.console import Progress
 WORK_RUNS = 8  # Minimum number of pairs of batches of each size at full speed
 PAUSED_RUNS = 20  # Pairs of batches at full speed and at a share of it
 PAUSED_SIZE = 4  # Requests in each of these
-PAUSED_SHARE = 4
-"""Full speed over that share: pauses of half a period cost nothing, of three quarters 0.2 ms."""
+PAUSED_SHARE = 4  # Full speed over that share: pauses of 1/2 period cost nothing, of 3/4 0.2 ms
 CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if that takes longer
 MAX_RUNS = 64  # Batches of a cell per round: those of a small model take microseconds
 REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
-DISTURBED = 1.3
-"""Relative work from which on a batch is run again: a busy sibling CPU makes it 1.6 for seconds."""
+DISTURBED = 1.3  # Relative work from which a batch is run again: a busy sibling CPU makes it 1.6
 DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
 """Time for which disturbed batches are run again: in all, and per visit to a cell of the grid, for
 a small share may itself cause as much work. What is measured after that counts."""

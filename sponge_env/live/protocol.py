@@ -49,8 +49,7 @@ class Replica(Protocol):
 
     id: int  # Identity within the fleet; a later replica has a larger one
     pid: int | None  # Process id on this machine, if it is a process here
-    limits_late: bool
-    """Whether a limit may take effect later, or be set by others: then what is granted counts."""
+    limits_late: bool  # Whether limits may act later, or be set by others: what is granted counts
     silent: bool  # Whether where it runs gives no sign of life; it gets no batch meanwhile
     placed: bool  # Whether it has a place to run; until then it does not count as hung
 
@@ -119,8 +118,7 @@ class Launcher(Protocol):
     limiter: str  # What limits the CPU, e.g. ``cgroup-v1``
     period_s: float  # Period in which it does
     tick_s: float  # Time between two looks of it at what was used
-    max_tasks: Sequence[int]
-    """For each stage, how many tasks of the next an answer leads to at most; 0 if to none."""
+    max_tasks: Sequence[int]  # Of each stage, how many tasks of the next an answer leads to at most
 
     def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         """Return an input of a stage's model, for a request that brings none."""
@@ -151,14 +149,11 @@ class LiveConfig:
     cores_max: int = 16  # Largest number of core units of one replica
     core_unit: float = 1 / 16  # Physical cores in one core unit
     replicas_max: int = 16  # Largest number of replicas
-    nodes: tuple[int, ...] = (1 << 30,)
-    """Core units of each node that all replicas there together may hold."""
+    nodes: tuple[int, ...] = (1 << 30,)  # Core units that all replicas on each node may hold
     initial: Allocation = field(default_factory=lambda: Allocation(cores=1, batch=1))
     """Allocation in force when the clock starts, with all its replicas warm."""
-    limiter: Limiter = "auto"
-    """How CPU is limited; ``auto`` takes control groups where this process may make them."""
-    batch_timeout_s: float = 60.0
-    """A batch that runs longer is taken for hung, and its replica is restarted."""
+    limiter: Limiter = "auto"  # How CPU is limited; ``auto`` takes control groups where it may
+    batch_timeout_s: float = 60.0  # A longer batch is taken for hung, and its replica is restarted
     cold_start_s: float = 8.0  # Expected cold start, until the first one was measured
 
     def __post_init__(self) -> None:

@@ -71,12 +71,10 @@ class Model(ABC):
     JSON's types, else without arguments. Every cold start pays for a module's imports.
     """
 
-    max_tasks: int = 0
-    """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
+    max_tasks: int = 0  # Most tasks of the next stage that an answer leads to; 0 for none
 
     inputs: TensorSpec  # Shape and type of one task's input, or a :func:`record` of several
-    outputs: TensorSpec
-    """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
+    outputs: TensorSpec  # Of one task's answer; with ``max_tasks``, of one of the next tasks'
 
     def load(self, threads: int) -> Any:
         """Make what :meth:`run` needs, for so many threads."""

@@ -32,8 +32,7 @@ class Bound:
     offered: int  # Requests that count
     violations_lower: int  # No schedule has fewer
     violations_upper: int  # Violations of :attr:`schedule`
-    core_seconds_lower: float
-    """No schedule with at most ``violations_upper`` violations holds fewer."""
+    core_seconds_lower: float  # No schedule with at most ``violations_upper`` violations has fewer
     core_seconds_upper: float  # Core unit-seconds of :attr:`schedule`
     schedule: tuple[Allocation, ...]  # One allocation for each interval
 

@@ -72,8 +72,7 @@ class Episode:
     """What an episode leaves behind."""
 
     summary: EpisodeMetrics  # ``summary.partial`` tells whether it ended early
-    columns: Mapping[str, NDArray[Any]]
-    """(intervals,) each, see :func:`sponge_env.metrics.to_columns`."""
+    columns: Mapping[str, NDArray[Any]]  # (intervals,) each, see ``metrics.to_columns``
     requests: Mapping[str, NDArray[Any]]
     """(offered,) each, see :func:`sponge_env.simulation.memory.ledger_columns`."""
     failure: SpongeError | None = None  # Why worker, controller or a sink could not go on

@@ -15,8 +15,7 @@ from sponge_env.scenario.option import check_options, option, require
 
 Backend = Literal["sim", "live"]  # Simulated worker in virtual time, or real worker in real time
 
-Drop = Literal["none", "expired", "unmeetable"]
-"""What becomes of requests that are late, or will be."""
+Drop = Literal["none", "expired", "unmeetable"]  # What becomes of requests that are or will be late
 ControlName = Literal["vertical", "joint", "variants", "pipeline"]
 """What an environment's action chooses: cores and batch size; replicas as well; the variant
 instead; or all of it in every stage."""

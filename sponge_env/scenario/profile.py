@@ -35,8 +35,7 @@ from sponge_env.utils.installation import program
 MOST_OFF = 1000  # Times its cell's latency that a run can be off, or a measured latency the fit's
 FORMAT = 1  # Version of the JSON layout
 PROFILE_DIR = Path(__file__).parents[1] / "profiles"  # Profiles that ship with the package
-POOR_FIT = 0.15
-"""Mean absolute relative error of a fit from which on the measured grid takes its place."""
+POOR_FIT = 0.15  # Mean absolute relative error of a fit from which the grid takes its place
 REMEDY = "plans use the measured table; sponge calibrate measures it anew, best on an idle machine"
 
 
@@ -56,8 +55,7 @@ class Facts:
 
     load_cpu_s: float = 0.0  # CPU time of a replica's process until it is ready
     memory_bytes: int = 0  # What the process then holds for itself
-    tasks: tuple[float, ...] = ()
-    """Shares of the model's samples whose answer leads to 0, 1, 2, ... tasks."""
+    tasks: tuple[float, ...] = ()  # Shares of the samples whose answers lead to 0, 1, 2, ... tasks
 
 
 @dataclass(frozen=True, slots=True)

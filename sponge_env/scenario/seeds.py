@@ -4,12 +4,10 @@ import zlib
 
 import numpy as np
 
-EVALUATION_SEEDS = 1000
-"""Seeds below this are for evaluation; training and tuning use those from here on."""
+EVALUATION_SEEDS = 1000  # Seeds below are for evaluation; from here on for training and tuning
 TRAINING_SEEDS = tuple(range(EVALUATION_SEEDS, EVALUATION_SEEDS + 5))
 """Those that options and constants are chosen on."""
-SEED_LIMIT = 2**31
-"""Seeds of training episodes are below this; those from here on judge policies in training."""
+SEED_LIMIT = 2**31  # Training seeds are below this; those from here on judge policies
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
