@@ -91,22 +91,13 @@ def scenarios(draw, folder, limits=None, interval_s=None):
     profile = draw(st.sampled_from(["resnet18", "yolov5s", str(folder / "quota.json")]))
     kinds, service = draw(st.just(()) | classes()), st.sampled_from(["auto", "profile"])
     return Scenario(
-        name="drawn",
-        profile=profile,
-        slo_s=min((kind.slo_s for kind in kinds), default=draw(st.floats(0.1, 3.0))),
-        classes=kinds,
-        interval_s=interval_s,
-        duration_s=max(1.5, interval_s * draw(st.floats(1.0, 14.0))),
-        limits=limits,
-        initial=draw(initials(limits)),
-        arrivals=draw(arrivals(folder)),
-        network=draw(networks(folder)),
-        serving=draw(servings()),
-        simulation=config.Simulation(
-            service=draw(service),
-            noise=draw(st.sampled_from([0.0, 1.0, 8.0])),
+        name="drawn", profile=profile,
+        slo_s=min((kind.slo_s for kind in kinds), default=draw(st.floats(0.1, 3.0))), classes=kinds,
+        interval_s=interval_s, duration_s=max(1.5, interval_s * draw(st.floats(1.0, 14.0))),
+        limits=limits, initial=draw(initials(limits)), arrivals=draw(arrivals(folder)),
+        network=draw(networks(folder)), serving=draw(servings()), simulation=config.Simulation(
+            service=draw(service), noise=draw(st.sampled_from([0.0, 1.0, 8.0])),
             service_scale=draw(st.sampled_from([1.0, 0.8, 1.3])),
             cold_start_s=draw(st.sampled_from([None, 0.0, 0.3, 2.0])),
-            actuation_delay_s=draw(st.sampled_from([0.0, 0.0, 0.05, 0.7, 3.0])),
-        ),
-    )
+            actuation_delay_s=draw(st.sampled_from([0.0, 0.0, 0.05, 0.7, 3.0]))),
+    )  # fmt: skip

@@ -66,15 +66,13 @@ def write_intervals(path, agent, cell, violations, cores):
     end_s = DURATION_S + (WARMUP_S if start == "warm" else 0.0)
     intervals = [
         IntervalMetrics(
-            time_s=time_s,
-            cores=cores,
-            violations=violations * (time_s == 3.0),
-            avoidable_violations=violations * (time_s == 3.0),
+            time_s=time_s, cores=cores,
+            **dict.fromkeys(("violations", "avoidable_violations"), violations * (time_s == 3.0)),
             **dict.fromkeys(("offered", "batch", "replicas_ready", "queued"), 1),
             **dict.fromkeys(("latency_p99_s", "delay_mean_s", "bandwidth_bytes_per_s"), 1.0),
         )
         for time_s in np.arange(1.0, end_s + 1.0).tolist()
-    ]
+    ]  # fmt: skip
     run = Run(agent, scenario, "sim", 0, profile, start)
     file = path / "intervals" / agent / f"{'+'.join(cell)}-seed0.parquet"
     write_table(file, interval_columns(run, to_columns(intervals)))

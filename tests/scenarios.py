@@ -33,16 +33,14 @@ VARIANTS = Scenario(  # one stage of three variants, in its time and beyond it
 _FINDS = {"initial": config.Initial(cores=4), "fan_out_shares": (0.2, 0.4, 0.4)}
 _JUDGES = {"initial": config.Initial(variant=-1), "limits": config.Limits(2, 2, replicas=3)}
 CHAIN = dataclasses.replace(
-    VARIANTS,
-    name="chain",
-    limits=dataclasses.replace(_SMALL, total_cores=14),
+    VARIANTS, name="chain", limits=dataclasses.replace(_SMALL, total_cores=14),
     simulation=config.Simulation(cold_start_s=1.5),
     stages=(
         config.Stage("find", (config.Variant("video-detector"),), limits=_SMALL, **_FINDS),
         config.Stage("name", _MODELS[:2], limits=config.Limits(cores=4, batch=4, replicas=1)),
         config.Stage("judge", _MODELS, **_JUDGES),
     ),
-)
+)  # fmt: skip
 """Three stages: of one variant, of one replica, and one whose batches choose their variant."""
 
 

@@ -213,7 +213,6 @@ def test_a_second_live_run_can_have_cpus_of_its_own(both):
 BROKEN = """
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation
-
 class Broken:
     def reset(self, spec, seed): pass
     def decide(self, view):

@@ -27,23 +27,16 @@ from sponge_env.core.compiled import compiled, entry_point
 from tiny.parts import (  # (in brackets)
     grown,
 )
-
-
 @entry_point
 def scaled(value: float) -> float:
     return 10.0 * grown(value)
-
-
 @entry_point
 def grown_twice(value: float) -> float:
     return grown(grown(value))
 """
 PARTS = """\
 from sponge_env.core.compiled import compiled
-
 from .constants import STEP
-
-
 @compiled
 def grown(value: float) -> float:
     return value + STEP

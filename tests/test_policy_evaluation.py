@@ -101,7 +101,6 @@ def test_programs_are_played_once(tmp_path, monkeypatch):
 UNGUARDED = """
 from agents.learn.programs import run_programs
 from sponge_env.scenario.scenario import Scenario, load_scenario
-
 run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
 """
 

@@ -222,7 +222,6 @@ cpus.LOCK_FOLDER = pathlib.Path(sys.argv[3])  # where there is one CPU only, the
 import busy_model
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live.worker import LiveWorker
-
 with LiveWorker(busy_model.config(initial=Allocation(16, 16), limiter=sys.argv[1])) as worker:
     worker.start(Batch(1, tuple(range(16))))
     worker.resize(Allocation(1, 16, replicas=2))

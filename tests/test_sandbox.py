@@ -22,14 +22,12 @@ from sponge_env.live.worker import LiveWorker
 PROBE = """
     import ctypes, json, os, socket, subprocess, sys
     from pathlib import Path
-
     def outcome(action, *arguments):
         try:
             action(*arguments)
         except OSError as error:
             return error.strerror
         return "done"
-
     folder = Path(__file__).parent
     print(json.dumps({
         "arguments": sys.argv[1:],

@@ -33,12 +33,10 @@ from served import Recorded
 from sponge_env import cli
 from sponge_env.serve.app import serve
 from sponge_env.serve.options import ServeOptions
-
 class Engine(FakeEngine):
     def use(self, agent):
         print(agent, file=sys.stderr, flush=True)
         threading.Event().wait()
-
 def main(arguments):
     engine = Engine(answer=lambda call: None if call.tensor[0] == 7 else sums(call))
     port, grpc_port, host, drain_s = arguments
@@ -46,7 +44,6 @@ def main(arguments):
     serve(engine, options, Recorded(), {})
     sys.stdout.write(f"ended {engine.drained}")
     return 0
-
 sys.exit(cli.command(main)())
 """
 

@@ -275,10 +275,8 @@ def test_for_each_call_that_waits_a_slow_one_leaves(monkeypatch):
     monkeypatch.setattr(service, "SLOW_S", 0.01)
 
     async def served():
-        silent, quick = AsyncMock(), AsyncMock()
-        silent.read = asyncio.Event().wait
-        quick.read.return_value = b"data"
-        turn = service.Places(1)
+        silent, quick, turn = AsyncMock(), AsyncMock(), service.Places(1)
+        silent.read, quick.read.return_value = asyncio.Event().wait, b"data"
         slow = [asyncio.create_task(service.receive(silent, 60, turn)) for _ in range(4)]
         await asyncio.sleep(0)
         assert await service.receive(quick, 60, turn) == b"data"
@@ -290,10 +288,8 @@ def test_for_each_call_that_waits_a_slow_one_leaves(monkeypatch):
 TALKATIVE = """
 import socket, struct
 from served import running
-
 def frame(kind, payload):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, 0, 0, 0, 0, 0]) + payload
-
 goaway = struct.pack(">II", 0, 2) + b"\\x1b[31merror: the server cannot go on\\n"
 frames = frame(4, b"") + frame(7, goaway) + frame(6, b"and ping")
 with running() as server:

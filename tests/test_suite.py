@@ -21,14 +21,11 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 SUITE = """
 seeds = 2
 starts = ["cold", "warm"]
-
 [[cells]]
 scenarios = ["paper"]
 profiles = ["yolov5s", "resnet18"]
 changes = { duration_s = 6.0, warmup_s = 2.0 }
-
 [agents.static-8]
-
 [agents.one]
 controller = "static"
 options = { cores = 1 }
@@ -36,25 +33,17 @@ options = { cores = 1 }
 
 CONTROLLERS = """
 import time
-
 from sponge_env.interfaces import Allocation
-
-
 class Mine:
     def reset(self, spec, seed):
         self.profile = spec.first.latency
-
     def decide(self, view):
         return Allocation(4, 4)
-
-
 class Fails(Mine):
     def decide(self, view):
         if self.profile.eta_s > 0.01:  # as YOLOv5s has, and ResNet18 has not
             raise RuntimeError("too slow for me")
         return Allocation(4, 4)
-
-
 class Hangs(Mine):
     def decide(self, view):
         time.sleep(3600)
@@ -231,19 +220,16 @@ import ray
 from ray.cluster_utils import Cluster
 import evaluate
 import sponge_env.run.cluster as ours
-
 local = {"object_store_memory": 10**8}
 head = {"num_cpus": 0, "include_dashboard": False, **local}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 nodes = [cluster.add_node(num_cpus=1, **local) for _ in range(2)]
 argv = ["--suite", "suite.toml", "--ray", cluster.address, "--run-dir", "there"]
-
 def kill():
     while not list(Path("there").glob("results/*/*.json")):
         time.sleep(0.01)
     cluster.remove_node(nodes[1], allow_graceful=False)
     killed.append(1)
-
 killed = []
 killer = threading.Thread(target=kill)
 killer.start()

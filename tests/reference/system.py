@@ -109,8 +109,7 @@ class System:
     def view(self):
         now_s, in_force, pending = self.worker.now(), self.worker.in_force, self.worker.pending
         return SimpleNamespace(
-            now_s=now_s,
-            delays_s=np.array([r.delay_s for r in self._new], float),
+            now_s=now_s, delays_s=np.array([r.delay_s for r in self._new], float),
             budgets_s=np.array([r.budget_s for r in self._new], float),
             mean_delays_s=np.array(self._mean_delays_s[-HISTORY:], float),
             bandwidths_bytes_per_s=np.array(self._bandwidths[-HISTORY:], float),
@@ -118,16 +117,12 @@ class System:
                 queued_deadlines_s=np.array(sorted(r.deadline_s for r in self._queue), float),
                 running=tuple(
                     RunningBatch(len(requests), started_s, self._planned_end_s(requests, started_s))
-                    for requests, started_s in self._running.values()
-                ),
-                allocation=self._allocation.stages[0],
-                replicas_ready=self._status.ready,
-                starting_s=self._status.starting_s,
+                    for requests, started_s in self._running.values()),
+                allocation=self._allocation.stages[0], replicas_ready=self._status.ready,
+                starting_s=self._status.starting_s, cores_in_force=in_force[-1][1],
                 arrivals=np.array(self._arrivals[-HISTORY:], float),
-                cores_in_force=in_force[-1][1],
-                pending=tuple((time_s - now_s, each.stages[0].cores) for time_s, each in pending),
-            ),
-        )
+                pending=tuple((time_s - now_s, each.stages[0].cores) for time_s, each in pending)),
+        )  # fmt: skip
 
     def _serve(self, until_s, arriving):
         """Serve until a moment, at which nothing is started any more."""
