@@ -351,8 +351,7 @@ class StageView:
     arrivals: FloatArray
     """(<= 30,) requests or tasks that came in each past interval, refused or not, newest last."""
     cores_in_force: int  # Core units that each replica has now
-    starting_s: tuple[float, ...] = ()
-    """Expected seconds until each cold-starting replica is ready, ascending."""
+    starting_s: tuple[float, ...] = ()  # Expected seconds until each starting one serves, ascending
     pending: tuple[tuple[float, int], ...] = ()
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
     last: StageMetrics | None = None  # Metrics of the last interval; None before the first
@@ -403,8 +402,7 @@ class WorkerStatus:
     """Replicas now and counters since the start; all counters only grow."""
 
     ready: int  # Replicas that serve, busy or idle (draining ones not included)
-    starting_s: tuple[float, ...]
-    """Expected seconds until each cold-starting replica is ready, ascending."""
+    starting_s: tuple[float, ...]  # Expected seconds until each starting one serves, ascending
     held_cores: float  # Core units held now, cold-starting and draining replicas included
     effective_cores: float  # Core units the limiter grants each replica now
     core_seconds: float  # Core units held, integrated over time

@@ -253,9 +253,11 @@ class Places(asyncio.Semaphore):
         """Wait for a place."""
         self.waiting += 1
         try:
-            return await super().acquire()
+            await super().acquire()
+            self.leaving -= self.leaving > 0
         finally:
-            self.waiting -= 1
+            self.waiting, self.leaving = self.waiting - 1, min(self.leaving, self.waiting - 1)
+        return True
 
 
 async def receive(context: Context, timeout_s: float, turn: Places | None = None) -> bytes | None:
@@ -279,8 +281,6 @@ async def receive(context: Context, timeout_s: float, turn: Places | None = None
                 data = await context.read()
             finally:
                 timer.cancel()
-                if turn is not None:
-                    turn.leaving -= leaves
     except TimeoutError:
         raise WireError("the message did not arrive in time", 408) from None
     return data if isinstance(data, bytes) else None
