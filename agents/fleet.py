@@ -68,7 +68,7 @@ class FleetTables(NamedTuple):
     in_pipeline: bool
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
-    value: FloatArray  # (2, sizes) cost of what follows; reused for rates served, backlogs' ends
+    value: FloatArray  # (2, sizes) cost of what follows; reused for rates, backlogs' ends and ways on
     samples: FloatArray  # (3, samples) load of each replica by rate, cores that it needs, costs
 
 
@@ -154,7 +154,7 @@ def _ready_for_more(
     fleet: FleetTables, moment: Moment, all_rps: FloatArray, usual: int, late: bool
 ) -> int:
     """Return how many replicas to hold for the peak and a rise; none starts for a late request."""
-    # None starts if the ready ones lose cores that they need, or if the larger fleet serves less.
+    # Else none starts if the ready ones lose cores that they need, or the larger fleet serves less.
     (highest_rps, coming_rps), held = _rates_to_come(fleet, moment), moment.replicas
     if late:
         return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))

@@ -53,7 +53,7 @@ def test_a_file_is_described_once_however_many_scenarios_play_it(tmp_path, capsy
         "3 requests over 5 s, mean 0.6 requests/s (0 to 2 in a second); played 4 times in 20 s"
     ]
     (notice,) = announce([replace(one, duration_s=3.0)])
-    assert notice.endswith("; only its first 3 s are played: --duration plays more")
+    assert notice.endswith("; only 3 s of it are played (--duration, duration_s)")
     assert announce([replace(one, duration_s=3e5)]) != [], "what cannot be played says so itself"
     assert capsys.readouterr().err == ""
     (notice,) = beginnings([one, one, replace(one, start="warm", warmup_s=1.0)])

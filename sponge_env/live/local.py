@@ -62,7 +62,7 @@ class LocalReplica:
         self.throttled_s = limiter.throttled_s
         self._max_tasks, self._cores = job.max_tasks, cores
         self._cpu_s = self._reported_cpu_s = 0.0
-        self._asked, self._closed = 0, False
+        self._asked, self._asked_s, self._closed = 0, time.monotonic(), False
         # memory files vanish with their last user, however it ends
         with contextlib.ExitStack() as opened:
             self._stderr = opened.enter_context(_memory("sponge-stderr"))
@@ -115,7 +115,7 @@ class LocalReplica:
 
     def order(self, batch_id: int, size: int, variant: int) -> None:
         """Order the answers to inputs that lie in :attr:`tensors` already."""
-        self._asked = size
+        self._asked, self._asked_s = size, time.monotonic()
         if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
             self._listen()
         # if it just died, the end of its channel shows at the next poll
@@ -158,7 +158,7 @@ class LocalReplica:
             failed = {range(self._asked)[int(at)]: str(reason) for at, reason in told.items()}
         except (AttributeError, LookupError, RecursionError, ValueError):
             return Death("its report cannot be read")
-        if not 0 <= started_s <= finished_s <= time.monotonic():
+        if not self._asked_s <= started_s <= finished_s <= time.monotonic():
             return Death("its report has impossible times")
         if batch_id == READY:
             return Ready(finished_s)

@@ -108,7 +108,7 @@ def _described(scenario: Scenario, name: str, content: Content, text: str, lengt
     if times > 1 + PLAYED_ONCE:
         played = f"; played {times:.3g} times in {scenario.duration_s:g} s"
     elif times < 1 - PLAYED_ONCE:
-        played = f"; only its first {scenario.duration_s:g} s are played: --duration plays more"
+        played = f"; only {scenario.duration_s:g} s of it are played (--duration, duration_s)"
     path, form = formats.find_trace(name, content), formats.format_of(name, content)
     return f"read {path}: {content}, {form}; {text}{played}"
 

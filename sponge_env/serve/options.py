@@ -73,7 +73,7 @@ def allow_files(options: ServeOptions) -> None:
     needed, (now, most) = OWN_FILES + 2 * options.max_connections, getrlimit(RLIMIT_NOFILE)
     if RLIM_INFINITY != most < needed:
         text = f"max_connections {options.max_connections} needs {needed} open files"
-        raise ConfigError(f"{text}, and the system allows {most}: raise that (ulimit -n)")
+        raise ConfigError(f"{text}, and {most} are allowed: lower it, or raise ulimit -Hn")
     if RLIM_INFINITY != now < needed:
         setrlimit(RLIMIT_NOFILE, (needed, most))
 
