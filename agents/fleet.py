@@ -68,7 +68,7 @@ class FleetTables(NamedTuple):
     in_pipeline: bool
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
-    value: FloatArray  # (2, sizes) cost of what follows; reused for rates, backlogs' ends and ways on
+    value: FloatArray  # (2, sizes) cost of what follows; reused for rates, ends of backlogs, ways
     samples: FloatArray  # (3, samples) load of each replica by rate, cores that it needs, costs
 
 
