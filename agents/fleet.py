@@ -159,7 +159,7 @@ def _ready_for_more(
     if late:
         return _serving(all_rps[:held], _PEAK_ROOM * highest_rps, min(usual, held))
     least = _serving(all_rps, _PEAK_ROOM * highest_rps, usual)
-    more = _with_a_way_on(fleet, moment, all_rps, least)
+    more = _ahead_of_growth(fleet, moment, all_rps, least)
     if more > held:
         return more
     least = max(least, more)
@@ -185,8 +185,8 @@ def _highest(rates_rps: FloatArray, width: int) -> float:
 
 
 @compiled
-def _with_a_way_on(fleet: FleetTables, moment: Moment, all_rps: FloatArray, least: int) -> int:
-    """Return how many replicas to hold so that a load that grows is served at any time; or 0."""
+def _ahead_of_growth(fleet: FleetTables, moment: Moment, all_rps: FloatArray, least: int) -> int:
+    """Return how many replicas to hold ahead of a load that grows; 0 if it asks for none."""
     # While replicas start, the ready ones have fewer cores. So a load can grow beyond what lets
     # others start, and then beyond what the ready ones serve. A larger fleet starts before that.
     held, ready, rates_rps = moment.replicas, moment.ready, moment.rates_rps
@@ -198,7 +198,7 @@ def _with_a_way_on(fleet: FleetTables, moment: Moment, all_rps: FloatArray, leas
     chance_rps = math.sqrt((now_rps + before_rps) / width * moment.cold_start / fleet.cold_start_s)
     if now_rps <= before_rps + chance_rps:
         return 0
-    # The highest rate at which there is a way, of one start or several, to the most that is served.
+    # From each size, the highest rate that is served on the way to the fleet that serves most.
     for size in range(fleet.sizes, 0, -1):
         most_rps = max(most_rps, all_rps[size - 1])
         open_rps[size - 1] = all_rps[size - 1] if all_rps[size - 1] == most_rps else 0.0
@@ -416,7 +416,7 @@ class FleetPlanner:
         coming_rps = rate_samples(smooth_rps, 2 * past.cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.sizes])
         known = past.rates[-past.peak_ago :], past.peak, past.cold_start, coming_rps
-        later = past.rates.size - min(past.peak_ago, past.rates.size) // 2
+        later = past.rates.size - min(past.peak_ago, past.rates.size) // 2  # The rest may be growth
         before_rps = past.rates[-past.peak_ago - _RECENT * past.cold_start : later]
         moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded, before_rps)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)

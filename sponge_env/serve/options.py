@@ -69,7 +69,7 @@ def is_local(host: str) -> bool:
 
 
 def allow_files(options: ServeOptions) -> None:
-    """Let the process open a file for each connection; a ConfigError says that it must not."""
+    """Let the process open a file for each connection; a ConfigError says that it may not."""
     needed, (now, most) = OWN_FILES + 2 * options.max_connections, getrlimit(RLIMIT_NOFILE)
     if RLIM_INFINITY != most < needed:
         text = f"max_connections {options.max_connections} needs {needed} open files"

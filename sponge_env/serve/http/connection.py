@@ -57,7 +57,7 @@ class Connections:
         self.end_overdue()
 
     def make_room(self, newcomer: "Connection", of_body: bool = False) -> bool:
-        """Close what has been idle longest, or sends a body so; return whether there is any."""
+        """Close the longest idle connection, or of those that send a body; say if there is one."""
         known = [each for each in self.open if each.holds_body or not of_body]
         longest = min(known, key=lambda each: each.idle_since_s, default=newcomer)
         if longest is newcomer or longest.idle_since_s == math.inf:
