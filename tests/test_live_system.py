@@ -16,7 +16,7 @@ from test_pipeline import model_of, pipeline, stage
 from sponge_env import Allocation, StageAllocation
 from sponge_env.live.system import LiveSystem
 from sponge_env.run.suite import changed
-from sponge_env.scenario.config import Initial, Limits, Serving, Simulation
+from sponge_env.scenario.config import Initial, Limits, RequestClass, Serving, Simulation
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -132,9 +132,10 @@ def test_batches_name_their_requests_in_the_order_in_which_they_are_served():
     assert len({batch.id for batch in worker.batches}) == 3
 
 
-def slow_system(requests, duration_s, replicas, **more):
+def slow_system(requests, duration_s, replicas, order="edf", **more):
     """Return one whose batches take 1.6 s on one core."""
-    scenario = short(duration_s=duration_s, serving=Serving("none"))
+    classes = (RequestClass(1.0, 1.0, 0.0),)  # without classes first in is first due
+    scenario = short(duration_s=duration_s, serving=Serving("none", order), classes=classes)
     more |= {"initial": Allocation(1, 1, replicas), "cold_start_s": 0.2}
     return live_system(scenario, profile=STEADY_PROFILE, workload=requests, **more)
 
@@ -149,16 +150,30 @@ def test_no_budget_is_left_at_the_deadline(due_s, outcome):
 
 def test_one_batch_hangs_while_others_come_back_over_and_over():
     """A request that comes back takes a new place; the batch that hangs must not use them up."""
-    requests = requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, 6)))
+    requests = requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, 30)))
     times, crashes_s = iter([1e9] + [1.0] * 1000), np.arange(0.5, 20.0, 0.37).tolist()
     system = slow_system(requests, 40.0, 2, crashes_s=crashes_s, spared=0, noise=times.__next__)
     for _ in range(20):
         system.step(Allocation(1, 2, 2))
-        assert set(system.columns()["outcome"]) == {"running", "queued"}
-    assert system.columns()["attempts"].max() > 10
+        assert set(system.columns()["outcome"]) <= {"running", "queued", "failed"}
     while not system.done:
         system.step(Allocation(1, 2, 2))
-    assert sorted(system.columns()["outcome"]) == ["on_time"] * 5 + ["running"]
+    outcomes, attempts = (system.columns()[name] for name in ("outcome", "attempts"))
+    assert set(attempts[outcomes == "failed"]) == {3}
+    assert sum(attempts) > 50
+    assert set(outcomes) == {"failed", "on_time", "running"}
+
+
+@pytest.mark.parametrize("order", ["edf", "fifo"])
+def test_what_kills_replicas_ends_alone(order):
+    """Three times a batch with the first request dies; only once the second is in it."""
+    requests = requests_at((0.0, 97.0), (0.0, 98.0), (0.1, 99.0))
+    system = slow_system(requests, 9.0, 1, order, crashes_s=(0.5, 1.0, 1.5))
+    for _ in range(9):
+        system.step(Allocation(1, 2))
+    columns = system.columns()
+    assert columns["outcome"].tolist() == ["failed", "on_time", "on_time"]
+    assert (columns["attempts"].tolist(), columns["batch_size"].tolist()) == ([3, 2, 1], [1, 1, 1])
 
 
 HELD = Initial(cores=2, batch=2, replicas=2)

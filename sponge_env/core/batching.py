@@ -19,6 +19,7 @@ from sponge_env.interfaces import Outcome
 ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
 DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 CANCELLED = int(Outcome.CANCELLED)
+ATTEMPTS = 3  # A request that was in as many batches whose replicas died may be why
 
 
 @compiled
@@ -176,7 +177,9 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         count = _shed(w, batch_max)
     if count:
         if w.settings.fifo:
-            bring_forward(w, count)
+            count = bring_forward(w, count)
+        elif w.settings.arrival_kind == LISTED:
+            count = _apart(w, count)
         # The batch stays where it lies in the ring, and only the head moves on.
         replica.batch_size, replica.first = count, stage.head
         replica.started_s, replica.planned_end_s = w.env.now_s, math.nan
@@ -191,6 +194,17 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         stage.taken += count
         # The moment at which each wait began was subtracted when the request joined the queue.
         stage.waited_s += count * w.env.now_s
+    return count
+
+
+@compiled
+def _apart(w: World, count: int) -> int:
+    """Return how many of the first requests to batch: one whose replica died runs alone."""
+    # If it is why, no other fails for it.
+    first = w.stage.head
+    for position in range(first, first + count):
+        if w.queue[position & w.stage.ring].retries:
+            return max(1, position - first)
     return count
 
 
@@ -265,7 +279,7 @@ def _answer(
 
 @inlined
 def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
-    """End a batch whose replica died: those with budget left wait again, the others have failed."""
+    """End a batch whose replica died: its requests wait again, or fail without budget left."""
     for k in range(replica.batch_size):
         position = replica.first + k  # which moves when the queue makes room
         request = w.queue[position & w.stage.ring]
@@ -280,7 +294,7 @@ def _retry(w: World, request: Waiting, replica: ReplicaState, finished_s: float)
     attempts = request.retries + 1
     if _is_cancelled(w, row):
         _close_cancelled(w, row, sent_s, attempts)
-    elif due_s(w, row, sent_s) <= finished_s:
+    elif due_s(w, row, sent_s) <= finished_s or attempts >= ATTEMPTS:
         if pipeline.staged(w):
             attempts = pipeline.leave(w, row, sent_s)
         w.metrics.failed += 1

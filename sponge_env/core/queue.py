@@ -139,10 +139,11 @@ def remove(w: World, row: int, sent_s: float) -> None:
 
 
 @inlined
-def bring_forward(w: World, count: int) -> None:
-    """Bring the ``count`` requests that have waited longest to the queue's head."""
+def bring_forward(w: World, count: int) -> int:
+    """Bring the ``count`` requests that have waited longest to the queue's head; return how many."""
+    # A selection, not a sort: a batch takes few of many. It ends at one whose replica died, which
+    # runs alone.
     stage, ring = w.stage, w.stage.ring
-    # A selection, not a sort: a batch takes few of many.
     for front in range(stage.head, stage.head + count):
         oldest = front
         for position in range(front + 1, stage.tail):
@@ -150,10 +151,15 @@ def bring_forward(w: World, count: int) -> None:
                 oldest = position
         moved = w.queue[oldest & ring]
         row, sent_s, hopeless, retries = moved.row, moved.sent_s, moved.hopeless, moved.retries
+        if retries and front > stage.head:
+            return front - stage.head
         for k in range(oldest, front, -1):
             w.queue[k & ring] = w.queue[(k - 1) & ring]
         moved = w.queue[front & ring]
         moved.row, moved.sent_s, moved.hopeless, moved.retries = row, sent_s, hopeless, retries
+        if retries:
+            return 1
+    return count
 
 
 @inlined

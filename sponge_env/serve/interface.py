@@ -25,7 +25,7 @@ class Status(IntEnum):
     EXPIRED = 2
     """Dropped while it waited: its deadline passed, or it was shed (:attr:`Reply.in_time`) because
     it could not be met any more, or only at the cost of others."""
-    FAILED = 3  # Every replica that tried it died, and no time is left
+    FAILED = 3  # Three replicas died with it, or one and no time is left
     CANCELLED = 4  # The client went away or cancelled it
     STOPPED = 5  # The server shuts down
     INVALID = 6  # The model failed on its input; :attr:`Reply.reason` says why

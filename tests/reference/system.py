@@ -160,6 +160,8 @@ class System:
         requests = self._queue[: self._batch_limit()]
         if not requests:
             return False
+        alone = [k for k, request in enumerate(requests) if request.attempts]
+        requests = requests[: max(1, alone[0]) if alone else None]
         del self._queue[: len(requests)]
         for request in requests:
             request.outcome = "running"
@@ -198,7 +200,8 @@ class System:
         self._completions.append(completion)
         for request in requests:
             in_time = completion.finished_s <= request.deadline_s
-            if not completion.ok and completion.finished_s < request.deadline_s:
+            again = request.attempts < 3 and completion.finished_s < request.deadline_s
+            if not completion.ok and again:
                 request.outcome = "queued"
                 self._enqueue(request)
                 continue

@@ -32,7 +32,7 @@ _REASONS = {  # HTTP status and sentence; the worst first
     Status.STOPPED: (503, "the server shuts down, or its model was unloaded"),
     Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
     Status.INVALID: (400, "the model fails on this input"),
-    Status.FAILED: (503, "every replica that tried it died, and no time is left"),
+    Status.FAILED: (503, "every replica that tried it died"),
     Status.EXPIRED: (504, "its deadline passed while it waited"),
     Status.CANCELLED: (499, "it was cancelled"),
 }
