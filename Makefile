@@ -59,7 +59,7 @@ kernels: $(KERNELS)
 
 $(KERNELS): $(INSTALLED) $(SOURCES)
 	@touch $@.new
-	$(PY) -m sponge_env.app.precompile --all
+	$(PY) -m sponge_env.app.precompile --oracle & $(PY) -m sponge_env.app.precompile && wait $$!
 	@mv $@.new $@
 	@touch $(COMPILED)
 

@@ -51,10 +51,8 @@ def peak_load(spec: SystemSpec, view: SystemView, windows: int) -> tuple[float, 
 class StaticConfig(Options):
     """Options of :class:`Static`."""
 
-    cores: int | None = option(None, at_least=1)
-    """Core units; all of them if left out, and never more than there are."""
-    batch: int | None = option(None, at_least=1)
-    """Largest batch; the scenario's limit if left out, and never above it."""
+    cores: int | None = option(None, at_least=1)  # Core units; all of them if left out or too many
+    batch: int | None = option(None, at_least=1)  # Largest batch; the limit if left out or above it
     replicas: int | None = option(None, at_least=1)
     """Replicas, within the limit; if left out one, or in a pipeline the initial ones of a stage."""
 

@@ -37,20 +37,13 @@ def make(name, options, spec):
     return controller
 
 
-MAX_READY = 1 << 30
-
-
-def ready_of(controller, view):
-    """Return beyond how many replicas each holds one core."""
-    return max(1, view.first.replicas_ready) if controller.grows_ready else MAX_READY
+MAX_READY = 1 << 30  # Beyond how many replicas each holds one core, if it does not matter
 
 
 def check(answer, spec, ready=MAX_READY):
-    for value, limit in (
-        (answer.cores, spec.first.cores_max),
-        (answer.batch, spec.first.batch_max),
-        (answer.replicas, spec.first.replicas_max),
-    ):
+    first, asked = spec.first, (answer.cores, answer.batch, answer.replicas)
+    most = first.cores_max, first.batch_max, first.replicas_max
+    for value, limit in zip(asked, most, strict=True):
         assert type(value) is int
         assert 1 <= value <= limit
     assert fits(spec.nodes, answer.stages, (ready,))
@@ -97,7 +90,8 @@ def test_plans_with_the_cores_of_the_machine(name, options, drawn):
     spec, view = drawn
     controller = make(name, options, spec)
     for _ in range(3):  # some count how long a wish lasts
-        check(controller.allocate(spec, view), spec, ready_of(controller, view))
+        ready = max(1, view.first.replicas_ready) if controller.grows_ready else MAX_READY
+        check(controller.allocate(spec, view), spec, ready)
 
 
 @every_controller

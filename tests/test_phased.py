@@ -168,8 +168,7 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do():
         assert (held <= SPEC.total_cores).all(), "those that start hold one core"
         assert ((replicas >= 1) & (replicas <= MAX_REPLICAS)).all()
         assert batches.max() < len(BATCHES)
-    # Demonstrations go where the policy leads.
-    held = led.situations[:, 0]
+    held = led.situations[:, 0]  # demonstrations go where the policy leads
     for before, after, seen in zip(held, held[1:], led.seen, strict=False):
         steps = np.where(CHOICES.moves[0, before], policy.logits(seen)[-3:], -np.inf)
         was, became = (each // PER_REPLICA % PER_REPLICA for each in (before, after))

@@ -346,8 +346,7 @@ def test_a_load_that_grows_has_a_way_to_the_fleet_that_serves_most(tmp_path):
     (path := tmp_path / "ramp").write_text(" ".join(str(5 + k // 7) for k in range(600)))
     played = {"arrivals": {"kind": "trace", "file": str(path)}, "serving": {"drop": "unmeetable"}}
     played |= {"network": {"trace": "none"}, "duration_s": 600.0, "start": "warm"}
-    scenario = changed(load_scenario("paper"), played)
-    summary = episode_of(scenario, SpongeJoint(), 1000).summary
+    summary = episode_of(changed(load_scenario("paper"), played), SpongeJoint(), 1000).summary
     assert (summary.violations, summary.mean_cores < 10) == (0, True)
 
 

@@ -104,6 +104,8 @@ def _notices(suite: Suite, work: Units, arguments: Namespace) -> list[str]:
                 if description := getattr(controller, "description", ""):
                     notices.append(f"agent {unit.agent} {description}")
                 elif what := suites.stands_for(unit.agent, suite.agents[unit.agent], unit.options):
+                    known = suite.agents[unit.agent].constant == "training" and replayed(played, 2)
+                    what += ", which have the very requests that are played" if known else ""
                     notices.append(f"agent {unit.agent} stands for {what}")
     if cli.drops_by_default(arguments):
         notices.append(cli.DROP_NOTICE)

@@ -1,6 +1,6 @@
 """Compile now what would be compiled at its first use, and keep it on disk.
 
-``python -m sponge_env.app.precompile`` covers systems and controllers; ``--all`` the oracle too.
+``python -m sponge_env.app.precompile`` covers systems and controllers, ``--oracle`` the oracle.
 """
 
 import sys
@@ -28,9 +28,15 @@ class _RehearsalEndedError(Exception):
     """A live system has made all its moves and would start its worker now."""
 
 
-def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+def steps(oracle: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what there is to compile, and how that happens."""
     scenario, mixed = (replace(load_scenario(n), duration_s=2.0) for n in ("paper", "mixed"))
+    if oracle:
+        from sponge_env.oracle import bound  # takes a while to import
+
+        yield "oracle", partial(bound, scenario, 0)
+        yield "joint oracle", partial(bound, scenario, 0, joint=True)
+        return
     for each in (scenario, mixed):
         fixed = Replay([Allocation(4, 4)] * each.intervals)
         yield f"simulated system, {each.name}", partial(_play, each, fixed)
@@ -38,11 +44,6 @@ def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "server", partial(_rehearse, ServedSystem, scenario)
     yield "many environments", partial(_batch, scenario)
     yield "controllers", partial(_decide_all, scenario)
-    if everything:
-        from sponge_env.oracle import bound  # takes a while to import
-
-        yield "oracle", partial(bound, scenario, 0)
-        yield "joint oracle", partial(bound, scenario, 0, joint=True)
 
 
 def _play(scenario: Scenario, controller: Controller) -> None:
@@ -70,8 +71,8 @@ def _decide_all(scenario: Scenario) -> None:
 
 @cli.command
 def main(argv: Sequence[str]) -> int:
-    """Compile everything."""
-    for name, compile_it in steps("--all" in argv):
+    """Compile one or the other."""
+    for name, compile_it in steps("--oracle" in argv):
         sys.stderr.write(f"compiling {name}\n")
         compile_it()
     return 0

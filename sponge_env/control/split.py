@@ -15,8 +15,7 @@ import numpy as np
 from sponge_env.interfaces import HISTORY, Allocation, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 
-Rule = Literal["proportional", "equal"]
-"""How an SLO is divided among the stages of the longest path through a pipeline."""
+Rule = Literal["proportional", "equal"]  # How an SLO is divided among the stages of a path
 
 _OF_ARRIVALS = "arrived_s", "delays_s", "budgets_s"
 _HANDED_ON_S = 1e-3  # Time that a task is taken to need on the way from the stage before

@@ -78,8 +78,7 @@ def is_on_time(due_s: float, finished_s: float) -> bool:
     return finished_s <= due_s
 
 
-_is_on_time = inlined(is_on_time)
-"""The same for compiled code, which Python cannot call."""
+_is_on_time = inlined(is_on_time)  # For compiled code
 
 
 @compiled

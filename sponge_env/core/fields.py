@@ -18,8 +18,7 @@ BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 DUE_BINS = 8
 TREND_INTERVALS = 5
 SPANS_S = (1, 5, 30)
-STARTING_SLOTS = 8
-"""Cold-starting replicas that a joint observation tells apart: those that serve first."""
+STARTING_SLOTS = 8  # Starting replicas that a joint observation tells apart, the first to serve
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ _PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 1.0)
 _BANDWIDTHS = (0.43e6, 0.89e6, 1.33e6, 2.60e6, 3.36e6, 4.29e6, 5.80e6, 7.00e6)
 """Quantiles, in bytes per second, of the Ghent 4G bus log that the Sponge paper used."""
 
-_MEMORY_PER_S = 0.86
-"""Correlation of the slow part of a synthetic trace from one second to the next."""
+_MEMORY_PER_S = 0.86  # Correlation of a synthetic trace's slow part from second to second
 _SLOW_SHARE = 0.88
 """Share of the variance in the slow part; the rest is white. Both fit the log's autocorrelation by
 least squares."""

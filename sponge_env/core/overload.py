@@ -13,8 +13,7 @@ from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import World
 from sponge_env.core.service import dispatched_s, served_s
 
-CHEAP = 0.95
-"""Share of the larger batch's throughput that a smaller one must keep where even more waits."""
+CHEAP = 0.95  # Share of the larger batch's throughput that a smaller one keeps if more waits
 
 
 @compiled

@@ -140,9 +140,9 @@ def remove(w: World, row: int, sent_s: float) -> None:
 
 @inlined
 def bring_forward(w: World, count: int) -> int:
-    """Bring the ``count`` requests that have waited longest to the queue's head; return how many."""
-    # A selection, not a sort: a batch takes few of many. It ends at one whose replica died, which
-    # runs alone.
+    """Bring the ``count`` requests that have waited longest to the queue's head."""
+    # A selection, not a sort: a batch takes few of many. Fewer, which is returned, if the replica
+    # of one of them died: it runs alone.
     stage, ring = w.stage, w.stage.ring
     for front in range(stage.head, stage.head + count):
         oldest = front

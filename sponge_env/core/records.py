@@ -70,11 +70,9 @@ class Env:
     ends_at: Position
 
     ended: int  # Rows of the ledger in use
-    opened: int
-    """Requests in the system, where there are several stages; below, those with a running task."""
+    opened: int  # Requests in the system, with several stages; below, those with a running task
     opened_running: int
-    places: Position
-    """Places used of ``World.opened``, a power of two, minus 1: a mask from rows to places."""
+    places: Position  # Places used of ``World.opened``, a power of two, minus 1: a mask
 
     delay_sum_s: float  # From here on sums over this interval, but for the last two
     delay_max_s: float
@@ -98,10 +96,8 @@ class AllocationRow:
 class WorkerState:
     """The replicas of a stage together."""
 
-    planned_cores: int
-    """Cores of the resize that took effect last; planned ends of batches assume them."""
-    target_cores: int
-    """With ``target_replicas``, what the worker gets once draining replicas leave room."""
+    planned_cores: int  # Of the resize that took effect last; planned ends of batches assume them
+    target_cores: int  # With ``target_replicas``, those once draining replicas leave room
     target_replicas: int
     variant: int  # Model that batches are formed for; negative where each chooses its own
     pace: float
@@ -129,12 +125,10 @@ class StageState(WorkerState):
     tail: int  # Position after the one that is due last; both grow until the queue is empty
     oldest: int  # No running request lies before this position
     running: int
-    next_s: float
-    """When the next batch ends, replica becomes ready or resize takes effect; see ``stale``."""
+    next_s: float  # When a batch ends, a replica is ready or a resize acts next; see ``stale``
     stale: bool  # Whether ``next_s`` and ``idle`` are out of date
     idle: bool  # Whether a replica could start a batch
-    arrived: Past
-    """Requests that had come to the queue since the episode began, by the end of each interval."""
+    arrived: Past  # Requests that had come since the episode began, by the end of each interval
     refused: int  # From here to ``switches`` sums over this interval: those that did not join it
     joined: int  # Those that did
     waited_s: float  # Their waits, each since it joined or, if later, since the interval began
@@ -161,8 +155,7 @@ class Account:
     since_s: float  # Time up to which the account is kept
     used_core_s: float
     throttled_s: float
-    left_s: float
-    """CPU time the batch still needs, or 0; this and the rest are for the quota model only."""
+    left_s: float  # CPU time the batch still needs, or 0; from here on for the quota model only
     refill_s: float
     pool_s: float
     slice_s: float
@@ -179,15 +172,13 @@ class ReplicaState:
     batch_size: int
     first: int  # Position of the batch's first request in the queue; the others follow
     started_s: float
-    planned_end_s: float
-    """When the batch was expected to end at the last resize; NaN if it began later."""
+    planned_end_s: float  # Of the batch, at the last resize; NaN if it began later
     variant: int
 
     cores: int
     finish_s: float
     account: Account
-    at_end: Account
-    """The account when the work will be done; this and the rest are for the quota model only."""
+    at_end: Account  # When the work will be done; from here on for the quota model only
     resume_s: float  # CPU time that each pause in the work costs
     share: float  # Share of the CPU in force, in core units
     granted_s: float  # What that grants in a period

@@ -249,8 +249,7 @@ def starting_cores(cores: int, ready: int) -> int:
 
 
 _start_on, _cores_that_fit = inlined(start_on), inlined(cores_that_fit)
-_starting_cores = inlined(starting_cores)
-"""The same for compiled code, which Python cannot call."""
+_starting_cores = inlined(starting_cores)  # For compiled code
 
 
 @compiled

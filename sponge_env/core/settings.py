@@ -42,8 +42,7 @@ class Settings:
     requests: int
     sent_before_s: float  # No request is sent at this time or later
     states: int
-    rates_at: Position
-    """Of ``BURSTY`` states; of ``FLASH_CROWD`` arrivals before, within and after one."""
+    rates_at: Position  # Of ``BURSTY`` states; of a ``FLASH_CROWD`` before, within and after one
     groups: int  # Groups of ``RECORDED`` arrivals, such as the requests of one second
     group_start_at: Position
     group_length_at: Position
@@ -98,20 +97,17 @@ class StageSettings:
     cpu_cores: float  # Core units of the CPU that all replicas share
     noise_at: Position  # (variants, noise_points) quantiles of the scatter
     noise_points: int
-    replay_at: Position
-    """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
+    replay_at: Position  # Measured work of batches, see :mod:`sponge_env.core.service`; 0 for none
     drop_below_s: float  # Time to its deadline below which a waiting request is dropped
     after_s: float
     """Shortest time that a request takes afterwards in the stages that every request passes."""
-    hopeless_below_s: float
-    """Budget on arrival below which a request that enters here counts as hopeless."""
+    hopeless_below_s: float  # Budget on arrival below which a request is hopeless here
     one_core_below_s: float  # The same on one core
     slo_s: float  # That of the requests that enter here
     pace: float  # See :attr:`.WorkerState.pace`; at the start
     cheapest_core_s: float  # Least work of a task in any batch, in core unit seconds or CPU seconds
     cold_start_s: float
-    rate_scale: float
-    """Requests per second that all cores can serve; see :mod:`sponge_env.core.fields`."""
+    rate_scale: float  # What all cores can serve; see :mod:`sponge_env.core.fields`
 
 
 SETTINGS = dtype_of(Settings)

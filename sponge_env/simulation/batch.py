@@ -137,8 +137,7 @@ class BatchSimulator:
         self._nodes = np.array([[MAX_TOTAL_CORES]] * 2) if unbound else self._machine
         stages = self.specs[0].stages
         most = [(s.cores_max, s.batch_max, s.replicas_max, len(s.latencies) - 1) for s in stages]
-        self._most = np.array(most)
-        """(stages, 4) most cores, batch, replicas and variant of an allocation."""
+        self._most = np.array(most)  # (stages, 4) cores, batch, replicas and variant
         self._most[:, 2] = replicas_max or self._most[:, 2]
         if intervals_max is not None:
             intervals = self._configuration.settings["intervals"]

@@ -22,8 +22,7 @@ from sponge_env.simulation.memory import MemoryPlan
 from sponge_env.simulation.traffic import add_traffic, rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
 
-FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
-"""Limits of the default room for waiting requests."""
+FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16  # Of the default room for waiting requests
 
 
 class Configuration(MemoryPlan):

@@ -71,8 +71,7 @@ class System(ABC):
         self._last: IntervalMetrics | None = None
         self._ready: tuple[int, ...] = ()
         """Ready replicas in the last view: a decision on it must fit with these."""
-        self.waited_s = 0.0
-        """Longest time that a request which was given up in the last interval had waited."""
+        self.waited_s = 0.0  # Longest, of a request given up in the last interval
         require(seed >= 0, "the seed", seed, "at least 0")
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)

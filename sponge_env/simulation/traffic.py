@@ -24,8 +24,7 @@ from sponge_env.simulation.memory import MemoryPlan, free_bytes
 _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
 """In the order of the kinds' numbers."""
 MOST_REQUESTS = 10_000_000  # Requests of one episode of which a record is kept
-MOST_RECORDED = 50_000_000
-"""Requests of a trace with exact times, before it is thinned: each is kept."""
+MOST_RECORDED = 50_000_000  # Requests with exact times, before a trace is thinned: each is kept
 MOST_RPS = 1e6  # Largest mean rate, of episodes without such records as well
 PEAK_S = 5  # Seconds of a trace whose rate counts as its highest
 

@@ -1,8 +1,8 @@
 """What the files hold: for each thing that is played its hashes, and a few numbers to read."""
 
 import hashlib
-import math
 from collections import Counter
+from math import isfinite, nan
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def canonical(values):
     """Return values as float64, int64 or text; all NaNs are one."""
     array = np.asarray(values)
     if array.dtype.kind == "f":
-        return np.where(np.isnan(array), math.nan, array).astype(np.float64).tobytes()
+        return np.where(np.isnan(array), nan, array).astype(np.float64).tobytes()
     if array.dtype.kind in "iub":
         return array.astype(np.int64).tobytes()
     return "\n".join(map(str, array.ravel().tolist())).encode()
@@ -128,7 +128,7 @@ def _valid(info, infos):
     valid = {}
     for name in infos:
         values = np.asarray(info[name])
-        nothing = math.nan if values.dtype.kind == "f" else 0
+        nothing = nan if values.dtype.kind == "f" else 0
         valid[name] = np.where(info["_" + name], values, nothing)
     return valid
 
@@ -141,13 +141,10 @@ def fidelity(key, names):
     """Play the simulated rows of a fidelity run; its summaries are kept in full."""
     entry = {}
     for kind, played in play.fidelity(key, MEASURED).items():
-        row = {name: _plain(played.summary[name]) for name in names["summary"]}
+        row = {name: played.summary[name] for name in names["summary"]}
+        row = {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
         entry[kind] = {**_entry(played, names, None), "row": row}
     return entry
-
-
-def _plain(value):
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def clairvoyant(key, names):

@@ -24,8 +24,7 @@ def count_late(spec, view, forecast, margin):
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
     hopeless = slack_s < table_s[0, -1]
-    # The same as if nothing were resized: one column.
-    before_s = _before_s(spec, view, service_s)
+    before_s = _before_s(spec, view, service_s)  # as if nothing were resized: one column
     unresized_s = free_s[view.first.cores_in_force - 1 : view.first.cores_in_force]
     as_it_is_s = _queue_done_s(before_s, unresized_s, slack_s.size)
     clear_as_it_is_s = np.maximum(unresized_s, as_it_is_s[-1:].max(axis=0, initial=0.0))
