@@ -8,6 +8,7 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from scenarios import CHAIN, CONTROLLED, SHORT, VARIANTS, short
 from stable_baselines3.common.env_checker import check_env
@@ -166,6 +167,12 @@ def test_rendering():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SpongeEnv(**arguments)
+
+
+@EACH
+def test_a_scenario_survives_a_specification_as_json(name):
+    again = gymnasium.make(EnvSpec.from_json(make(name).spec.to_json()))
+    assert again.unwrapped.scenario == CONTROLLED[name][0]
 
 
 def test_bad_resets_are_named():
@@ -352,7 +359,7 @@ def test_real_numbers_cover_every_choice_equally():
     assert len(counts) == 16
     assert counts.max() - counts.min() <= 2
     assert list(env.action(np.array([9.0, -9.0], np.float32))) == [15, 0]
-    for action in ([0.0], 0.0, [0.0, np.nan], [[0.0, 0.0]]):
+    for action in ([0.0], 0.0, [0.0, np.nan], [[0.0, 0.0]], ["a", "b"], [[0, 1], 0], [None, 0.0]):
         with pytest.raises(ConfigError, match="an action must be 2 real numbers, not"):
             env.action(action)
 

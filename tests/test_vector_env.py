@@ -193,7 +193,9 @@ def test_bad_options_of_a_reset_are_refused(options, words):
 @pytest.mark.parametrize(
     ("actions", "words"),
     [(np.full((3, 2), 16), r"actions .* 0 and \[15, 15\]"), (np.full((3, 2), -1), "between 0 and"),
-     (np.full((3, 2), 6.5), "must be whole numbers"),
+     (np.full((3, 2), 6.5), "must be whole numbers"), (np.full((3, 2), np.inf), "between 0 and"),
+     (np.ones((3, 2), bool), "must be whole numbers"), ([["a", "b"]] * 3, "must be whole numbers"),
+     ([[1], [1, 2], [1]], r"shape \(3, 2\), not \(\)"),
      (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)")],
 )  # fmt: skip
 def test_actions_outside_the_space_are_refused(actions, words):

@@ -261,7 +261,11 @@ class ContinuousActions(_OtherActions):
 
         Raises ConfigError if they are too few, too many, or no numbers.
         """
-        if np.shape(action) != self._choices.shape or np.isnan(action).any():
+        try:
+            given = np.asarray(action, np.float64)
+        except (TypeError, ValueError):
+            given = np.array(np.nan)
+        if given.shape != self._choices.shape or np.isnan(given).any():
             raise ConfigError(
                 f"an action must be {self._choices.size} real numbers, not {action!r}"
             )

@@ -1,6 +1,6 @@
 """The batch simulator as a Gymnasium vector environment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sponge_env.simulation.memory import allocations
 
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
-ScenarioLike = str | Scenario  # Shipped name, TOML path, or the scenario itself
+ScenarioLike = str | Scenario | Mapping[str, Any]  # See :func:`~sponge_env.load_scenario`
 
 
 MOST_ENVS = 1_000_000
@@ -192,11 +192,17 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""
         if not self._all_begun:
             raise RuntimeError("call reset before anything else")
-        actions = np.asarray(actions)
+        try:
+            actions = np.asarray(actions)
+        except ValueError:  # they are of different lengths
+            actions = np.array(None)
         if actions.shape != self._shape:
             raise ConfigError(f"actions must be of shape {self._shape}, not {actions.shape}")
-        if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
+        kind = actions.dtype.kind
+        if kind not in "iuf" or (kind == "f" and np.any(actions != np.floor(actions))):
             raise ConfigError("actions must be whole numbers")
+        if kind == "f":
+            actions = actions.clip(-1, 1 << 30)  # infinite is no integer
         self.control.write(actions, self._allocations)
         try:
             return self.simulator.step(self._allocations)
@@ -205,14 +211,15 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             raise ConfigError(f"actions must lie between 0 and {most}") from None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the threads."""
-        self.simulator.close()
+        """Stop the threads, if they began: older versions of Gymnasium close what was refused."""
+        if "simulator" in vars(self):
+            self.simulator.close()
 
 
 def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int) -> list[Scenario]:
     rule = "at least 1" if num_envs < 1 else f"at most {MOST_ENVS}"
     require(1 <= num_envs <= MOST_ENVS, "the number of environments", num_envs, rule)
-    if isinstance(scenario, str | Path | Scenario):
+    if isinstance(scenario, str | Path | Scenario | Mapping):
         return [load_scenario(scenario)] * num_envs
     if len(scenario) != num_envs:
         many = f"one for each of the {num_envs} environments, not {len(scenario)}"

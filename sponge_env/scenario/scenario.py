@@ -4,7 +4,7 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 :mod:`sponge_env.scenario.config`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -16,7 +16,7 @@ from sponge_env.scenario import config
 from sponge_env.scenario.graph import check_stages, is_set, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import LOCAL_MODEL, load_profile
-from sponge_env.scenario.toml import load_toml, relative_to
+from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
 OCR = "ocr"  # Model that is a pipeline: the scenario of that name
@@ -169,9 +169,12 @@ class Scenario:
         return sum(kind.share * kind.payload_bytes for kind in self.classes) / shares
 
 
-def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
+def load_scenario(name_or_path: str | Path | Scenario | Mapping[str, Any]) -> Scenario:
     """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned."""
-    # File names inside a scenario are taken relative to its file and returned absolute.
+    # File names inside a scenario are taken relative to its file and returned absolute. Where
+    # Gymnasium keeps an environment's specification as JSON, a scenario becomes a mapping.
+    if isinstance(name_or_path, Mapping):
+        return from_mapping(Scenario, name_or_path)
     if isinstance(name_or_path, Scenario):
         return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)

@@ -71,9 +71,11 @@ _WIDTH, _HEIGHT, _SHOWN, _ROW = 480, 320, 60, 100  # Pixels, intervals shown, pi
 
 def frame(intervals: Sequence[IntervalMetrics], cores_max: int) -> NDArray[np.uint8]:
     """Draw cores, queue and violations of the last 60 intervals, as (320, 480, 3) pixels."""
-    require_extra("report", "rendering")
-    # Pillow, for Matplotlib takes 100 ms; and here, for only rendering needs it.
-    from PIL import Image, ImageDraw
+    try:  # Pillow, for Matplotlib takes 100 ms; and here, for only rendering needs it
+        from PIL import Image, ImageDraw
+    except ModuleNotFoundError:
+        require_extra("report", "rendering")
+        raise
 
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     draw, shown = ImageDraw.Draw(picture), intervals[-_SHOWN:]
