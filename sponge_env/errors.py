@@ -28,8 +28,7 @@ class PolicyError(SpongeError, ValueError):
 class ControllerError(SpongeError, RuntimeError):
     """A controller that fails, or whose answer is no allocation within the limits."""
 
-    stages: Sequence[Any] = ()
-    """Of a set of models the last answers for each, those of others that did not fail included."""
+    stages: Sequence[Any] = ()  # Of a set of models, the answers of those that did not fail too
 
 
 class WorkerError(SpongeError, RuntimeError):

@@ -70,7 +70,6 @@ class FakeEngine:
             done(Reply(Status.CANCELLED))
 
     def finish(self, reply):
-        """End all that is held."""
         with self.changed:
             ended, self.held = list(self.held.values()), {}
             self.changed.notify_all()

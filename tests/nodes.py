@@ -26,7 +26,6 @@ class NodeProcess:
         (self.address,) = parse_addresses(self.line.split(" at ")[1].split(",")[0])
 
     def end(self, how=signal.SIGTERM):
-        """End it; return its exit code."""
         self.process.send_signal(how)
         self.process.stdout.close()
         return self.process.wait(30)

@@ -48,7 +48,6 @@ class Wire:
         return RawAnswer(int(first.split()[1]), headers, body)
 
     def closed(self):
-        """Wait until the server closes."""
         try:
             return self._left == b"" and self.socket.recv(1) == b""
         except ConnectionResetError:

@@ -71,7 +71,6 @@ class Rig:
         return self.poll_ids()
 
     def die(self):
-        """Let all replicas that start die."""
         for member in self.fleet.members:
             if member.state is Phase.STARTING:
                 member.replica.kill()

@@ -63,7 +63,6 @@ class Serving:
         return same
 
     def goes_on(self):
-        """Wait until further requests are answered."""
         enough = len(self.answered) + 5
         self.until(lambda: len(self.answered) >= enough, "more answers")
 

@@ -72,7 +72,6 @@ class Rig:
         return lambda: until(lambda: replies and replies[0])
 
     def started(self, batches=1):
-        """Wait until the first replica has a batch."""
         return until(lambda: next((r for r in self.launcher.launched if r.batch_id), None))
 
 

@@ -72,6 +72,7 @@ def test_it_equals_a_sync_vector_env(name, mode):
         assert one[0].tobytes() == other[0].tobytes()
         for mine, yours in zip(one[1:4], other[1:4], strict=True):
             np.testing.assert_array_equal(mine, yours)
+        np.testing.assert_array_equal(ours.action_masks(), theirs.call("action_masks"))
         check_infos(one[4], other[4])
         assert ("final_obs" in one[4]) == ("final_obs" in other[4])
         if "final_obs" in other[4]:
@@ -195,8 +196,7 @@ def test_bad_options_of_a_reset_are_refused(options, words):
     [(np.full((3, 2), 16), r"actions .* 0 and \[15, 15\]"), (np.full((3, 2), -1), "between 0 and"),
      (np.full((3, 2), 6.5), "must be whole numbers"), (np.full((3, 2), np.inf), "between 0 and"),
      (np.ones((3, 2), bool), "must be whole numbers"), ([["a", "b"]] * 3, "must be whole numbers"),
-     ([[1], [1, 2], [1]], r"shape \(3, 2\), not \(\)"),
-     (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)")],
+     ([[1], [1, 2], [1]], r"not \(\)"), (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)")],
 )  # fmt: skip
 def test_actions_outside_the_space_are_refused(actions, words):
     envs, same = vector_env(), vector_env()

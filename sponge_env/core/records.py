@@ -200,8 +200,7 @@ class Listed:
     arrival_s: float
     deadline_s: float
     payload_bytes: float
-    tasks: int
-    """Tasks that the first stage's answer leads to in each stage after it; negative if drawn."""
+    tasks: int  # Of each later stage, that the first one's answer leads to; negative if drawn
     cancelled: bool  # Whether it was cancelled while it ran
     enters: int  # Place of the stage that it enters
 
@@ -264,15 +263,13 @@ class World(NamedTuple):
     queue: Records[Waiting]  # (capacity,) a power of two
     env: Env
     settings: Settings
-    requests: Records[Listed]
-    """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""
+    requests: Records[Listed]  # (requests + 1,) of ``LISTED`` arrivals, by ``arrival_s``
     group: Records[float]  # Send times of the current group of ``RECORDED`` arrivals, ascending
     ledger: Records[LedgerRow]  # Requests that ended, until it is full
     traces: Records[TraceSample]  # All bandwidth traces
     numbers: Records[float]  # All tables of all scenarios
     metrics: Any  # The interval's metrics, under the names of :data:`METRICS`
-    opened: Records[OpenRequest]
-    """(places,) a power of two: requests in the system where there are several stages."""
+    opened: Records[OpenRequest]  # (places,) a power of two: requests on their way through stages
     stages: Records[StageState]  # (stages,) all of the environment, as are the rest
     models: Records[StageSettings]
     all_replicas: NDArray[Any]  # (stages, slots)

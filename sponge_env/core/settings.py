@@ -56,8 +56,7 @@ class Settings:
     trace_s: float  # Length of the trace, after which it repeats, with its fades
     faded: bool
     fade_every_s: float
-    faded_at: Position
-    """Row of the environment's own part of ``traces`` from which the faded trace lies."""
+    faded_at: Position  # Row of the own part of ``traces`` from which the faded trace lies
 
     fifo: bool  # Whether batches are formed first in, first out
     sheds: bool  # Whether batches leave out what they would answer late; see :mod:`.overload`
@@ -81,8 +80,7 @@ class StageSettings:
 
     after: int  # Bit for each stage whose tasks lead to tasks here; none in the first
     before: int  # The same of all stages that come before in any way
-    fan_out_at: Position
-    """(fan_outs,) cumulated probabilities of 0, 1, 2, ... tasks in each stage that follows."""
+    fan_out_at: Position  # (fan_outs,) cumulated probabilities of 0, 1, 2, ... tasks
     fan_outs: int
     variants: int
     accuracy_at: Position
@@ -91,16 +89,14 @@ class StageSettings:
     served_at: Position  # (variants, batch_max, cores_max) latency of the service model ``profile``
     limited: bool
     work_at: Position  # (variants, batch_max) CPU seconds under a quota
-    overheads_at: Position
-    """(variants, :data:`.service.OVERHEADS`) what batches take beside their work under a quota."""
+    overheads_at: Position  # (variants, :data:`.service.OVERHEADS`) beside work, under a quota
     core_unit: float
     cpu_cores: float  # Core units of the CPU that all replicas share
     noise_at: Position  # (variants, noise_points) quantiles of the scatter
     noise_points: int
     replay_at: Position  # Measured work of batches, see :mod:`sponge_env.core.service`; 0 for none
     drop_below_s: float  # Time to its deadline below which a waiting request is dropped
-    after_s: float
-    """Shortest time that a request takes afterwards in the stages that every request passes."""
+    after_s: float  # Shortest time of a request in stages after this that all pass
     hopeless_below_s: float  # Budget on arrival below which a request is hopeless here
     one_core_below_s: float  # The same on one core
     slo_s: float  # That of the requests that enter here

@@ -11,7 +11,6 @@ from sponge_env.core.records import METRICS
 from sponge_env.env.single import reset_options
 from sponge_env.env.vector import ScenarioLike, SpongeVectorEnv
 from sponge_env.scenario.config import ControlName
-from sponge_env.simulation.encoding import ActionMasks
 from sponge_env.utils.installation import require_extra
 
 try:
@@ -44,11 +43,9 @@ class SpongeVecEnv(VecEnv):
             num_envs, scenario, queue_capacity=queue_capacity, threads=threads, control=control
         )
         self._actions = np.zeros(0, np.int64)
-        self.metrics = np.zeros(num_envs, METRICS)
-        """(num_envs,) records of the last interval, under the schema's names."""
+        self.metrics = np.zeros(num_envs, METRICS)  # (num_envs,) of the last interval
         self._observations = np.zeros((num_envs, envs.control.obs_dim), np.float32)
         self._returns = np.zeros(num_envs)
-        self._masks = [ActionMasks(spec, envs.control) for spec in envs.simulator.specs]
         super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
@@ -89,11 +86,7 @@ class SpongeVecEnv(VecEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which choices make sense now, (num_envs, choices); see ``SpongeEnv``."""
-        masks = np.zeros((self.num_envs, self._envs.single_action_space.nvec.sum()), np.bool_)
-        for scenario, masks_of in enumerate(self._masks):
-            rows = self._envs.simulator.assignment == scenario
-            masks[rows] = masks_of(self._observations[rows])
-        return masks
+        return self._envs.action_masks(self._observations)
 
     def has_attr(self, attr_name: str) -> bool:
         """Return whether each environment has an attribute, or method, that can be asked for."""

@@ -20,7 +20,7 @@ from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.batch import BatchSimulator, Observations
-from sponge_env.simulation.encoding import control_named
+from sponge_env.simulation.encoding import ActionMasks, control_named
 from sponge_env.simulation.memory import allocations
 
 Actions = NDArray[np.int64]
@@ -99,6 +99,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.single_action_space, self.single_observation_space = self.control.spaces(spec)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._masks = [ActionMasks(spec, self.control) for spec in self.simulator.specs]
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
         self._all_begun = False  # Whether every environment was reset
         self._allocations, _ = allocations(num_envs, len(spec.stages))
@@ -209,6 +210,18 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         except ConfigError:
             most = (self.single_action_space.nvec - 1).tolist()
             raise ConfigError(f"actions must lie between 0 and {most}") from None
+
+    def action_masks(self, observations: Observations | None = None) -> NDArray[np.bool_]:
+        """Return which choices make sense now, or under some observations; see ``SpongeEnv``.
+
+        They are (num_envs, choices): those of the first part of an action, then of the next.
+        """
+        seen = self._observations if observations is None else observations
+        masks = np.zeros((self.num_envs, self.single_action_space.nvec.sum()), np.bool_)
+        for scenario, masks_of in enumerate(self._masks):
+            rows = self.simulator.assignment == scenario
+            masks[rows] = masks_of(seen[rows])
+        return masks
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads, if they began: older versions of Gymnasium close what was refused."""

@@ -20,15 +20,13 @@ ControlName = Literal["vertical", "joint", "variants", "pipeline"]
 """What an environment's action chooses: cores and batch size; replicas as well; the variant
 instead; or all of it in every stage."""
 
-Start = Literal["cold", "warm"]
-"""Begin with the scenario's allocation, or with the one that the controller settles on."""
+Start = Literal["cold", "warm"]  # As the scenario says, or as the controller settles
 
 Limiter = Literal["auto", "cgroup", "duty-cycle", "none", "outside"]
 """How the real worker's CPU is limited; ``auto`` takes the best this machine allows, ``outside``
 leaves it to whoever limits this process's own control group."""
 
-RESERVED = ("4g", "none")
-"""Names of bandwidth that are no files: generated for each seed, and no transfer time."""
+RESERVED = ("4g", "none")  # No files: generated for each seed; no transfer time
 
 FILE_NAME_RULE = "letters, digits, '.', '_' and '-', with no '.' in front (it names files)"
 

@@ -27,8 +27,7 @@ from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.recall import recalled
 
 _RATE = "arrivals_5s"
-_MASKED_SHARE = 0.7
-"""Share of the recent rate that the fewest cores must serve: bursts end, and queues may wait."""
+_MASKED_SHARE = 0.7  # Of the recent rate: bursts end, and queues may wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,7 @@ class MemoryPlan:
     """The settings and tables that environments of some scenarios share, and each one's room."""
 
     def __init__(self, scenarios: int, stages: int = 1) -> None:
-        self.settings = np.zeros(scenarios, SETTINGS)
-        """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
+        self.settings = np.zeros(scenarios, SETTINGS)  # (scenarios,) records
         self.models = np.zeros((scenarios, stages), STAGE_SETTINGS)
         """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
         self.numbers = Pool(np.float64)

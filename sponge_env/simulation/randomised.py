@@ -25,8 +25,7 @@ from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import cache_dir
 
 _GRID = (1, 2, 4, 8, 16)  # Batch sizes and cores of a profile's measurements
-_SLOWEST = 0.15
-"""A profile is drawn again where its fit falls below this share of the shortest measurement."""
+_SLOWEST = 0.15  # Share of the shortest measurement that a drawn fit may fall to
 _MOST_RPS, _BYTES_PER_S = 800.0, 3e6  # Highest rate, and the bandwidth for which payloads are drawn
 _KINDS = {"poisson": 0.15, "constant": 0.1, "bursty": 0.25, "flash-crowd": 0.25, "diurnal": 0.25}
 """Shares of the kinds of arrivals."""

@@ -55,8 +55,7 @@ class System(ABC):
         # :mod:`sponge_env.core.service`. What cannot be used is a SpongeError.
         setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
         self.spec = setup.specs[0]
-        self.plan = setup.scenarios[0]
-        """The scenario as it is played: its duration, and from when on it counts."""
+        self.plan = setup.scenarios[0]  # As it is played: with its duration and warm-up
         self._arrays = self._make_memory(setup, seed, workload)
         self._numbers, _ = allocations(1, len(self.spec.stages))
         self._look_up()
@@ -64,8 +63,7 @@ class System(ABC):
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
         self._over = np.zeros(1, np.bool_)
-        self.allocation = self.spec.initial
-        """The allocation in force, or to be in force after ``spec.resize_delay_s``."""
+        self.allocation = self.spec.initial  # In force, or after ``resize_delay_s``
         self._interval = 0
         self._history = np.zeros((2, HISTORY))
         self._last: IntervalMetrics | None = None

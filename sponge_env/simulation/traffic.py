@@ -21,15 +21,13 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import stage_profiles
 from sponge_env.simulation.memory import MemoryPlan, free_bytes
 
-_KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
-"""In the order of the kinds' numbers."""
+_KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")  # By number
 MOST_REQUESTS = 10_000_000  # Requests of one episode of which a record is kept
 MOST_RECORDED = 50_000_000  # Requests with exact times, before a trace is thinned: each is kept
 MOST_RPS = 1e6  # Largest mean rate, of episodes without such records as well
 PEAK_S = 5  # Seconds of a trace whose rate counts as its highest
 
-REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
-"""Memory that the record of a request and that of an interval take, measured."""
+REQUEST_BYTES, INTERVAL_BYTES = 450, 2500  # Memory that their records take
 
 
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:

@@ -20,7 +20,6 @@ class Store:
         self.events, self._objects = [], {}
 
     def get(self, key):
-        """Return a copy of an object."""
         if key not in self._objects:
             raise ApiError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
         return copy.deepcopy(self._objects[key])

@@ -23,7 +23,6 @@ class Cell:
 
 
 def cell(scenario, profile, *starts, **changes):
-    """Return a cell of two minutes."""
     options = {k: changes.pop(k) for k in ("shipped_policies", "variants") if k in changes}
     changes = {"profile": profile, "duration_s": 120.0, **changes}
     return Cell(scenario, changes, starts or ("cold",), **options)

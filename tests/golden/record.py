@@ -24,7 +24,6 @@ def read(name):
 
 
 def read_names():
-    """Read which columns are hashed."""
     return json.loads(COLUMNS.read_text())["columns"]
 
 
