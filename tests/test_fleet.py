@@ -252,6 +252,21 @@ def test_counters_keep_what_past_replicas_used(make_rig):
     assert rig.fleet.throttled_s == pytest.approx(CPU_S + LOAD_S)
 
 
+def test_replicas_that_die_with_their_first_batch_are_not_replaced_all_the_time(clock, make_rig):
+    rig = make_rig(1)
+    for k in range(9):
+        if rig.fleet.members:
+            rig.replicas[-1].ready()
+            rig.poll()
+            rig.start(k)
+            rig.replicas[-1].die()
+            rig.poll()
+    assert len(rig.replicas) == fleet_module.START_ATTEMPTS + 1
+    clock.now_s += fleet_module.HEARTBEAT_S
+    rig.scale(1)
+    assert len(rig.replicas) == fleet_module.START_ATTEMPTS + 2
+
+
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_refused_replica_leaves_the_others_running(dies, clock, make_rig, caplog):
     rig = make_rig(1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import math
 import os
 import resource
@@ -27,8 +28,15 @@ from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
-from sponge_env.live.protocol import LiveConfig, Ready
-from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
+from sponge_env.live.protocol import Answered, Death, LiveConfig, Ready
+from sponge_env.live.remote import (
+    Address,
+    Node,
+    RemoteLauncher,
+    RemoteReplica,
+    dial,
+    parse_addresses,
+)
 from sponge_env.live.wire import HEAD, Frame, TensorLayout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
@@ -213,6 +221,83 @@ def hostile(node):
     sock, _ = dial(node.address, TOKEN, {})
     yield sock
     sock.sendall(HEAD.pack(*launch)[:20])
+
+
+GOOD, ROWS = Frame(wire.ANSWER, size=2, batch_id=7, took_s=0.1, cores=1.0), bytes(16)
+HOSTILE = [
+    *((busy_model.Quick, GOOD._replace(**fields), ROWS) for fields in (
+        {"size": 0}, {"batch_id": 8}, {"kind": wire.READY}, {"cores": math.nan}, {"cores": 1e300},
+        {"cpu_s": -1.0}, {"took_s": math.inf})),
+    *((busy_model.Quick, GOOD, body) for body in (b"", ROWS[1:])),
+    *((busy_model.Quick, GOOD, ROWS + text)
+      for text in (b"[1]", b'{"2": ""}', b'{"-1": ""}', b"[" * 60_000)),
+    *((busy_model.Cutter, GOOD, np.array(counts, np.int32).tobytes() + 2 * ROWS)
+      for counts in ([4, 0], [-1, 1], [1 << 30, 0], [1])),
+    (busy_model.Quick, Frame(wire.END), b"gone\nerror: \x1b[31mforged"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "frame", "body"), HOSTILE)
+def test_a_node_that_answers_what_it_must_not_ends_only_its_replica(model, frame, body):
+    here, there = socket.socketpair()
+    with there, closing(RemoteReplica(0, stages.make_job([model()], 4), "there", 1, 1)) as replica:
+        replica.attach(here)
+        there.sendall(HEAD.pack(*Frame(wire.READY)))
+        assert isinstance(next_event(replica), Ready)
+        replica.start(7, [np.zeros(2, np.float32)] * 2)
+        there.sendall(HEAD.pack(*frame._replace(length=len(body))) + body)
+        assert (death := next_event(replica)).reason.isprintable()
+        assert isinstance(death, Death)
+
+
+def test_a_node_answers_once_and_its_flood_holds_nobody_up():
+    here, there = socket.socketpair()
+    job = stages.make_job([busy_model.Quick()], 4)
+    with there, closing(RemoteReplica(0, job, "there", 1.0, 1.0)) as replica:
+        replica.attach(here)
+        there.sendall(HEAD.pack(*Frame(wire.READY)) + HEAD.pack(*Frame(wire.STATUS)) * 400)
+        assert isinstance(next_event(replica), Ready)
+        assert replica.poll() is None
+        assert len(here.recv(1 << 20, socket.MSG_PEEK)) > HEAD.size * 300, "the rest is for later"
+        replica.start(7, [np.zeros(2, np.float32)] * 2)
+        there.sendall(2 * (HEAD.pack(*GOOD._replace(length=16)) + ROWS))
+        assert isinstance(next_event(replica), Answered)
+        assert isinstance(next_event(replica), Death)
+
+
+FACTS = {"cpus": 2, "period_s": 0.01, "tick_s": 0.004, "limiter": "outside", "at_most": [2.0]}
+
+
+@pytest.mark.parametrize("facts", ['{"cpus": 0}', '{"cpus": NaN}', '{"cpus": "many"}',
+    '{"limiter": null}', '{"at_most": []}', "null", "[" * 60_000, "{"])  # fmt: skip
+def test_impossible_facts_are_a_sentence(facts):
+    told = json.dumps(FACTS | json.loads(facts)) if facts.startswith('{"') else facts
+
+    def answer():
+        sock, _ = server.accept()
+        with sock:
+            wire.authenticate(sock, "", wire.NODE, time.monotonic() + PATIENCE_S)
+            sock.sendall(HEAD.pack(*Frame(wire.FACTS, length=len(told))) + told.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (thread := threading.Thread(target=answer)).start()
+        with pytest.raises(WorkerError, match=r"node 127.* cannot be used: "):
+            dial(Address(*server.getsockname()), "", {"at_most": [1.0]})
+        thread.join()
+
+
+def test_where_a_replica_died_the_next_one_is_not_launched(monkeypatch):
+    def watch(node, *_):
+        node.beats, node.facts = True, FACTS
+        node.tried.set()
+
+    monkeypatch.setattr(Node, "watch", watch)
+    nodes = [Address("127.0.0.1", port) for port in (1, 2)]  # where nobody listens
+    with closing(RemoteLauncher([QUICK], nodes, "")) as launcher:
+        for node in (*nodes, nodes[0]):  # if it died on all, that with the fewest cores
+            with closing(launcher.launch(0, 1.0)) as replica:
+                assert replica.where == str(node)
+                assert isinstance(next_event(replica), Death)
 
 
 def peak_bytes(pid):

@@ -51,7 +51,7 @@ class Api:
 
     def __init__(self, url: str) -> None:
         self._url = urlsplit(url)
-        self._watched: socket.socket | None = None
+        self._open = set[socket.socket]()
 
     def call(
         self, verb: str, path: str, body: Mapping[str, Any] | None = None, kind: str = MERGE
@@ -68,8 +68,8 @@ class Api:
             yield from map(json.loads, answer)
 
     def interrupt(self) -> None:
-        """Have a watch end that waits in another thread."""
-        if sock := self._watched:
+        """Have calls end that wait in other threads."""
+        for sock in self._open.copy():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
@@ -79,22 +79,32 @@ class Api:
     ) -> Iterator[http.client.HTTPResponse]:
         """Open a connection of its own for a call: one that was idle might be closed already."""
         # the kubelet renews the token before it ends, so each call reads it
-        headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
+        token = _read("token")
+        if not (token.isascii() and token.isprintable()):  # or it would be in the error
+            raise WorkerError(f"what {ACCOUNT / 'token'} holds is no token")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         data = None if body is None else json.dumps(body)
         headers |= {"Content-Type": kind} if data else {}
         try:
             with contextlib.closing(self._connection(quiet_s + TIMEOUT_S)) as connection:
                 connection.request(verb, self._url.path.rstrip("/") + path, data, headers)
-                self._watched = connection.sock if quiet_s else self._watched
-                with connection.getresponse() as answer:
+                with self._interruptible(connection.sock), connection.getresponse() as answer:
                     if answer.status >= http.client.BAD_REQUEST:
                         told = answer.read().decode(errors="replace")
                         with contextlib.suppress(ValueError, LookupError, TypeError):
                             told = json.loads(told)["message"]
                         raise WorkerError(f"Kubernetes refuses: {told}")
                     yield answer
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise WorkerError(f"no answer of Kubernetes at {self._url.netloc}: {error}") from None
+
+    @contextlib.contextmanager
+    def _interruptible(self, sock: socket.socket) -> Iterator[None]:
+        self._open.add(sock)
+        try:
+            yield
+        finally:
+            self._open.discard(sock)
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         host, port = self._url.hostname or "", self._url.port

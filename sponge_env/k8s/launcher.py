@@ -30,7 +30,7 @@ LOG = logging.getLogger("sponge_env")
 PREFIX = "k8s:"
 PERIOD_S, TICK_S = 0.1, 0.004  # Period of the quota that a kubelet sets, and the kernel's tick
 RETRY_S, LOOK_S = 1.0, 0.25  # Pause before a call is made again; longest time between two looks
-FAILURES = (WorkerError, LookupError, TypeError, ValueError)  # The others come of malformed answers
+CLOSING_S = 2.0  # How long calls may take to end when nobody waits for their answers
 
 
 class Resizes(NamedTuple):
@@ -75,8 +75,11 @@ class KubernetesLauncher(RemoteLauncher):
         self._scale_path = f"/apis/apps/v1/{space}/deployments/{quote(deployment)}/scale"
         self._api = Api(server_url())
         found = self._api.call("GET", self._scale_path)
-        self._scale: int = found["spec"].get("replicas", 0)  # JSON of Go: 0 is left out
-        self._labels = quote(found["status"]["selector"])
+        try:
+            self._scale = int(found["spec"].get("replicas", 0))  # JSON of Go: 0 is left out
+            self._labels = quote(found["status"]["selector"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise WorkerError(f"Kubernetes gives no scale of {where}: {error!r}") from None
         self._changed, self._ended = threading.Condition(), threading.Event()
         """The first guards all that follows."""
         self._pods: dict[str, Pod] = {}
@@ -141,17 +144,17 @@ class KubernetesLauncher(RemoteLauncher):
         while not self._ended.is_set():
             try:
                 found = self._api.call("GET", path)
-                self._trouble.pop(("watch", ""), None)
                 with self._changed:
                     self._pods = {}
                     self._take(*found["items"])
                 version = found["metadata"]["resourceVersion"]
+                self._trouble.pop(("watch", ""), None)
                 for event in self._api.watch(f"{path}&resourceVersion={version}"):
                     if event["type"] == "ERROR":  # the version is too old, for one
                         break
                     self._take(event["object"], gone=event["type"] == "DELETED")
                 self._ended.wait(LOOK_S)  # a proxy may end each watch at once
-            except FAILURES as error:
+            except Exception as error:  # whatever a malformed answer leads to
                 self._warn(("watch", ""), error)
                 self._ended.wait(RETRY_S)
 
@@ -159,7 +162,12 @@ class KubernetesLauncher(RemoteLauncher):
         """Note what pods are now, unless newer is known."""
         # An answer to what was asked may be older than an event of the same generation.
         with self._changed:
-            for pod in map(read_pod, found):
+            for item in found:
+                try:
+                    pod = read_pod(item)
+                except Exception as error:  # one that cannot be read hides no other
+                    self._warn(("pod", ""), error)
+                    continue
                 if gone:
                     self._pods.pop(pod.name, None)
                 elif pod.generation >= self._pods.get(pod.name, pod).generation + asked:
@@ -174,17 +182,19 @@ class KubernetesLauncher(RemoteLauncher):
     def _act(self) -> None:
         """Make one call after another, none that failed before a while has passed."""
         while not self._ended.is_set():
-            with self._changed:
-                if (call := self._next_call()) is None:
-                    self._changed.wait(LOOK_S)
-                    continue
+            kind, pod = "plan", ""
             try:
-                self._make(*call)
-                self._trouble.pop(call[:2], None)
-            except FAILURES as error:
-                self._warn(call[:2], error)
                 with self._changed:
-                    self._pause(call.kind, call.pod)
+                    if (call := self._next_call()) is None:
+                        self._changed.wait(LOOK_S)
+                        continue
+                kind, pod, _ = call
+                self._make(*call)
+                self._trouble.pop((kind, pod), None)
+            except Exception as error:  # whatever a malformed answer leads to
+                self._warn((kind, pod), error)
+                with self._changed:
+                    self._pause(kind, pod)
 
     def _next_call(self) -> ApiCall | None:
         now_s = time.monotonic()
@@ -246,8 +256,9 @@ class KubernetesLauncher(RemoteLauncher):
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
+        until_s = time.monotonic() + CLOSING_S  # a call that connects still is left alone then
         for thread in self._loops:
-            while thread.is_alive():
+            while thread.is_alive() and time.monotonic() < until_s:
                 self._api.interrupt()
                 thread.join(LOOK_S)
         for sock in self._retired.values():

@@ -41,6 +41,11 @@ its time to be made ready (``sponge calibrate`` measures both)."""
 READY = -1  # Batch id of the report that the child is ready
 
 
+def plain(text: str, most: int) -> str:
+    """Return the beginning of a text in characters that logs show, and JSON, as they are."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:most])
+
+
 class Tensors(NamedTuple):
     """What parent and child share."""
 
@@ -118,9 +123,7 @@ class ModelServer:
                 self.run(1, threads, variant, task)
             except Exception as error:
                 text = " ".join(str(error).rpartition(STATUS)[2].split()) or type(error).__name__
-                # A report has room for what JSON makes of these characters, and of no others.
-                plain = (c if c.isascii() and c.isprintable() else "?" for c in text)
-                reasons[task] = "".join(plain)[: MAX_REASONS // size]
+                reasons[task] = plain(text, MAX_REASONS // size)
                 counts[task] = 0
         return reasons
 

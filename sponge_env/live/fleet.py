@@ -27,6 +27,7 @@ HEARTBEAT_S = 1.0  # Longest single wait for the replicas, after which hung ones
 MAX_SELECTED = 1024  # Descriptors that ``select`` takes
 START_TIMEOUT_S = 120.0  # A replica that is not ready by then is taken for hung, and replaced
 START_ATTEMPTS = 3  # How often the first replicas are started at most until one is ready
+SHORT_LIFE_S = 0.5  # Replicas that die one after the other within this time do not start either
 MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on
 
 
@@ -139,7 +140,7 @@ class Fleet:
         self._launch = partial(launcher.launch, stage=stage)
         last = config.of_a_set or stage + 1 == len(launcher.max_tasks)
         self._keeps_answers = last or launcher.max_tasks[stage] > 0
-        self._next_id = self._failed_starts = 0
+        self._next_id = self._failed_starts = self._deaths = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
         self._failed_s = self._resumes_s = -math.inf  # Last failed start; next one at the earliest
@@ -321,14 +322,19 @@ class Fleet:
             if isinstance(event, Ready):
                 self._failed_starts, self._resumes_s = 0, -math.inf
                 self.cold_start_s = event.at_s - member.launched_s
-            elif member.draining:
-                self.stop([member])
+            else:
+                self._deaths = 0  # Since the last answer
+                if member.draining:
+                    self.stop([member])
         return event is not None, ended
 
     def _replace(self, dead: Member, death: Death) -> None:
         """Start another replica in place of one that died."""
         self.stop([dead])
-        if dead.state is Phase.STARTING:
+        # One that is ready may die with its first batch, and the next ones as well.
+        short = time.monotonic() < dead.launched_s + SHORT_LIFE_S
+        self._deaths += 1
+        if dead.state is Phase.STARTING or (short and self._deaths > START_ATTEMPTS):
             self._start_failed(dead.launched_s, death.reason)
         if not dead.draining:
             self.restarts += 1

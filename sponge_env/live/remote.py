@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import select
 import socket
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import wire
-from sponge_env.live.child import Job
+from sponge_env.live.child import Job, plain
 from sponge_env.live.local import too_many_as_sentence
 from sponge_env.live.protocol import Answered, Death, Event, LiveConfig, Ready
 from sponge_env.live.stages import Stages
@@ -25,6 +26,9 @@ from sponge_env.live.wire import Frame, Link, PeerError, TensorLayout
 LOG = logging.getLogger("sponge_env")
 
 SILENT_S, GONE_S = 0.3, 0.7  # Without a beat for so long a replica gets no work, and counts as dead
+AVOIDED_S = 5.0  # For so long a node on which a replica has died gets no other, if there is one
+MAX_REASON = 500  # Characters of a node's reason that are shown
+FRAMES_AT_ONCE = 64  # Read from one connection, so that none holds up the others
 WITHOUT_IT = "going on without it for now: %s"
 RETRY_S = 0.5  # Pause before a node is tried again
 
@@ -66,11 +70,14 @@ def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.sock
             length = min(head.length, wire.MAX_TEXT_BYTES)
             facts = json.loads(wire.read_exactly(sock, length, until_s))
             _check(facts, own)
+            numbers = (facts[name] for name in ("cpus", "period_s", "tick_s"))
+            if not (wire.sane(*numbers) and facts["cpus"] and isinstance(facts["limiter"], str)):
+                raise ValueError("it has impossible facts")
             return sock, facts
         except BaseException:
             sock.close()
             raise
-    except (PeerError, ValueError, LookupError, TypeError) as error:
+    except (PeerError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise WorkerError(f"node {address} cannot be used: {error}") from None
     except OSError as error:
         why = error.strerror or error
@@ -80,7 +87,9 @@ def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.sock
 def _check(facts: dict[str, Any], own: dict[str, Any]) -> None:
     for what, needed in own.items():
         found = facts[what]
-        enough = all(map(float.__ge__, found, needed)) if what == "at_most" else found == needed
+        enough = found == needed
+        if what == "at_most":
+            enough = all(x >= y for x, y in zip(found, needed, strict=True))
         if not enough:
             raise ValueError(
                 f"its {what.replace('_', ' ')} is {found}, needed is {needed}; start both sides "
@@ -103,7 +112,8 @@ class RemoteReplica:
         self.id, self.where, self.cores = id, where, cores
         self.silent, self.placed, self.closed = False, True, False
         self._last = Frame(wire.STATUS, cores=granted_cores)  # What the node reported last
-        self._event_cpu_s = 0.0
+        self._event_cpu_s, self.died_s = 0.0, -math.inf
+        self._due: tuple[int, int, int] | None = (wire.READY, 0, 0)  # The next event, if one is
         self._event: Event | None = None
         self._answers: list[NDArray[Any]] = []
         self._news: deque[socket.socket | str] = deque()  # Its connection, and why it dies
@@ -152,6 +162,7 @@ class RemoteReplica:
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Send the inputs as far as the kernel takes them; the rest goes with :meth:`poll`."""
         frame = Frame(wire.START, variant, len(tensors), batch_id=batch_id)
+        self._due = wire.ANSWER, batch_id, len(tensors)
         self._send(frame, self._layout.inputs(tensors))
 
     def answers(self, size: int) -> list[NDArray[Any]]:
@@ -193,12 +204,14 @@ class RemoteReplica:
                     raise WorkerError(news)
                 self._link.open(news)
             self._link.flush()
-            while self._event is None and (found := self._link.take()):
+            for _ in range(FRAMES_AT_ONCE):
+                if self._event is not None or (found := self._link.take()) is None:
+                    return
                 self._event = self._event_of(*found)
         except WorkerError as error:
-            self._event = Death(str(error))
+            self._event, self.died_s = Death(str(error)), time.monotonic()
         except (OSError, ValueError) as error:
-            self._event = Death(f"node {self.where}: {error}")
+            self._event, self.died_s = Death(f"node {self.where}: {error}"), time.monotonic()
 
     def _room(self, frame: Frame) -> memoryview:
         most = max(wire.MAX_TEXT_BYTES, self._layout.max_answer_bytes)
@@ -206,10 +219,14 @@ class RemoteReplica:
 
     def _event_of(self, frame: Frame, body: memoryview) -> Event | None:
         if frame.kind == wire.END:
-            raise WorkerError(bytes(body).decode(errors="replace"))
+            raise WorkerError(plain(bytes(body).decode(errors="replace"), MAX_REASON))
+        if not wire.sane(frame.took_s, frame.cores, frame.cpu_s, frame.throttled_s):
+            raise PeerError("it reports impossible times or cores")
         self._last, now_s, before_s = frame, time.monotonic(), self._event_cpu_s
         if frame.kind in (wire.READY, wire.ANSWER):
-            self._event_cpu_s = frame.cpu_s
+            if (frame.kind, frame.batch_id, frame.size) != self._due:
+                raise PeerError("it sends what nobody waits for")
+            self._event_cpu_s, self._due = frame.cpu_s, None
         if frame.kind == wire.READY:
             return Ready(now_s)
         if frame.kind != wire.ANSWER:
@@ -339,7 +356,9 @@ class RemoteLauncher(Stages):
         fitting = [self.nodes[node]] if len(self.nodes) == self._machine_nodes else self.nodes
         if not (beating := [each for each in fitting if each.beats]):
             raise WorkerError(f"no node gives a sign of life: {fitting[0].error}")
-        chosen = min(beating, key=self._load)
+        since_s = time.monotonic() - AVOIDED_S
+        avoided = {each.where for each in self._replicas if each.died_s > since_s}
+        chosen = min(beating, key=lambda n: (str(n.address) in avoided, self._load(n)))
         granted_cores = float(chosen.facts["cpus"]) if full_speed else cores
         replica = RemoteReplica(id, self.jobs[stage], str(chosen.address), cores, granted_cores)
         self.start(replica, lambda: chosen.address, stage, full_speed)
@@ -354,7 +373,9 @@ class RemoteLauncher(Stages):
     ) -> None:
         """Connect a replica, in a thread, to what ``reach`` returns, and watch whether it beats."""
         # ``reach`` may take its time. Its WorkerError, or the node's, is the reason of its death.
-        self._replicas = [*(each for each in self._replicas if not each.closed), replica]
+        since_s = time.monotonic() - AVOIDED_S
+        kept = (each for each in self._replicas if not each.closed or each.died_s > since_s)
+        self._replicas = [*kept, replica]
         replica.launch(stage, full_speed)
         try:
             in_thread(self._connect, replica, reach)

@@ -30,12 +30,18 @@ GREETING, NONCE_BYTES = b"sponge-replica 1\n", 32
 FRONT_END, NODE = b"front end", b"node"
 MAX_TEXT_BYTES = 1 << 16
 PARTS_AT_ONCE = 64  # Buffers that the kernel is given in one call
+MOST = 1e9  # Above any number of cores, and of seconds
 
 LAUNCH, START, LIMIT, RETIRE = range(4)  # Frames to a node; RETIRE refuses connections meanwhile
 FACTS, READY, ANSWER, STATUS, END = range(4, 9)  # And from it; an end comes with the reason
 HEAD = struct.Struct("<BBHIqdddd")
 
 Parts = Sequence[bytes | memoryview]
+
+
+def sane(*numbers: float) -> bool:
+    """Return whether a peer may send such times, or numbers of cores."""
+    return all(0.0 <= number < MOST for number in numbers)
 
 
 class PeerError(ConnectionError):
@@ -88,15 +94,22 @@ class TensorLayout:
         return [as_bytes(counts), *slots, text]
 
     def read(self, body: memoryview, size: int) -> tuple[list[NDArray[Any]], dict[int, str] | None]:
-        """Return what :meth:`answers` sent, or raise ``ValueError``."""
+        """Return what :meth:`answers` sent, or raise ``ValueError`` or :class:`PeerError`."""
         begin = 4 * size if self._max_tasks else 0
         counts = np.frombuffer(body[:begin], np.int32)
         end = begin + (int(counts.sum()) if begin else size) * self._task_bytes
+        within = counts.size == begin // 4 and np.all((counts >= 0) & (counts <= self._max_tasks))
+        if len(body) < end or not within:
+            raise PeerError("it sends impossible answers")
         rows = np.frombuffer(body[begin:end], self._answer).reshape(-1, *self._shape)
         answers = np.split(rows, np.cumsum(counts)[:-1]) if begin else list(rows)
-        text = bytes(body[end:])
-        failed = {int(task): why for task, why in json.loads(text).items()} if text else None
-        return answers, failed
+        text, tasks = bytes(body[end:]), [str(task) for task in range(size)]
+        try:
+            told = json.loads(text) if text else {}
+            failed = {tasks.index(task): str(why) or "it failed" for task, why in told.items()}
+        except (AttributeError, RecursionError, ValueError):
+            raise PeerError("it sends an impossible report") from None
+        return answers, failed or None
 
 
 class Link:
