@@ -118,26 +118,6 @@ def test_what_was_not_measured_is_left_out_of_the_mean_and_shown_as_a_dash():
     assert row["latency_p99_s"] == "dropped (1 of 2)"
 
 
-def test_an_interrupted_agent_is_starred():
-    table = comparison_table([episode(partial=True), episode(agent="fa2")])
-    assert "sponge-ip* " in table
-    assert "fa2*" not in table
-    assert "*" not in comparison_table([EPISODE])
-    warm = episode(start="warm", duration_s=570.0)
-    assert "570 s each after the warm-up" in comparison_table([warm])
-
-
-def test_columns_are_aligned_on_their_right_edge_and_fit_a_terminal():
-    lines = comparison_table([EPISODE, episode(agent="fa2", mean_cores=123.0)]).splitlines()
-    rows = [*lines[:2], *lines[3:5]]
-    assert len({len(row) for row in rows}) == 1
-    assert rows[1].index("cores") + len("cores") == rows[2].index("8.90") + len("8.90")
-    rates = dict.fromkeys(("violation_rate", "avoidable_violation_rate"), 1.0)
-    worst = episode(agent="static-custom", **rates, mean_cores=256.0, latency_p99_s=600.0)
-    other = episode(agent="static-custom", seed=1, partial=True)
-    assert max(map(len, comparison_table([worst, other]).splitlines())) <= 120
-
-
 def test_summaries_are_one_object_for_each_agent_and_seed(tmp_path):
     episodes = [EPISODE, episode(seed=1), episode(agent="fa2", latency_p99_s=math.nan)]
     write_summaries(tmp_path / "out.json", episodes)

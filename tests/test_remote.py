@@ -26,17 +26,10 @@ from test_replica_contract import next_event
 
 from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.live import stages, wire
+from sponge_env.live import remote, stages, wire
 from sponge_env.live.local import PLACE
 from sponge_env.live.protocol import Answered, Death, LiveConfig, Ready
-from sponge_env.live.remote import (
-    Address,
-    Node,
-    RemoteLauncher,
-    RemoteReplica,
-    dial,
-    parse_addresses,
-)
+from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
 from sponge_env.live.wire import HEAD, Frame, TensorLayout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
@@ -291,7 +284,7 @@ def test_where_a_replica_died_the_next_one_is_not_launched(monkeypatch):
         node.beats, node.facts = True, FACTS
         node.tried.set()
 
-    monkeypatch.setattr(Node, "watch", watch)
+    monkeypatch.setattr(remote.Node, "watch", watch)
     nodes = [Address("127.0.0.1", port) for port in (1, 2)]  # where nobody listens
     with closing(RemoteLauncher([QUICK], nodes, "")) as launcher:
         for node in (*nodes, nodes[0]):  # if it died on all, that with the fewest cores

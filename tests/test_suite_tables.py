@@ -165,19 +165,6 @@ def test_the_profile_has_a_step_for_each_cell_that_is_met():
     np.testing.assert_allclose(lines["bad"], [[0.5, 0], [4, 0]])
 
 
-@pytest.mark.parametrize("factor", [0.3, 0.9, 1.0, 5.0])
-def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor):
-    cells = frame()
-    cells["mean_cores"] = np.where(cells["agent"] == "good", factor, 1.0)
-    figure = profile_figure(suite_tables.ratios(cells, "fixed"), "fixed", styles_of([*MISSED]))
-    figure.draw_without_rendering()
-    (ax,) = figure.axes
-    shown = [float(label.get_text()) for label in ax.get_xticklabels() if label.get_text()]
-    assert 3 <= len(shown) <= 11
-    assert ax.get_xlim()[0] < min(factor, *shown) < max(shown) == ax.get_xlim()[1] == 4.0
-    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4))
 def test_the_unit_of_a_cells_cores_changes_nothing(factors):
