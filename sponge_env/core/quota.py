@@ -28,8 +28,7 @@ SLICE_S = 0.005  # What a CPU draws on the group's pool at once (``sched_cfs_ban
 KEPT_S = 0.001  # What it keeps of that when the group falls asleep (``min_cfs_rq_runtime``)
 NANOSECOND_S = 1e-9  # The kernel counts whole nanoseconds: less counts as nothing
 
-Costs = tuple[float, float, float]
-"""The shortest rest before a batch that costs something, its cost, and that of each pause in it."""
+Costs = tuple[float, float, float]  # Least rest before a batch that costs, its cost, and of a pause
 
 
 @inlined

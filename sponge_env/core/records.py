@@ -119,8 +119,7 @@ class WorkerState:
 class StageState(WorkerState):
     """One model of an environment, with its queue and replicas."""
 
-    ring: Position
-    """Places used of the queue, a power of two, minus 1; position k is row ``k & ring``."""
+    ring: Position  # Places of the queue, a power of two, minus 1: position k is row ``k & ring``
     head: int  # Position of the waiting request that is due first
     tail: int  # Position after the one that is due last; both grow until the queue is empty
     oldest: int  # No running request lies before this position

@@ -58,15 +58,10 @@ def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list["LiveC
 
 
 def make_system(
-    scenario: Scenario,
-    seed: int,
-    backend: Backend = "sim",
-    limiter: Limiter = "auto",
-    *,
-    profile: Profile | None = None,
-    workload: "Workload | None" = None,
+    scenario: Scenario, seed: int, backend: Backend = "sim", limiter: Limiter = "auto", *,
+    profile: Profile | None = None, workload: "Workload | None" = None,
     hold_between_steps: bool = False,
-) -> "System":
+) -> "System":  # fmt: skip
     """Build a system at the start of an episode; see its class for the arguments.
 
     ``limiter`` and ``hold_between_steps`` are for the real worker only. Raises a SpongeError if

@@ -163,12 +163,9 @@ def enforcement_period_s(core_unit: float) -> float:
 
 
 def open_limits(
-    limiter: Limiter,
-    core_unit: float,
-    cpus: int,
-    announce: Callable[[Path], None],
+    limiter: Limiter, core_unit: float, cpus: int, announce: Callable[[Path], None],
     total_cores: float = math.inf,
-) -> CpuLimits:
+) -> CpuLimits:  # fmt: skip
     """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
 
     Under control groups, all together get no more than ``total_cores`` physical cores. ``auto``

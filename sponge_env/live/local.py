@@ -49,14 +49,9 @@ class LocalReplica:
     limits_late, silent, placed = False, False, True
 
     def __init__(
-        self,
-        id: int,
-        job: Job,
-        launcher: "LocalLauncher",
-        limiter: CpuLimiter,
-        cores: float,
+        self, id: int, job: Job, launcher: "LocalLauncher", limiter: CpuLimiter, cores: float,
         full_speed: bool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.id, self._limiter = id, limiter
         # the limiter's own account; after the end, what it read last
         self.throttled_s = limiter.throttled_s

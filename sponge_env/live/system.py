@@ -26,16 +26,10 @@ class LiveSystem(System):
     max_tasks = MAX_TASKS  # The scenario does not bound real answers
 
     def __init__(
-        self,
-        scenario: Scenario,
-        seed: int,
-        make_worker: Callable[[SystemSpec], Worker],
-        profile: Profile | None = None,
-        workload: Workload | None = None,
-        *,
-        hold_between_steps: bool = False,
-        measures: Callable[[], float] | None = None,
-    ) -> None:
+        self, scenario: Scenario, seed: int, make_worker: Callable[[SystemSpec], Worker],
+        profile: Profile | None = None, workload: Workload | None = None, *,
+        hold_between_steps: bool = False, measures: Callable[[], float] | None = None,
+    ) -> None:  # fmt: skip
         """Start an episode; see :class:`System` for the scenario and what belongs to it.
 
         ``make_worker`` makes a worker at time 0 with ``spec.initial`` in force; it is called last,

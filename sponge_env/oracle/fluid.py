@@ -349,16 +349,9 @@ def _serve_mixed(f: Fluid, k: int, n: int, before: int) -> int:
 
 @compiled
 def _reach(
-    f: Fluid,
-    k: int,
-    n: int,
-    cores: int,
-    cost: int,
-    served: float,
-    left_out: float,
-    other: int,
+    f: Fluid, k: int, n: int, cores: int, cost: int, served: float, left_out: float, other: int,
     other_level: int,
-) -> int:
+) -> int:  # fmt: skip
     """Reach an interval's end with so many requests served or left out; return the cost."""
     cost = min(cost + int(f.violation * left_out), LEVELS - 1)
     c = cores if f.then.shape[1] > 1 else 0

@@ -203,12 +203,9 @@ def start_rehearsed(controller: Controller, system: System, seed: int) -> Contro
 
 
 def _summarise(
-    requests: Mapping[str, NDArray[Any]],
-    columns: Mapping[str, NDArray[Any]],
-    run: Run,
-    plan: Scenario,
-    spec: SystemSpec,
-) -> EpisodeMetrics:
+    requests: Mapping[str, NDArray[Any]], columns: Mapping[str, NDArray[Any]], run: Run,
+    plan: Scenario, spec: SystemSpec,
+) -> EpisodeMetrics:  # fmt: skip
     """Sum up the part of an episode that counts, from its ledger and its intervals."""
     # Cores are those held during the intervals; the requests that were still in the system after
     # the last one count with the outcome that :meth:`System.drain` gave them.

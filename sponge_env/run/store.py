@@ -210,12 +210,9 @@ class RunStore:
         return found
 
     def keep(
-        self,
-        unit: "Unit",
-        result: Mapping[str, Any],
-        error: Mapping[str, str] | None = None,
+        self, unit: "Unit", result: Mapping[str, Any], error: Mapping[str, str] | None = None,
         complete: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Keep the result of a unit, or as much of it as there is and why it is not whole."""
         head = {
             "format": FORMAT, "agent": unit.agent,

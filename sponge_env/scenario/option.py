@@ -37,13 +37,9 @@ def positive(name: str, value: float) -> None:
 
 
 def option(
-    default: Any = MISSING,
-    help: str = "",
-    *,
-    check: Callable[[Any], bool] | None = None,
-    rule: str = "",
-    **limits: float,
-) -> Any:
+    default: Any = MISSING, help: str = "", *, check: Callable[[Any], bool] | None = None,
+    rule: str = "", **limits: float,
+) -> Any:  # fmt: skip
     """Declare a field that a user can set; without a default it is required.
 
     Args:

@@ -34,12 +34,9 @@ class ServingEngine:
     # The system is closed when it has drained. A controller that fails keeps the last allocation.
 
     def __init__(
-        self,
-        system: ServedSystem,
-        served: Sequence[ServedModel],
-        agent: str,
+        self, system: ServedSystem, served: Sequence[ServedModel], agent: str,
         make_controller: Callable[[str], Controller],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.served = served[0]
         self.models = {each.name: each for each in served}
         self.error: SpongeError | None = None  # Why it stopped by itself

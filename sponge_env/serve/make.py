@@ -28,15 +28,10 @@ MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
 
 
 def make_engine(
-    scenario: Scenario,
-    agent: str,
-    *,
-    name: str = "",
-    slo_s: float | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    queue_max: int = 1024,
+    scenario: Scenario, agent: str, *, name: str = "", slo_s: float | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None, queue_max: int = 1024,
     limiter: Limiter = "auto",
-) -> ServingEngine:
+) -> ServingEngine:  # fmt: skip
     """Start to serve a scenario on the real worker; measure its models first if need be.
 
     The scenario's models, limits and intervals count, not its traffic. ``name`` (for clients) and

@@ -90,14 +90,9 @@ class ServedSystem(LiveSystem):
     worker: CallWorker
 
     def __init__(
-        self,
-        scenario: Scenario,
-        make_worker: Callable[[SystemSpec], CallWorker],
-        profile: Profile | None = None,
-        *,
-        outputs: TensorSpec | None = None,
-        queue_max: int = 1024,
-    ) -> None:
+        self, scenario: Scenario, make_worker: Callable[[SystemSpec], CallWorker],
+        profile: Profile | None = None, *, outputs: TensorSpec | None = None, queue_max: int = 1024,
+    ) -> None:  # fmt: skip
         """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
         # Its traffic is not drawn. Requests of a model beyond ``queue_max`` are refused. The last
         # stage's ``outputs`` are needed where a request may have no task there.

@@ -42,12 +42,9 @@ class Connections:
     """The connections of a server, and what they share; used in its loop's thread."""
 
     def __init__(
-        self,
-        options: ServeOptions,
-        memory: MemoryLimit,
-        answer: Callable[[Request], Awaitable[Response]],
-        rejected: Callable[[int], None],
-    ) -> None:
+        self, options: ServeOptions, memory: MemoryLimit,
+        answer: Callable[[Request], Awaitable[Response]], rejected: Callable[[int], None],
+    ) -> None:  # fmt: skip
         """Have requests answered; what is refused before that is ``rejected``, by HTTP status."""
         self.options, self.memory, self.answer, self.rejected = options, memory, answer, rejected
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))  # For all: parsed before the next reads

@@ -158,13 +158,9 @@ class HttpFront:
         return array.data, len(body)
 
     def _write(
-        self,
-        front: Front,
-        request: InferRequest,
-        tensors: Mapping[str, NDArray[Any]],
-        about: Mapping[str, Any],
-        headers: Headers,
-    ) -> Response:
+        self, front: Front, request: InferRequest, tensors: Mapping[str, NDArray[Any]],
+        about: Mapping[str, Any], headers: Headers,
+    ) -> Response:  # fmt: skip
         """Return an answer, compressed where the client accepts that and it is large enough."""
         parts = protocol.write_answer(request, front.served.name, tensors, about)
         content_type, extra = JSON, []

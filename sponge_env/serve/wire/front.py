@@ -46,12 +46,9 @@ class Front:
     """The engine, as front ends use it."""
 
     def __init__(
-        self,
-        engine: "ServingEngine",
-        options: ServeOptions,
-        metrics: ServerMetrics,
+        self, engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics,
         first: "Front | None" = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = metrics.served
         self.memory: MemoryLimit = first.memory if first else MemoryLimit(options.max_held_bytes)

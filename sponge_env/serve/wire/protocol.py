@@ -82,12 +82,9 @@ def read_request(
 
 
 def make_request(
-    values: Mapping[str, Any],
-    binary: Buffer,
-    served: ServedModel,
-    max_rows: int,
+    values: Mapping[str, Any], binary: Buffer, served: ServedModel, max_rows: int,
     regions: Regions | None = None,
-) -> InferRequest:
+) -> InferRequest:  # fmt: skip
     """Check a request in the form of the JSON; ``binary`` holds the bytes of its tensors."""
     parameters = _mapping(values.get("parameters"), "parameters")
     rows = _rows(values.get("inputs"), binary, served, max_rows, regions)
