@@ -59,7 +59,8 @@ kernels: $(KERNELS)
 
 $(KERNELS): $(INSTALLED) $(SOURCES)
 	@touch $@.new
-	$(PY) -m sponge_env.app.precompile --oracle & $(PY) -m sponge_env.app.precompile && wait $$!
+	$(PY) -m sponge_env.app.precompile --oracle & $(PY) -m sponge_env.app.precompile; s=$$?; \
+	  wait $$! && exit $$s
 	@mv $@.new $@
 	@touch $(COMPILED)
 

@@ -28,7 +28,7 @@ class PolicyError(SpongeError, ValueError):
 class ControllerError(SpongeError, RuntimeError):
     """A controller that fails, or whose answer is no allocation within the limits."""
 
-    stages: Sequence[Any] = ()  # Of a set of models, the answers of those that did not fail too
+    stages: Sequence[Any] = ()  # Of a set of models the last answers, with those of others
 
 
 class WorkerError(SpongeError, RuntimeError):

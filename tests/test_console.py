@@ -129,3 +129,12 @@ def test_summaries_are_one_object_for_each_agent_and_seed(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match=r"out\.json"):
         write_summaries(tmp_path / "file" / "out.json", [EPISODE])
+
+
+def test_an_interrupted_agent_is_starred():
+    table = comparison_table([episode(partial=True), episode(agent="fa2")])
+    assert "sponge-ip* " in table
+    assert "fa2*" not in table
+    assert "*" not in comparison_table([EPISODE])
+    warm = episode(start="warm", duration_s=570.0)
+    assert "570 s each after the warm-up" in comparison_table([warm])

@@ -49,12 +49,27 @@ def test_algorithms_of_sb3_contrib_train(name, monkeypatch):
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
 
 
+def test_the_page_shows_the_example_that_runs():
+    page = (ROOT / "docs" / "controllers.md").read_text()
+    shown = re.search(r"\n(class KeepUp.*?)```", page, re.DOTALL)
+    code = [line.strip() for line in shown[1].splitlines() if line.strip()]
+    source = (ROOT / "examples" / "keep_up.py").read_text()
+    source = re.sub(r"(reset|decide)\(self, (.*?)\) -> \w+:", _without_types, source)
+    lines = {line.strip() for line in source.splitlines()}
+    assert [line for line in code if line not in lines] == []
+
+
 def test_every_controller_that_the_page_names_is_there():
     page = (ROOT / "docs" / "controllers.md").read_text()
     rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
     names = re.findall(r"`([a-z0-9-]+)`", " ".join(rows))
     agents, bounds = chosen(names)
     assert len(agents) + len(bounds) == len(names) > 20
+
+
+def _without_types(match):
+    names = ", ".join(part.split(":")[0] for part in match[2].split(", "))
+    return f"{match[1]}(self, {names}):"
 
 
 def test_everything_is_measured(monkeypatch, inline):

@@ -141,9 +141,10 @@ def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path):
         (tmp_path / "token").write_text("sa:another")
         with pytest.raises(WorkerError, match=r"refuses: .*cannot get"):
             client.call("GET", SCALE)
-        (tmp_path / "token").write_text("SECRET\nSECRET")
-        with pytest.raises(WorkerError, match=r"what .*token holds is no token$"):
-            client.call("GET", SCALE)
+        for token in (b"SECRET\nSECRET", b"SECRET\xff"):
+            (tmp_path / "token").write_bytes(token)
+            with pytest.raises(WorkerError, match=r"what .*token holds is no token$"):
+                client.call("GET", SCALE)
         (tmp_path / "token").write_text("sa:sponge\n")
         with pytest.raises(WorkerError, match="cannot get resource"):  # but that of the manifest
             launcher(BUSY, "other")
@@ -162,10 +163,15 @@ def test_malformed_answers_end_nothing_and_old_ones_change_nothing(tmp_path, mon
         own._take(found | {"status": {}}, asked=True)
         assert all(pod.ready for pod in own._pods.values())
         other = {**found, "metadata": {**found["metadata"], "name": "other"}}
-        own._take(None, found | {"spec": {}}, found | {"status": {"containerStatuses": 3}}, other)
-        assert "other" in own._pods, "those that cannot be read hide none"
-        monkeypatch.setattr(own, "_next_call", lambda: None + 1)
+        odd = {**found, "metadata": {**found["metadata"], "generation": "x"}}
+        with own._changed:
+            own._take(None, found | {"spec": {}}, found | {"status": {"conditions": 3}}, odd, other)
+            assert "other" in own._pods, "those that cannot be read hide none"
+        plan, planned = own._next_call, []
+        monkeypatch.setattr(own, "_next_call", lambda: planned.append(1) or None + 1)
         wait_until(lambda: "a malformed answer, TypeError" in caplog.text, "a warning")
+        assert len(planned) < 5, "it is not tried all the time"
+        monkeypatch.setattr(own, "_next_call", plan)
         monkeypatch.setattr(own._api, "call", lambda *_: {})
         own._api.interrupt()
         wait_until(lambda: "a malformed answer, KeyError('items')" in caplog.text, "a warning")

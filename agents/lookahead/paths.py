@@ -15,7 +15,7 @@ from .tandem import insert_arrival
 
 _MEMORY_PER_S = 0.75  # Correlation of a 4G bandwidth from one second to the next
 _RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
-_BANDWIDTH_SHARES = (0.7, 0.3)  # Probabilities of strata, the highest bandwidth first
+_BANDWIDTH_SHARES = (0.7, 0.3)  # Probabilities of strata, fewest arrivals, highest bandwidth first
 _LEAST_SHARE = 0.012  # Less probable combinations are left out
 _DRAWS = 1024  # Random numbers of each path; used again where more are needed
 

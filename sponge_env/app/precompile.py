@@ -71,7 +71,7 @@ def _decide_all(scenario: Scenario) -> None:
 
 @cli.command
 def main(argv: Sequence[str]) -> int:
-    """Compile one or the other."""
+    """Compile the oracle with ``--oracle``, else the rest."""
     for name, compile_it in steps("--oracle" in argv):
         sys.stderr.write(f"compiling {name}\n")
         compile_it()

@@ -10,7 +10,7 @@ from sponge_env.core import pipeline
 from sponge_env.core.arrivals import next_listed, next_request
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.overload import size_in_time
-from sponge_env.core.queue import bring_forward, deadline_s, due_s, push, remove
+from sponge_env.core.queue import ATTEMPTS, bring_forward, deadline_s, due_s, push, remove
 from sponge_env.core.records import LedgerRow, ReplicaState, Waiting, World
 from sponge_env.core.service import planned_s
 from sponge_env.core.settings import LISTED
@@ -19,7 +19,6 @@ from sponge_env.interfaces import Outcome
 ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
 DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 CANCELLED = int(Outcome.CANCELLED)
-ATTEMPTS = 3  # A request that was in as many batches whose replicas died may be why
 
 
 @compiled
@@ -198,11 +197,11 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
 
 @compiled
 def _apart(w: World, count: int) -> int:
-    """Return how many of the first requests to batch: one whose replica died runs alone."""
-    # If it is why, no other fails for it.
+    """Return how many of the first requests to batch: on its last attempt, each runs alone."""
+    # If it is why replicas die, no other fails for it.
     first = w.stage.head
     for position in range(first, first + count):
-        if w.queue[position & w.stage.ring].retries:
+        if w.queue[position & w.stage.ring].retries >= ATTEMPTS - 1:
             return max(1, position - first)
     return count
 
@@ -278,7 +277,8 @@ def _answer(
 
 @inlined
 def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
-    """End a batch whose replica died: its requests wait again, or fail without budget left."""
+    """End a batch whose replica died: its requests wait again, or have failed."""
+    # Those have that have no budget left, or no further attempt.
     for k in range(replica.batch_size):
         position = replica.first + k  # which moves when the queue makes room
         request = w.queue[position & w.stage.ring]

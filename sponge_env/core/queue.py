@@ -10,6 +10,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
 
+ATTEMPTS = 3  # A request fails with so many replicas that died: it may be why
 INITIAL_RING = 64  # Places that a ring begins with, if there is room for so many
 
 
@@ -140,10 +141,12 @@ def remove(w: World, row: int, sent_s: float) -> None:
 
 @inlined
 def bring_forward(w: World, count: int) -> int:
-    """Bring the ``count`` requests that have waited longest to the queue's head."""
-    # A selection, not a sort: a batch takes few of many. Fewer, which is returned, if the replica
-    # of one of them died: it runs alone.
+    """Bring ``count`` requests that have waited longest to the queue's head; return how many.
+
+    They are fewer if one of them is on its last attempt, and so runs alone.
+    """
     stage, ring = w.stage, w.stage.ring
+    # A selection, not a sort: a batch takes few of many.
     for front in range(stage.head, stage.head + count):
         oldest = front
         for position in range(front + 1, stage.tail):
@@ -151,13 +154,13 @@ def bring_forward(w: World, count: int) -> int:
                 oldest = position
         moved = w.queue[oldest & ring]
         row, sent_s, hopeless, retries = moved.row, moved.sent_s, moved.hopeless, moved.retries
-        if retries and front > stage.head:
+        if retries >= ATTEMPTS - 1 and front > stage.head:
             return front - stage.head
         for k in range(oldest, front, -1):
             w.queue[k & ring] = w.queue[(k - 1) & ring]
         moved = w.queue[front & ring]
         moved.row, moved.sent_s, moved.hopeless, moved.retries = row, sent_s, hopeless, retries
-        if retries:
+        if retries >= ATTEMPTS - 1:
             return 1
     return count
 

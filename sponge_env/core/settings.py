@@ -80,7 +80,7 @@ class StageSettings:
 
     after: int  # Bit for each stage whose tasks lead to tasks here; none in the first
     before: int  # The same of all stages that come before in any way
-    fan_out_at: Position  # (fan_outs,) cumulated probabilities of 0, 1, 2, ... tasks
+    fan_out_at: Position  # (fan_outs,) cumulated probabilities of 0, 1, ... tasks in a later stage
     fan_outs: int
     variants: int
     accuracy_at: Position
@@ -103,7 +103,7 @@ class StageSettings:
     pace: float  # See :attr:`.WorkerState.pace`; at the start
     cheapest_core_s: float  # Least work of a task in any batch, in core unit seconds or CPU seconds
     cold_start_s: float
-    rate_scale: float  # What all cores can serve; see :mod:`sponge_env.core.fields`
+    rate_scale: float  # Requests/s that all cores serve; see :mod:`sponge_env.core.fields`
 
 
 SETTINGS = dtype_of(Settings)

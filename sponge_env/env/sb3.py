@@ -43,7 +43,8 @@ class SpongeVecEnv(VecEnv):
             num_envs, scenario, queue_capacity=queue_capacity, threads=threads, control=control
         )
         self._actions = np.zeros(0, np.int64)
-        self.metrics = np.zeros(num_envs, METRICS)  # (num_envs,) of the last interval
+        self.metrics = np.zeros(num_envs, METRICS)
+        """(num_envs,) records of the last interval, under the schema's names."""
         self._observations = np.zeros((num_envs, envs.control.obs_dim), np.float32)
         self._returns = np.zeros(num_envs)
         super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)

@@ -263,7 +263,7 @@ class ContinuousActions(_OtherActions):
         """
         try:
             given = np.asarray(action, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             given = np.array(np.nan)
         if given.shape != self._choices.shape or np.isnan(given).any():
             raise ConfigError(

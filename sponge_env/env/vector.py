@@ -203,7 +203,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         if kind not in "iuf" or (kind == "f" and np.any(actions != np.floor(actions))):
             raise ConfigError("actions must be whole numbers")
         if kind == "f":
-            actions = actions.clip(-1, 1 << 30)  # infinite is no integer
+            actions = actions.astype(np.float64).clip(-1, 1 << 30)  # infinite is no integer
         self.control.write(actions, self._allocations)
         try:
             return self.simulator.step(self._allocations)
@@ -216,6 +216,8 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
 
         They are (num_envs, choices): those of the first part of an action, then of the next.
         """
+        if observations is None and not self._all_begun:
+            raise RuntimeError("call reset before anything else")
         seen = self._observations if observations is None else observations
         masks = np.zeros((self.num_envs, self.single_action_space.nvec.sum()), np.bool_)
         for scenario, masks_of in enumerate(self._masks):

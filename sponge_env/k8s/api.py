@@ -42,7 +42,7 @@ def own_namespace() -> str:
 
 def _read(name: str) -> str:
     with contextlib.suppress(OSError):
-        return (ACCOUNT / name).read_text().strip()
+        return (ACCOUNT / name).read_text(encoding="utf-8", errors="replace").strip()
     return ""
 
 
@@ -96,7 +96,8 @@ class Api:
                         raise WorkerError(f"Kubernetes refuses: {told}")
                     yield answer
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-            raise WorkerError(f"no answer of Kubernetes at {self._url.netloc}: {error}") from None
+            host = self._url.netloc.rpartition("@")[2]
+            raise WorkerError(f"no answer of Kubernetes at {host}: {error}") from None
 
     @contextlib.contextmanager
     def _interruptible(self, sock: socket.socket) -> Iterator[None]:

@@ -78,7 +78,7 @@ class KubernetesLauncher(RemoteLauncher):
         try:
             self._scale = int(found["spec"].get("replicas", 0))  # JSON of Go: 0 is left out
             self._labels = quote(found["status"]["selector"])
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise WorkerError(f"Kubernetes gives no scale of {where}: {error!r}") from None
         self._changed, self._ended = threading.Condition(), threading.Event()
         """The first guards all that follows."""
@@ -144,9 +144,10 @@ class KubernetesLauncher(RemoteLauncher):
         while not self._ended.is_set():
             try:
                 found = self._api.call("GET", path)
+                items = [*found["items"]]
                 with self._changed:
                     self._pods = {}
-                    self._take(*found["items"])
+                    self._take(*items)
                 version = found["metadata"]["resourceVersion"]
                 self._trouble.pop(("watch", ""), None)
                 for event in self._api.watch(f"{path}&resourceVersion={version}"):
@@ -166,6 +167,8 @@ class KubernetesLauncher(RemoteLauncher):
                 try:
                     pod = read_pod(item)
                 except Exception as error:  # one that cannot be read hides no other
+                    if asked:
+                        raise
                     self._warn(("pod", ""), error)
                     continue
                 if gone:
@@ -188,6 +191,7 @@ class KubernetesLauncher(RemoteLauncher):
                     if (call := self._next_call()) is None:
                         self._changed.wait(LOOK_S)
                         continue
+                self._trouble.pop((kind, pod), None)
                 kind, pod, _ = call
                 self._make(*call)
                 self._trouble.pop((kind, pod), None)
@@ -195,6 +199,8 @@ class KubernetesLauncher(RemoteLauncher):
                 self._warn((kind, pod), error)
                 with self._changed:
                     self._pause(kind, pod)
+                if kind == "plan":
+                    self._ended.wait(RETRY_S)
 
     def _next_call(self) -> ApiCall | None:
         now_s = time.monotonic()
@@ -246,9 +252,13 @@ class KubernetesLauncher(RemoteLauncher):
             if sock := self._retired.pop(name, None):
                 sock.close()
             if kind == "retire":
-                self._retired[name], _ = self._dial(Address(*pod.address))
+                sock, _ = self._dial(Address(*pod.address))
                 with suppress(OSError):
-                    self._retired[name].sendall(wire.HEAD.pack(*wire.Frame(wire.RETIRE)))
+                    sock.sendall(wire.HEAD.pack(*wire.Frame(wire.RETIRE)))
+                with self._changed:
+                    self._retired[name] = sock
+                    if self._ended.is_set():
+                        sock.close()
 
     def close(self) -> None:
         """Let go of the pods, which stay as many as they are."""
@@ -261,5 +271,6 @@ class KubernetesLauncher(RemoteLauncher):
             while thread.is_alive() and time.monotonic() < until_s:
                 self._api.interrupt()
                 thread.join(LOOK_S)
-        for sock in self._retired.values():
-            sock.close()
+        with self._changed:
+            for sock in self._retired.values():
+                sock.close()

@@ -91,7 +91,7 @@ def read_pod(found: Mapping[str, Any]) -> Pod:
         raise WorkerError(f"container {name} of pod {meta['name']} names no port")
     running = [each for each in status.get("containerStatuses", ()) if each["name"] == name]
     conditions = {each["type"]: each for each in status.get("conditions", ())}
-    return Pod(
+    pod = Pod(
         name=meta["name"], generation=meta.get("generation", 0), container=name,
         node=spec.get("nodeName", ""),
         address=(status.get("podIP", ""), container["ports"][0]["containerPort"]),
@@ -100,6 +100,10 @@ def read_pod(found: Mapping[str, Any]) -> Pod:
         granted_milli=_cpu_milli(running[0]) if running else 0,
         pending=conditions.get("PodResizePending", {}).get("reason", ""),
     )  # fmt: skip
+    texts, numbers = (pod.name, name, pod.node, pod.address[0], pod.pending), pod.address[1:]
+    if set(map(type, texts)) != {str} or {*map(type, numbers), type(pod.generation)} != {int}:
+        raise WorkerError("a pod has values of other types than it should")
+    return pod
 
 
 def _cpu_milli(container: Mapping[str, Any]) -> int:

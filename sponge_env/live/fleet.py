@@ -27,7 +27,7 @@ HEARTBEAT_S = 1.0  # Longest single wait for the replicas, after which hung ones
 MAX_SELECTED = 1024  # Descriptors that ``select`` takes
 START_TIMEOUT_S = 120.0  # A replica that is not ready by then is taken for hung, and replaced
 START_ATTEMPTS = 3  # How often the first replicas are started at most until one is ready
-SHORT_LIFE_S = 0.5  # Replicas that die one after the other within this time do not start either
+SHORT_LIFE_S = 0.5  # Several in a row that live no longer, once ready, do not start either
 MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on
 
 
@@ -63,6 +63,7 @@ class Member:
     cores: int  # Core units that it is limited to; 0 while it starts at full speed
     node: int = 0  # Of the machine's
     state: Phase = Phase.STARTING
+    ready_s: float = -math.inf
     draining: bool = False  # Whether it is stopped after its batch
     batch: Batch | None = None  # The batch it runs
     sent_s: float = 0.0  # When that was sent
@@ -140,7 +141,7 @@ class Fleet:
         self._launch = partial(launcher.launch, stage=stage)
         last = config.of_a_set or stage + 1 == len(launcher.max_tasks)
         self._keeps_answers = last or launcher.max_tasks[stage] > 0
-        self._next_id = self._failed_starts = self._deaths = 0
+        self._next_id = self._failed_starts = self._short_lives = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
         self._failed_s = self._resumes_s = -math.inf  # Last failed start; next one at the earliest
@@ -320,21 +321,21 @@ class Fleet:
         elif event is not None:
             member.state, member.hangs_from_s = Phase.IDLE, math.inf
             if isinstance(event, Ready):
-                self._failed_starts, self._resumes_s = 0, -math.inf
+                if self._short_lives <= START_ATTEMPTS:
+                    self._failed_starts = 0
+                self._resumes_s, member.ready_s = -math.inf, time.monotonic()
                 self.cold_start_s = event.at_s - member.launched_s
-            else:
-                self._deaths = 0  # Since the last answer
-                if member.draining:
-                    self.stop([member])
+            elif member.draining:
+                self.stop([member])
         return event is not None, ended
 
     def _replace(self, dead: Member, death: Death) -> None:
         """Start another replica in place of one that died."""
         self.stop([dead])
         # One that is ready may die with its first batch, and the next ones as well.
-        short = time.monotonic() < dead.launched_s + SHORT_LIFE_S
-        self._deaths += 1
-        if dead.state is Phase.STARTING or (short and self._deaths > START_ATTEMPTS):
+        is_short = time.monotonic() < dead.ready_s + SHORT_LIFE_S
+        self._short_lives = self._short_lives + 1 if is_short else 0
+        if dead.state is Phase.STARTING or self._short_lives > START_ATTEMPTS:
             self._start_failed(dead.launched_s, death.reason)
         if not dead.draining:
             self.restarts += 1

@@ -27,7 +27,6 @@ LOG = logging.getLogger("sponge_env")
 
 SILENT_S, GONE_S = 0.3, 0.7  # Without a beat for so long a replica gets no work, and counts as dead
 AVOIDED_S = 5.0  # For so long a node on which a replica has died gets no other, if there is one
-MAX_REASON = 500  # Characters of a node's reason that are shown
 FRAMES_AT_ONCE = 64  # Read from one connection, so that none holds up the others
 WITHOUT_IT = "going on without it for now: %s"
 RETRY_S = 0.5  # Pause before a node is tried again
@@ -71,7 +70,8 @@ def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.sock
             facts = json.loads(wire.read_exactly(sock, length, until_s))
             _check(facts, own)
             numbers = (facts[name] for name in ("cpus", "period_s", "tick_s"))
-            if not (wire.sane(*numbers) and facts["cpus"] and isinstance(facts["limiter"], str)):
+            limiter = facts["limiter"]
+            if not (wire.sane(*numbers) and facts["cpus"] and plain(limiter, 20) == limiter):
                 raise ValueError("it has impossible facts")
             return sock, facts
         except BaseException:
@@ -91,8 +91,9 @@ def _check(facts: dict[str, Any], own: dict[str, Any]) -> None:
         if what == "at_most":
             enough = all(x >= y for x, y in zip(found, needed, strict=True))
         if not enough:
+            shown = plain(str(found), wire.MAX_REASON)
             raise ValueError(
-                f"its {what.replace('_', ' ')} is {found}, needed is {needed}; start both sides "
+                f"its {what.replace('_', ' ')} is {shown}, needed is {needed}; start both sides "
                 "with the same version, --model, --scenario and --core-unit"
             )
 
@@ -114,6 +115,7 @@ class RemoteReplica:
         self._last = Frame(wire.STATUS, cores=granted_cores)  # What the node reported last
         self._event_cpu_s, self.died_s = 0.0, -math.inf
         self._due: tuple[int, int, int] | None = (wire.READY, 0, 0)  # The next event, if one is
+        self._sent_s = math.inf  # When the last batch was sent
         self._event: Event | None = None
         self._answers: list[NDArray[Any]] = []
         self._news: deque[socket.socket | str] = deque()  # Its connection, and why it dies
@@ -162,7 +164,7 @@ class RemoteReplica:
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Send the inputs as far as the kernel takes them; the rest goes with :meth:`poll`."""
         frame = Frame(wire.START, variant, len(tensors), batch_id=batch_id)
-        self._due = wire.ANSWER, batch_id, len(tensors)
+        self._due, self._sent_s = (wire.ANSWER, batch_id, len(tensors)), time.monotonic()
         self._send(frame, self._layout.inputs(tensors))
 
     def answers(self, size: int) -> list[NDArray[Any]]:
@@ -214,12 +216,12 @@ class RemoteReplica:
             self._event, self.died_s = Death(f"node {self.where}: {error}"), time.monotonic()
 
     def _room(self, frame: Frame) -> memoryview:
-        most = max(wire.MAX_TEXT_BYTES, self._layout.max_answer_bytes)
-        return memoryview(bytearray(min(frame.length, most)))
+        most = {wire.ANSWER: self._layout.max_answer_bytes, wire.END: wire.MAX_TEXT_BYTES}
+        return memoryview(bytearray(min(frame.length, most.get(frame.kind, 0))))
 
     def _event_of(self, frame: Frame, body: memoryview) -> Event | None:
         if frame.kind == wire.END:
-            raise WorkerError(plain(bytes(body).decode(errors="replace"), MAX_REASON))
+            raise WorkerError(plain(bytes(body).decode(errors="replace"), wire.MAX_REASON))
         if not wire.sane(frame.took_s, frame.cores, frame.cpu_s, frame.throttled_s):
             raise PeerError("it reports impossible times or cores")
         self._last, now_s, before_s = frame, time.monotonic(), self._event_cpu_s
@@ -230,10 +232,14 @@ class RemoteReplica:
         if frame.kind == wire.READY:
             return Ready(now_s)
         if frame.kind != wire.ANSWER:
+            if frame.kind != wire.STATUS:
+                raise PeerError(f"it sends a frame of kind {frame.kind}")
             return None
         self._answers, failed = self._layout.read(body, frame.size)
         # the node's clock is its own: what passed beside the batch counts as waiting
-        started_s, cpu_s = now_s - frame.took_s, frame.cpu_s - before_s
+        started_s, cpu_s = now_s - frame.took_s, max(0.0, frame.cpu_s - before_s)
+        if started_s < self._sent_s:
+            raise PeerError("its batch began before it was sent")
         return Answered(frame.batch_id, started_s, now_s, cpu_s, failed)
 
     def _report(self) -> Frame:
@@ -358,7 +364,13 @@ class RemoteLauncher(Stages):
             raise WorkerError(f"no node gives a sign of life: {fitting[0].error}")
         since_s = time.monotonic() - AVOIDED_S
         avoided = {each.where for each in self._replicas if each.died_s > since_s}
-        chosen = min(beating, key=lambda n: (str(n.address) in avoided, self._load(n)))
+
+        def preference(node: Node) -> tuple[bool, bool, float]:
+            load = self._load(node)
+            full = load + cores / float(node.facts["cpus"]) > 1
+            return full, str(node.address) in avoided, load
+
+        chosen = min(beating, key=preference)
         granted_cores = float(chosen.facts["cpus"]) if full_speed else cores
         replica = RemoteReplica(id, self.jobs[stage], str(chosen.address), cores, granted_cores)
         self.start(replica, lambda: chosen.address, stage, full_speed)

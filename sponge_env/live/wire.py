@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.live.child import Job, Tensors
+from sponge_env.live.child import Job, Tensors, plain
 from sponge_env.live.local import MAX_REPORT_BYTES
 
 TOKEN = "SPONGE_REPLICA_TOKEN"  # Variable of the token: command lines are for all to see
@@ -31,6 +31,7 @@ FRONT_END, NODE = b"front end", b"node"
 MAX_TEXT_BYTES = 1 << 16
 PARTS_AT_ONCE = 64  # Buffers that the kernel is given in one call
 MOST = 1e9  # Above any number of cores, and of seconds
+MAX_REASON = 500  # Characters of a peer's text that are shown
 
 LAUNCH, START, LIMIT, RETIRE = range(4)  # Frames to a node; RETIRE refuses connections meanwhile
 FACTS, READY, ANSWER, STATUS, END = range(4, 9)  # And from it; an end comes with the reason
@@ -103,13 +104,15 @@ class TensorLayout:
             raise PeerError("it sends impossible answers")
         rows = np.frombuffer(body[begin:end], self._answer).reshape(-1, *self._shape)
         answers = np.split(rows, np.cumsum(counts)[:-1]) if begin else list(rows)
-        text, tasks = bytes(body[end:]), [str(task) for task in range(size)]
+        if not (text := bytes(body[end:])):
+            return answers, None
         try:
-            told = json.loads(text) if text else {}
-            failed = {tasks.index(task): str(why) or "it failed" for task, why in told.items()}
+            places, told = [str(task) for task in range(size)], json.loads(text)
+            reasons = [plain(str(why), MAX_REASON) or "it failed" for why in told.values()]
+            failed = dict(zip(map(places.index, told), reasons, strict=True))
         except (AttributeError, RecursionError, ValueError):
             raise PeerError("it sends an impossible report") from None
-        return answers, failed or None
+        return answers, failed
 
 
 class Link:

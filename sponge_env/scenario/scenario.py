@@ -170,9 +170,11 @@ class Scenario:
 
 
 def load_scenario(name_or_path: str | Path | Scenario | Mapping[str, Any]) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned."""
-    # File names inside a scenario are taken relative to its file and returned absolute. Where
-    # Gymnasium keeps an environment's specification as JSON, a scenario becomes a mapping.
+    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned.
+
+    A mapping is what Gymnasium makes of one, where an environment's specification becomes JSON.
+    """
+    # File names inside a scenario are taken relative to its file and returned absolute.
     if isinstance(name_or_path, Mapping):
         return from_mapping(Scenario, name_or_path)
     if isinstance(name_or_path, Scenario):

@@ -70,7 +70,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return {name: _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}
     if hint is Any:
         return value
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(args[0], item, key) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -27,7 +27,7 @@ MOST_RECORDED = 50_000_000  # Requests with exact times, before a trace is thinn
 MOST_RPS = 1e6  # Largest mean rate, of episodes without such records as well
 PEAK_S = 5  # Seconds of a trace whose rate counts as its highest
 
-REQUEST_BYTES, INTERVAL_BYTES = 450, 2500  # Memory that their records take
+REQUEST_BYTES, INTERVAL_BYTES = 450, 2500  # Memory of a record
 
 
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:

@@ -22,7 +22,7 @@ from sponge_env.simulation import traffic
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
 _SOME = 1024  # Requests for which there is room beyond those that are expected
-_SPARE = 8  # Room for listed requests grows by this part more than is needed: seldom
+_SPARE = 8  # Room for listed requests grows by 1/8 more than needed, so that it grows seldom
 
 
 @dataclass(frozen=True, eq=False)

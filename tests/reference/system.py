@@ -160,7 +160,7 @@ class System:
         requests = self._queue[: self._batch_limit()]
         if not requests:
             return False
-        alone = [k for k, request in enumerate(requests) if request.attempts]
+        alone = [k for k, request in enumerate(requests) if request.attempts == 2]
         requests = requests[: max(1, alone[0]) if alone else None]
         del self._queue[: len(requests)]
         for request in requests:
