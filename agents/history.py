@@ -126,17 +126,10 @@ def batch_times_of(metrics: Any) -> FloatArray | None:
 
 @entry_point
 def remember(
-    observations: FloatMatrix,
-    batch_times: FloatArray,
-    fits_s: FloatArray,
-    chosen: NDArray[np.bool_],
-    intervals: IntArray,
-    scales: FloatArray,
-    requests_at: IntArray,
-    stages_at: IntArray,
-    memory: FloatMatrix,
-    inputs: FloatMatrix,
-) -> None:
+    observations: FloatMatrix, batch_times: FloatArray, fits_s: FloatArray,
+    chosen: NDArray[np.bool_], intervals: IntArray, scales: FloatArray, requests_at: IntArray,
+    stages_at: IntArray, memory: FloatMatrix, inputs: FloatMatrix,
+) -> None:  # fmt: skip
     """Take in (n, fields) observations; write (n, inputs) what policies see, of chosen ones.
 
     ``batch_times`` (n, 4) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch

@@ -42,15 +42,9 @@ class Steady(NamedTuple):
 
 @entry_point
 def lay_out(
-    tables: StageTables,
-    state: StageLoad,
-    choices: Choices,
-    k: int,
-    late: IntArray,
-    costs: CostTables,
-    chosen: IntArray,
-    compete: bool,
-) -> int:
+    tables: StageTables, state: StageLoad, choices: Choices, k: int, late: IntArray,
+    costs: CostTables, chosen: IntArray, compete: bool,
+) -> int:  # fmt: skip
     """Write the options of stage ``k``, in the order of variants, cores and batches.
 
     They are priced by cores if ``late`` has no rows, else by late requests, which are written

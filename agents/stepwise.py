@@ -221,15 +221,9 @@ def allocation(rows: IntArray) -> Allocation:
 
 @entry_point
 def _choose(
-    logits: FloatMatrix,
-    seen: FloatMatrix,
-    until_step: int,
-    own: StageChoices,
-    situations: IntArray,
-    replicas: IntArray,
-    intervals: IntArray,
-    rows: IntArray,
-) -> None:
+    logits: FloatMatrix, seen: FloatMatrix, until_step: int, own: StageChoices,
+    situations: IntArray, replicas: IntArray, intervals: IntArray, rows: IntArray,
+) -> None:  # fmt: skip
     sizes, counts, limits, room, moves = own
     for i in range(len(logits)):
         at, waits = 0, seen[i, until_step] > 0

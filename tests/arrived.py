@@ -59,7 +59,6 @@ def of_environments(scenario):
 
 
 def of_command(scenario_file, out):
-    """Return what an evaluation writes and prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         main(f"--agent static-8 --scenario {scenario_file} --seeds 1 --run-dir {out}".split())

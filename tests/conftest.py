@@ -60,7 +60,6 @@ def _measure_less(patch):
 
 @pytest.fixture
 def quick_bench(monkeypatch):
-    """Let a calibration take a few seconds."""
     _measure_less(monkeypatch)
 
 

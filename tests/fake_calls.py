@@ -95,7 +95,6 @@ class Client:
         self.at(self.worker.now() + budget_s + TICK_S, self.system.inbox.cancel, ticket)
 
     def cancel(self, number):
-        """Take back one of the calls so far."""
         if self._tickets:
             self.system.inbox.cancel(self._tickets[number % len(self._tickets)])
 

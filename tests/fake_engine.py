@@ -94,11 +94,9 @@ class FakeEngine:
             follower(now)
 
     def follow(self, follower):
-        """Tell only the end: no interval passes."""
         self.followers.append(follower)
 
     def end(self):
-        """End as an engine that cannot go on."""
         self.alive = self.ready = False
         for follower in self.followers:
             follower(self.snapshot())

@@ -56,7 +56,6 @@ class FakeServer:
 
 @contextmanager
 def serving(fake):
-    """Serve on a free port of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

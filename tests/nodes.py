@@ -32,7 +32,6 @@ class NodeProcess:
 
 
 def remote_launcher(configs):
-    """Return a launcher with a node of its own, which ends with it."""
     node = NodeProcess()
     launcher = RemoteLauncher(configs, [node.address], "")
     close = launcher.close

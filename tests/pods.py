@@ -48,7 +48,6 @@ def _run_here(container, cpu):
 
 
 def launcher(config, deployment="sponge-replica"):
-    """Return a launcher that has seen its pod."""
     launcher = KubernetesLauncher([config], deployment, TOKEN)
     wait_until(lambda: bool(launcher._pods))
     return launcher

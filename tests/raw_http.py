@@ -78,13 +78,11 @@ def binary(rows=((1, 2, 3, 4),), parameters=None):
 
 
 def infer(rows=((1, 2, 3, 4),), parameters=None, **headers):
-    """Return a whole request with binary rows of 4."""
     body, length = binary(rows, parameters)
     return request(body, inference_header_content_length=length, **headers)
 
 
 def in_json(rows=((1, 2, 3, 4),), **more):
-    """Return the JSON of a request with rows of 4."""
     data = np.asarray(rows, float).tolist()
     tensor = {"name": "input", "datatype": "FP32", "shape": [len(data), 4], "data": data}
     return json.dumps({"inputs": [tensor], **more}).encode()

@@ -100,7 +100,6 @@ def episode_of(scenario, controller, seed=0):
 
 
 def decisions(system, controller):
-    """Let a controller decide to the end; yield each view and what is decided on it."""
     controller.reset(system.spec, seed=0)
     while not system.done:
         view = system.view()

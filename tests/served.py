@@ -45,7 +45,6 @@ class Running:
         return f"{self.options.host}:{self.options.grpc_port}"
 
     def told(self, method, **said):
-        """Return the answer of a method of gRPC."""
         import grpc  # only now: the server's package says what it may log
 
         data = MESSAGES[f"{method}Request"](**said).SerializeToString()

@@ -62,11 +62,9 @@ class Rig:
         return self.watch.poll(0.0)[1]
 
     def poll_ids(self):
-        """Return the batches that ended with an answer."""
         return [ended.batch.id for ended in self.poll() if ended.answer is not None]
 
     def answer(self, replica):
-        """Let a replica answer its batch; return what ended with an answer."""
         self.replicas[replica].answer()
         return self.poll_ids()
 

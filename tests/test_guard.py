@@ -32,7 +32,6 @@ def over(bandwidth):
 
 
 def shown(view):
-    """Return what a policy sees first, of the view."""
     state = PolicyState([SPEC], Form(20, (1,)))
     state.see(encode(view, SPEC, JOINT)[None], None)
     return state.seen[0].copy()

@@ -42,7 +42,6 @@ class Serving:
             self.worker.forget(ended.batch.requests if ended.ok else ())
 
     def until(self, condition, what):
-        """Serve until something has come about."""
         wait_until(lambda: (self.turn(), condition())[1], what)
 
     def resize(self, cores, replicas=1):

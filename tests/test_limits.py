@@ -106,7 +106,6 @@ def fake_v2(tmp_path, monkeypatch):
 
 
 def open_group(mount, own):
-    """Return a run's group, and what was announced."""
     announced = []
     return FakeKernelGroup(Hierarchy(2, mount, own), 20_000, announced.append), announced
 

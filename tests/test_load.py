@@ -54,7 +54,6 @@ def line(server, options=""):
 
 
 def measured(server, options=""):
-    """Return the summary of a load of 40 requests."""
     assert main(line(server, f"--json summary.json {options}").split()) == 0
     (summary,) = json.loads(Path("summary.json").read_text())
     assert summary["offered"] == 40

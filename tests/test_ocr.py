@@ -138,7 +138,6 @@ def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes():
 
 
 def written(text):
-    """Return the answer that stands for a text."""
     answer = np.zeros((), ocr.Recognition.outputs.element)
     answer["text"] = text.encode()
     return answer

@@ -57,7 +57,6 @@ TEAMS = {
 
 
 def check(scenario, seed, joint):
-    """Compare a bound with what all schedules cost."""
     found = bound(scenario, seed, joint)
     tried = replay_all(scenario, seed, scenario.limits.replicas if joint else 1)
     best = min(tried)

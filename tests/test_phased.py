@@ -27,7 +27,7 @@ from agents.training import parse
 from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
 from sponge_env.metrics import MET
 from sponge_env.run.suite import changed
-from sponge_env.scenario.config import Initial, Network
+from sponge_env.scenario.config import Arrivals, Initial, Network, RequestClass
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.simulation.randomised import other
 
@@ -330,3 +330,8 @@ def test_the_same_seed_trains_the_same_policy(trained, tmp_path):
     first, same, other_seed = (load_policy(file).layers for file in files)
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, same, strict=True))
     assert not np.array_equal(first[1][0], other_seed[1][0])
+
+
+def test_an_episode_with_classes_has_no_more_requests_than_there_is_room_for():
+    many = short(classes=(RequestClass(1.0, 1.0, 0.0),), arrivals=Arrivals(rate_rps=5e3))
+    assert 5e3 * episodes.changed(many, False, np.random.default_rng(0)).duration_s <= 50_000

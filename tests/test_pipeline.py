@@ -32,7 +32,6 @@ def stage(name, *profiles, **more):
 
 
 def pipeline(*stages, **more):
-    """Make a short scenario without any scatter."""
     settings = {
         "name": "pipeline", "slo_s": 0.6, "duration_s": 8.0, "stages": stages,
         "limits": config.Limits(total_cores=64), "arrivals": config.Arrivals(rate_rps=12.0),

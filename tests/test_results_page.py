@@ -27,7 +27,6 @@ SLOW = ("paper-300kb-delay-2", *COLD[1:])
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Write a run with bounds and a failure."""
     bounds = {"oracle": 4.0, "oracle-joint": 3.0}
     arrangement = {"cells": [COLD, WARM, SLOW], "groups": {COLD[0]: "delay 0", SLOW[0]: "delay 2"}}
     path = tmp_path_factory.mktemp("runs") / "run"
@@ -43,7 +42,6 @@ def page(run):
 
 
 def row(page, agent, column):
-    """Return an agent's entry in the first table that has a column."""
     for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL):
         headings = re.findall(r"<th>(.*?)</th>", table)
         rows = re.findall(rf"<tr><td>{agent}</td>.*", table)

@@ -51,7 +51,6 @@ needs_landlock = pytest.mark.skipif(LANDLOCK < 6, reason="needs Landlock of Linu
 
 
 def fields(status):
-    """Return what a ``/proc/PID/status`` says."""
     return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
 
 

@@ -195,7 +195,6 @@ KEYS = ("id", "parameters", "inputs", "outputs", "name", "shape", "datatype", "d
 
 
 def places(data, at=()):
-    """Return the paths of everything in plain data."""
     pairs = enumerate(data) if isinstance(data, list) else getattr(data, "items", tuple)()
     return [at, *(place for key, value in pairs for place in places(value, (*at, key)))]
 

@@ -65,7 +65,6 @@ class Rig:
         return [snapshot.last for snapshot in self.followed if snapshot.last is not None]
 
     def submit(self, x=0.0, budget_s=5.0, payload=8):
-        """Send a call; return what waits for its end."""
         replies, now_s = [], time.monotonic()
         self.replies.append(replies)
         self.engine.submit(Call(np.array([x]), now_s, now_s + budget_s, payload), replies.append)

@@ -22,7 +22,6 @@ OPTIONS = {"shared_memory": True}
 
 @pytest.fixture
 def path():
-    """Of 64 bytes of shared memory."""
     path = Path(FOLDER, f"sponge-test-{uuid4().hex}")
     path.write_bytes(bytes(range(64)))
     yield path

@@ -226,7 +226,6 @@ def test_the_price_of_a_request_rises_with_the_rate():
 
 
 def decide(view, spec=SPEC, **options):
-    """Return the first decision of a new controller."""
     controller = SpongeMPC(**options)
     controller.reset(spec, seed=0)
     return controller.decide(view)

@@ -196,7 +196,6 @@ def delayed(name="paper", *, duration_s=20.0, **simulation):
 
 
 def in_force_s(scatter, seed):
-    """Return how long each of many resizes takes."""
     scenario = delayed(duration_s=300.0, actuation_scatter=scatter)
     system, times_s = SimulatedSystem(dataclasses.replace(scenario, interval_s=5.0), seed), []
     for k in range(60):

@@ -116,7 +116,6 @@ def test_what_is_worse_in_the_first_cells_is_left_at_that(monkeypatch):
 
 
 def missed(scenario, held, seeds):
-    """Return what fixed fleets miss on average."""
     warmed = scenario.starting_with([Initial(*fleet) for fleet in held])
     replay, run = Replay(repeat(Allocation(stages=held))), Run.of("static", warmed, "sim", 0)
     played = [run_episode(SimulatedSystem(warmed, seed), replay, run) for seed in seeds]

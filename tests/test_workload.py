@@ -203,7 +203,6 @@ TRACES = Path(generate.__file__).parent
 
 
 def trace_of(*samples):
-    """Return a trace of (length in s, bytes per s)."""
     ends_s = np.cumsum([length_s for length_s, _ in samples])
     bandwidth = np.array([bytes_per_s for _, bytes_per_s in samples])
     return BandwidthTrace(np.append(0.0, ends_s[:-1]), bandwidth, float(ends_s[-1]))

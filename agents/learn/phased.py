@@ -128,10 +128,13 @@ class Training:
             until = self._steps + RENEWED if self.plan.systems else self._planned
             with self._episodes() as groups:
                 while self._steps < min(until, self._planned):
-                    parts = [collect(self._model, episodes, self.config) for episodes in groups]
-                    for episodes in groups:
-                        self._deployed.widen(episodes.state.seen)
+                    parts = map(self._collect, groups)
                     yield Transitions(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _collect(self, episodes: Episodes) -> Transitions:
+        part = collect(self._model, episodes, self.config)
+        self._deployed.widen(episodes.state.seen)
+        return part
 
     @contextmanager
     def _episodes(self) -> Iterator[list[Episodes]]:
@@ -148,6 +151,7 @@ class Training:
                 episodes = Episodes(own, count, plan.form, seed, plan.randomised, draws, machine)
                 groups.append(stack.enter_context(closing(episodes)))
             yield groups
+            groups.clear()  # their memory is the next ones'
 
     def _evaluate(self) -> None:
         """Evaluate the policy, and keep it if it is the best so far."""

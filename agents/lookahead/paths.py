@@ -59,15 +59,9 @@ def _strata(shares: tuple[float, ...]) -> list[tuple[float, float]]:
 
 @compiled
 def sample_path(
-    forecast: FlowForecast,
-    draws: PathDraws,
-    path: int,
-    kinds: FloatArray,
-    interval_s: float,
-    until_s: float,
-    speed: FloatArray,
-    arrivals_s: FloatArray,
-) -> int:
+    forecast: FlowForecast, draws: PathDraws, path: int, kinds: FloatArray, interval_s: float,
+    until_s: float, speed: FloatArray, arrivals_s: FloatArray,
+) -> int:  # fmt: skip
     """Play the clients and the network of one path; return the number of arrivals written.
 
     The path has its own rate until ``until_s``, when the next decision is in force. ``kinds``

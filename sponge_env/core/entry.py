@@ -45,16 +45,10 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
 
 @entry_point
 def run_range(
-    arrays: Arrays,
-    first: int,
-    last: int,
-    move: int,
-    seeds: NDArray[np.int64],
-    allocations: NDArray[Any],
-    observations: NDArray[np.float32],
-    metrics: NDArray[Any],
+    arrays: Arrays, first: int, last: int, move: int, seeds: NDArray[np.int64],
+    allocations: NDArray[Any], observations: NDArray[np.float32], metrics: NDArray[Any],
     over: NDArray[np.bool_],
-) -> None:
+) -> None:  # fmt: skip
     """Start episodes (``RESET``), serve an interval of them (``STEP``) or end them (``DRAIN``).
 
     ``RESET`` starts those that have a seed, ``STEP`` skips those whose episode is over, and after
@@ -171,16 +165,9 @@ def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float)
 
 @entry_point
 def offer(
-    arrays: Arrays,
-    metrics: NDArray[Any],
-    row: int,
-    id: int,
-    times_s: tuple[float, float, float],
-    payload_bytes: float,
-    decides_s: float,
-    welcome: bool,
-    k: int,
-) -> float:
+    arrays: Arrays, metrics: NDArray[Any], row: int, id: int, times_s: tuple[float, float, float],
+    payload_bytes: float, decides_s: float, welcome: bool, k: int,
+) -> float:  # fmt: skip
     """Offer a request from outside to stage ``k``, in a free row of ``requests``.
 
     ``times_s`` are those at which it was sent, arrived (which is now) and must be answered. It is

@@ -88,18 +88,11 @@ class BatchSimulator:
     """
 
     def __init__(
-        self,
-        scenarios: Sequence[Scenario],
-        assignment: NDArray[np.int64],
-        *,
-        replicas_max: int | None = None,
-        queue_capacity: int | None = None,
-        threads: int | None = None,
-        obs_dim: int = OBS_DIM,
-        intervals_max: int | None = None,
-        workloads: Sequence[Workload] = (),
-        grows_ready: bool = False,
-    ) -> None:
+        self, scenarios: Sequence[Scenario], assignment: NDArray[np.int64], *,
+        replicas_max: int | None = None, queue_capacity: int | None = None,
+        threads: int | None = None, obs_dim: int = OBS_DIM, intervals_max: int | None = None,
+        workloads: Sequence[Workload] = (), grows_ready: bool = False,
+    ) -> None:  # fmt: skip
         """Allocate everything; :meth:`reset` starts the first episodes.
 
         Args:

@@ -132,7 +132,6 @@ class Episode:
 
     @property
     def controller(self):
-        """Registered name and options of the agent."""
         shipped = {"policy": "shipped"} if self.agent in LEARNED else {}
         return VARIANTS.get(self.agent, (self.agent, shipped))
 

@@ -165,7 +165,6 @@ def keys():
 
 
 def subset(recorded):
-    """Choose what is checked in every test run."""
     # Of each cell the two agents seen least so far, one of each start where there are two and four
     # of each where there are stages; the cheapest bound; and of the other files every third entry.
     starts = {}

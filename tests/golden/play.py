@@ -87,7 +87,6 @@ class _Watched:
 
 
 def play(episode):
-    """Play an episode as ``evaluate.py`` does."""
     agent, options = episode.controller
     controller = make_controller(agent, known_controllers(), options)
     where = warm(scenario(episode.cell, episode.start), controller)
