@@ -31,7 +31,7 @@ from . import spec_of
 QUEUE, QUEUED_S = 1 << 13, 10.0  # Least room for requests, and the same in SLOs of arrivals
 DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
 OTHERS = 5  # If the training is randomised, one in so many versions is of another system
-LISTED = 50_000  # Most requests of an episode with classes: each environment has room for as many
+MOST_LISTED = 50_000  # Most requests of an episode with classes: each environment has the room
 LENGTHS = (0.33, 0.7)  # Least and largest share of a scenario's duration that an episode lasts
 
 
@@ -139,7 +139,7 @@ def changed(scenario: Scenario, is_other: bool, random: np.random.Generator) -> 
     """Return a scenario of another length, started cold, and perhaps of another system."""
     duration_s = scenario.duration_s * float(random.uniform(*LENGTHS))
     if scenario.classes:
-        duration_s = min(duration_s, LISTED / rates_rps([scenario])[0])
+        duration_s = min(duration_s, MOST_LISTED / rates_rps([scenario])[0])
     intervals = max(1, round(duration_s / scenario.interval_s))
     shorter = replace(scenario, start="cold", duration_s=intervals * scenario.interval_s)
     return other(shorter, random) if is_other else shorter

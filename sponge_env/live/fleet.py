@@ -321,7 +321,7 @@ class Fleet:
         elif event is not None:
             member.state, member.hangs_from_s = Phase.IDLE, math.inf
             if isinstance(event, Ready):
-                if self._short_lives <= START_ATTEMPTS:
+                if self._short_lives <= START_ATTEMPTS:  # else to be ready means nothing
                     self._failed_starts = 0
                 self._resumes_s, member.ready_s = -math.inf, time.monotonic()
                 self.cold_start_s = event.at_s - member.launched_s

@@ -40,8 +40,8 @@ HEAD = struct.Struct("<BBHIqdddd")
 Parts = Sequence[bytes | memoryview]
 
 
-def sane(*numbers: float) -> bool:
-    """Return whether a peer may send such times, or numbers of cores."""
+def plausible(*numbers: float) -> bool:
+    """Return whether they can be times, or numbers of cores."""
     return all(0.0 <= number < MOST for number in numbers)
 
 
