@@ -175,15 +175,17 @@ class BatchSimulator:
         if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
         # What the kernels do not draw one at a time.
-        listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
-        for i in np.flatnonzero(chosen & listed).tolist():
+        kinds = self._arrays.settings["arrival_kind"]
+        kept = np.flatnonzero((kinds[self._arrays.envs["scenario"]] == LISTED) & ~chosen).tolist()
+        for i in np.flatnonzero((kinds[scenarios] == LISTED) & chosen).tolist():
             drawn = int(scenarios[i]), int(seeds[i])
             given = self._workloads[i] if self._workloads else None
             workload = given or self._configuration.workload(*drawn)
             if i and chosen[0] and given is not None and given is self._workloads[0]:
                 self._arrays.requests[i] = self._arrays.requests[0]
             else:
-                self._arrays = list_requests(self._arrays, i, workload)
+                self._arrays = list_requests(self._arrays, i, workload, kept)
+            kept.append(i)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
         self._run(entry.begin_traffic_range, self._seeds, self._metrics)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,14 +121,16 @@ def _classed(
     return rows(requests[np.argsort(requests["arrival_s"], kind="stable")])
 
 
-def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
+def list_requests(arrays: Arrays, i: int, workload: Workload, kept: Sequence[int] = ()) -> Arrays:
     """Put the requests of an episode where environment ``i`` finds them at its next reset."""
-    # Returned is the memory, with more room for requests if they needed it.
+    # Returned is the memory, with more room for requests if they needed it. Only those of the
+    # environments ``kept`` go along: to touch the others' room would make it take memory.
     count, requests = workload.id.size, arrays.requests
     if requests.shape[1] <= count:
         room = count + count // _SPARE + 1
         requests = rows(np.zeros((len(requests), room), LISTED_REQUEST))
-        requests[:, : arrays.requests.shape[1]] = arrays.requests
+        for k in kept:
+            requests[k, : arrays.requests.shape[1]] = arrays.requests[k]
     for f in dataclasses.fields(workload):
         requests[f.name][i, :count] = getattr(workload, f.name)
     requests["sent_s"][i, count] = requests["arrival_s"][i, count] = np.inf
