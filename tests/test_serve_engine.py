@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,15 +54,14 @@ class Fixed:
 class Rig:
     """An engine on fake replicas, and a client."""
 
-    def __init__(self, launcher, **agents):
+    def __init__(self, launcher, scenario, **agents):
         self.launcher, self.agents, self.followed, self.replies = launcher, agents, [], []
-        system = ServedSystem(SCENARIO, lambda spec: LiveWorker(CONFIG, launcher=launcher))
+        system = ServedSystem(scenario, lambda spec: LiveWorker(CONFIG, launcher=launcher))
         self.engine = ServingEngine(system, [SERVED], next(iter(agents)), self.agents.__getitem__)
         self.engine.follow(self.followed.append)
 
     @property
     def intervals(self):
-        """Metrics of those that have passed."""
         return [snapshot.last for snapshot in self.followed if snapshot.last is not None]
 
     def submit(self, x=0.0, budget_s=5.0, payload=8):
@@ -75,8 +75,8 @@ class Rig:
 
 
 @contextmanager
-def rig(launcher=None, **agents):
-    made = Rig(launcher or FakeLauncher(), **(agents or {"fixed": Fixed()}))
+def rig(launcher=None, scenario=SCENARIO, **agents):
+    made = Rig(launcher or FakeLauncher(), scenario, **(agents or {"fixed": Fixed()}))
     with closing(made.engine):
         yield made
     assert {len(replies) for replies in made.replies} <= {1}
@@ -150,6 +150,22 @@ def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
     first, second, _ = (record.message for record in caplog.records)
     assert "no idea" in first
     assert "must be a whole number" in second
+
+
+class Growing(Fixed):
+    """Lets the ready replica have what those that start leave, and fails once all are ready."""
+
+    def decide(self, view):
+        assert view.ready == (1,)
+        return Allocation(4, 2, replicas=2)
+
+
+def test_the_last_allocation_fits_when_replicas_have_become_ready():
+    tight = replace(SCENARIO, limits=Limits(cores=4, batch=4, replicas=2, total_cores=5))
+    with rig(scenario=tight, growing=Growing()) as r:
+        until(lambda: (now := r.engine.snapshot()).cores == (2,) and now.replicas == (2,))
+        assert r.submit()().status is Status.ANSWERED
+        assert r.engine.error is None
 
 
 class Hanging(Fixed):
@@ -229,9 +245,7 @@ def test_a_loop_serves_while_the_engine_waits():
         until(lambda: sum(past.on_time for past in r.intervals) == count + 1)
 
 
-def test_the_loop_goes_on_while_the_engine_has_its_turn_and_serves_at_once(monkeypatch):
-    monkeypatch.setitem(globals(), "SCENARIO", short(interval_s=8.0, limits=SCENARIO.limits))
-
+def test_the_loop_goes_on_while_the_engine_has_its_turn_and_serves_at_once():
     async def serve(r):
         loop = asyncio.get_running_loop()
         with r.engine.lend(loop):
@@ -241,7 +255,7 @@ def test_the_loop_goes_on_while_the_engine_has_its_turn_and_serves_at_once(monke
                 await asyncio.sleep(0)
             return await loop.run_in_executor(None, reply)
 
-    with rig() as r:
+    with rig(scenario=short(interval_s=8.0, limits=SCENARIO.limits)) as r:
         assert asyncio.run(serve(r)).status is Status.ANSWERED
 
 
@@ -256,6 +270,8 @@ def test_an_error_in_the_loop_ends_the_engine():
     with rig() as r:
         asyncio.run(serve(r))
         assert isinstance(r.engine.error, WorkerError)
+        with r.engine.lend(None):  # one that has ended serves no more
+            assert not r.engine.alive
 
 
 class Lazy(FakeLauncher):

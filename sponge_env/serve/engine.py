@@ -93,8 +93,12 @@ class ServingEngine:
     @contextmanager
     def lend(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Serve in this thread, which runs ``loop``, while the engine's own thread waits."""
-        # The worker may close its descriptor before the end.
-        system, inbox, fd = self._system, self._system.inbox, os.dup(self._system.worker.fileno())
+        system, inbox = self._system, self._system.inbox
+        try:  # the worker may close its descriptor before the end
+            fd = os.dup(system.worker.fileno())
+        except ValueError:  # and has closed it already
+            yield
+            return
 
         def serve(events: bool) -> None:
             # While the engine has its turn, the loop goes on and looks again later.

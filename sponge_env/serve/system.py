@@ -171,6 +171,8 @@ class ServedSystem(LiveSystem):
         stages = [*allocation.stages]
         for k in self.unloaded:
             stages[k] = stages[k]._replace(cores=1, batch=1, replicas=1, variant=0)
+        if not self.spec.models:  # replicas may have become ready since it was decided
+            stages = [*self.spec.fit_stages(stages, "cores", self._ready)]
         return super().step(replace(allocation, stages=tuple(stages)), decision_s)
 
     def abandon(self, status: Status) -> None:
