@@ -191,8 +191,9 @@ def test_where_the_api_is(tmp_path, monkeypatch):
     assert own_namespace() == "ml"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     assert server_url() == "https://[fd00::1]:443"
-    monkeypatch.setenv(api.URL, "127.0.0.1:8001")
-    with pytest.raises(ConfigError, match="must begin with http:// or https://"):
-        server_url()
+    for wrong in ("127.0.0.1:8001", "http://[abc", "http://a:b"):
+        monkeypatch.setenv(api.URL, wrong)
+        with pytest.raises(ConfigError, match="must be an http:// or https:// URL"):
+            server_url()
     monkeypatch.setenv(api.URL, "http://127.0.0.1:8001")
     assert server_url() == "http://127.0.0.1:8001"

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -255,6 +256,14 @@ def test_the_duty_cycle_ends_with_its_process(idle_process):
     assert not limiter._thread.is_alive()
 
 
+def test_a_refused_thread_is_an_error_of_the_system(monkeypatch):
+    monkeypatch.setattr(limits.threading.Thread, "start", Mock(side_effect=RuntimeError("no more")))
+    limiter = DutyCycleLimiter(0.01, cpus=1)
+    with pytest.raises(OSError, match="no more"):
+        limiter.attach(1)
+    limiter.close()
+
+
 def test_a_recycled_process_id_is_not_hit(idle_process, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("sponge_env.live.janitor.os.kill", lambda *_: pytest.fail("killed"))
@@ -299,5 +308,8 @@ def test_a_limit_from_outside_is_read_and_never_set(files, cores, tmp_path, monk
     limiter.attach(1)
     limiter.apply(0.25)
     assert limiter.granted_cores() == cores
-    assert limiter.throttled_s() == (2.0 if "cpu.stat" in files else 0.0)
+    assert limiter.throttled_s() == 0.0  # what came before it is another's
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+    if "cpu.stat" in files:
+        (tmp_path / "cpu.stat").write_text("throttled_usec 2500000\n")
+        assert limiter.throttled_s() == 0.5

@@ -213,7 +213,9 @@ def test_a_mistyped_option_is_one_sentence(arguments, refused):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [("--agent nope", "unknown agent 'nope'"), ("--agent oracle", "cannot serve"),
-     ("--host 999.1.1.1", "cannot listen on port 8000 of 999.1.1.1")],
+     ("--host 999.1.1.1", "cannot listen on port 8000 of 999.1.1.1"),
+     ("--host a..b", "cannot listen on port 8000 of a..b"), ("--queue 9999999", "--queue must be"),
+     ("--port 8001", "--grpc-port must be another than --port"), ("--slo-ms inf", "above 0")],
 )  # fmt: skip
 def test_it_is_refused_before_anything_is_measured(arguments, reason, refused, monkeypatch):
     monkeypatch.setattr("sponge_env.env.factory.prepare_machine", None)

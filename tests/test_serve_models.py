@@ -23,7 +23,6 @@ REPOSITORY = "/v2/repository"
 
 
 def by_stage(call):
-    """Answer with the place of the model and the budget."""
     output = np.array([[call.stage, call.deadline_s - call.sent_s]], np.float32)
     return answered(output, variant=("tiny", "other")[call.stage])
 
@@ -102,6 +101,7 @@ def test_a_model_is_switched_off_and_on_over_http_and_grpc(server):
             (listed,) = server.told("RepositoryIndex", ready=True).models
             (of_http,) = post(wire, f"{REPOSITORY}/index", b'{"ready": true}').json
             assert listed.name == of_http["name"] == "tiny"
+            assert post(wire, f"{REPOSITORY}/index", b"[" * 70_000).status == 413
             switch("load")
             assert infer(wire, "other").status == 200
             assert server.told("ModelReady", name="other").ready

@@ -11,12 +11,13 @@ from sponge_env.live.cpus import prepare_cpus
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.node import NodeServer
 from sponge_env.live.protocol import LiveConfig
+from sponge_env.live.remote import Address
 from sponge_env.live.wire import TOKEN
 from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.graph import is_set
 from sponge_env.scenario.profile import local_model
 from sponge_env.scenario.scenario import Scenario, scenario_of_all
-from sponge_env.serve.options import authority, is_local, listening_socket
+from sponge_env.serve.options import is_local, listening_socket
 
 LIMITERS = ("auto", "cgroup", "outside")
 SWITCH_S = 0.0005  # Longest time that a busy thread keeps the interpreter from another connection's
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
             listening_socket(arguments.host, arguments.port) as listener,
             closing(NodeServer(listener, launcher, token)) as node,
         ):
-            at = authority(*listener.getsockname()[:2])
+            at = Address(*listener.getsockname()[:2])
             sys.stdout.write(f"replicas of {scenario.name} at {at}, limiter {launcher.limiter}\n")
             sys.stdout.flush()
             node.serve()

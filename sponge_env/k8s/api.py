@@ -26,9 +26,11 @@ MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-
 def server_url() -> str:
     """Return the address of the API server, or raise ``ConfigError`` where there is none."""
     if url := os.environ.get(URL):
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{URL} must begin with http:// or https://, not {url!r}")
-        return url
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.port != 0:
+                return url
+        raise ConfigError(f"{URL} must be an http:// or https:// URL, not {url!r}")
     if not (host := os.environ.get("KUBERNETES_SERVICE_HOST")):
         raise ConfigError(f"this is no pod of a Kubernetes cluster; elsewhere set {URL}")
     host = f"[{host}]" if ":" in host else host

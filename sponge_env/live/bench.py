@@ -66,7 +66,7 @@ class Bench(AbstractContextManager["Bench"]):
         own_file = config.model.endswith(".onnx")
         self.config = dataclasses.replace(
             config, model=str(Path(config.model).resolve()) if own_file else config.model,
-            initial=Allocation(config.cores_max, config.batch_max),
+            initial=Allocation(config.cores_max, config.batch_max), batch_timeout_s=PATIENCE_S,
             replicas_max=max(1 + CONTENDING, config.replicas_max),
         )  # fmt: skip
         self.work: Runs = defaultdict(list)  # Batches of several sizes at full speed

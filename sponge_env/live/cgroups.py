@@ -128,6 +128,7 @@ class OutsideLimiter(CpuLimiter):
         super().__init__(cpus)
         found = find_hierarchy()
         self._group = found.own if found else PROC
+        self._before_s = _throttled_s(self._group, 0.0)
 
     def granted_cores(self) -> float:
         """Return the quota of the group, no more than there are CPUs."""
@@ -136,8 +137,8 @@ class OutsideLimiter(CpuLimiter):
         return self._cores if quota in ("-1", "max") else min(self._cores, int(quota) / int(period))
 
     def throttled_s(self) -> float:
-        """Return how long the whole group stood stopped."""
-        return _throttled_s(self._group, self._throttled_s)
+        """Return how long the whole group stood stopped since this replica began."""
+        return _throttled_s(self._group, self._before_s) - self._before_s
 
 
 def _throttled_s(group: Path, before_s: float) -> float:

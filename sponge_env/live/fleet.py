@@ -25,7 +25,7 @@ LOG = logging.getLogger("sponge_env")
 
 HEARTBEAT_S = 1.0  # Longest single wait for the replicas, after which hung ones are looked for
 MAX_SELECTED = 1024  # Descriptors that ``select`` takes
-START_TIMEOUT_S = 120.0  # A replica that is not ready by then is taken for hung, and replaced
+START_TIMEOUT_S = 300.0  # A replica that is not ready by then is taken for hung, and replaced
 START_ATTEMPTS = 3  # How often the first replicas are started at most until one is ready
 SHORT_LIFE_S = 0.5  # Several in a row that live no longer, once ready, do not start either
 MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on

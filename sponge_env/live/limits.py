@@ -63,10 +63,13 @@ class DutyCycleLimiter(CpuLimiter):
 
     def attach(self, pid: int) -> None:
         """Watch the process from a thread."""
-        self._thread = threading.Thread(
-            target=self._enforce, args=(pid,), name=f"duty-cycle-{pid}", daemon=True
-        )
-        self._thread.start()
+        name = f"duty-cycle-{pid}"
+        thread = threading.Thread(target=self._enforce, args=(pid,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no more threads
+            raise OSError(errno.EAGAIN, str(error)) from None
+        self._thread = thread
 
     def apply(self, cores: float) -> None:
         """Grant cores; a new period begins, and nothing is owed, as under the kernel's quota."""

@@ -9,11 +9,13 @@ from contextlib import closing
 from sponge_env import cli
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
+from sponge_env.scenario.option import positive, require
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions, allow_files, listening_socket
 from sponge_env.utils.installation import bundled, imported, require_extra
 
 SERVER = "server"  # Prefix of the server's settings, as an agent's name is that of its options
+MOST_QUEUED = 1 << 20  # Calls of a model that may wait: there is memory for each
 FAILED = 1  # Exit code of a server that stopped by itself
 SWITCH_S = 0.0005  # Maximum time that a busy thread keeps the interpreter from the serving thread
 
@@ -37,7 +39,12 @@ def main(argv: Sequence[str]) -> int:
     controllers(arguments.agent, _agent_options(arguments))(arguments.agent)  # before measuring
     for name in (each for each in arguments.model if each.endswith(".onnx")):
         resolve_model(name)  # a bad file is an error before anything waits
-    for port in filter(None, (options.port, options.grpc_port)):
+    if arguments.slo_ms is not None:
+        positive("--slo-ms", arguments.slo_ms)
+    require(arguments.queue <= MOST_QUEUED, "--queue", arguments.queue, f"at most {MOST_QUEUED}")
+    http, rpc = options.port, options.grpc_port
+    require(http == 0 or http != rpc, "--grpc-port", rpc, "another than --port")
+    for port in filter(None, (http, rpc)):
         listening_socket(options.host, port).close()
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
     sys.setswitchinterval(SWITCH_S)
@@ -108,7 +115,7 @@ def _parser() -> cli.Parser:
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE",
         help="setting of the agent or the server, e.g. static.cores=5, server.max_rows=64; "
         "may be repeated")  # fmt: skip
-    add("--slo-ms", type=positive, metavar="MS",
+    add("--slo-ms", type=float, metavar="MS",
         help="SLO of requests that state no deadline (default: the scenario's)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", default=8000, help="port of HTTP, 0 for a free one (default: 8000)")
@@ -117,22 +124,10 @@ def _parser() -> cli.Parser:
     add("--queue", type=cli.at_least(1), default=1024, metavar="N",
         help="requests of a model beyond which others are refused (default: 1024)")  # fmt: skip
     add("--refuse-nan", action="store_true", help="refuse requests that hold NaN or infinity")
-    add("--limiter", type=cli.one_of("limiter", cli.LIMITERS), default="auto",
-        help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
+    cli.add_limiter(parser)
     cli.add_replicas(parser)
     cli.add_machine(parser)
     return parser
-
-
-def positive(text: str) -> float:
-    """Return a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return value
 
 
 if __name__ == "__main__":

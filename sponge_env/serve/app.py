@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from sponge_env.live.remote import Address
 from sponge_env.serve.http.connection import Connection, Connections
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.interface import Resource, Snapshot
 from sponge_env.serve.monitor.metrics import ServerMetrics
-from sponge_env.serve.options import BACKLOG, ServeOptions, authority, listening_socket
+from sponge_env.serve.options import BACKLOG, ServeOptions, listening_socket
 from sponge_env.serve.rpc.service import start_rpc
 from sponge_env.serve.wire.front import Front
 from sponge_env.serve.wire.resources import run_detached
@@ -98,9 +99,9 @@ def _announce(options: ServeOptions, stop: Stop) -> None:
     if not options.local:
         how = "with the token" if options.token else "without a token"
         sys.stderr.write(f"warning: all who reach {options.host} may use this server, {how}\n")
-    text = f"serving at http://{authority(options.host, options.port)}"
+    text = f"serving at http://{Address(options.host, options.port)}"
     if options.grpc_port is not None:
-        text += f" and grpc://{authority(options.host, options.grpc_port)}"
+        text += f" and grpc://{Address(options.host, options.grpc_port)}"
     sys.stdout.write(f"{text}\nopen it in a browser; Ctrl-C ends the server\n")
     sys.stdout.flush()
 

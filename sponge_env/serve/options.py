@@ -85,11 +85,6 @@ def listening_socket(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = f"{error.strerror or error}; choose another"
+    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
+        reason = f"{getattr(error, 'strerror', None) or error}; choose another"
         raise ConfigError(f"cannot listen on port {port} of {host}: {reason}") from None
-
-
-def authority(host: str, port: int) -> str:
-    """Return host and port as URLs have them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -97,8 +97,7 @@ class HttpFront:
             case True, ["v2/model" | "v2/models" as which, "stats"]:
                 return messages.json_response(front.statistics(which == "v2/models"))
             case False, ["v2", "repository", "index"]:
-                body, _ = await self._body(request)
-                ready = bool(body) and protocol.read_json(body).get("ready") is True
+                ready = (await self._setting(request)).get("ready") is True
                 return messages.json_response(front.index(ready))
             case False, ["v2", "repository", "models", name, "load" | "unload" as deed]:
                 self._check_right(request, f"{deed} models")
@@ -139,7 +138,7 @@ class HttpFront:
             return await run_in_thread(work, protocol.read_request, *arguments, threads=READER)
 
     async def _setting(self, request: Request) -> dict[str, Any]:
-        """Return the JSON of a request that changes a setting, nothing without a body."""
+        """Return the JSON of a request without tensors, nothing without a body."""
         body, _ = await self._body(request)
         if len(body) > MAX_SETTING_BYTES:
             raise messages.too_large(MAX_SETTING_BYTES)

@@ -14,8 +14,9 @@ import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
+from sponge_env.live.remote import Address
 from sponge_env.serve.monitor.tracing import join_trace
-from sponge_env.serve.options import PROXY_HEADERS, authority, is_local, listening_socket
+from sponge_env.serve.options import PROXY_HEADERS, is_local, listening_socket
 from sponge_env.serve.rpc import codec
 from sponge_env.serve.rpc.codec import MESSAGES
 from sponge_env.serve.wire.front import Front, Headers
@@ -54,11 +55,12 @@ async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:
         ("grpc.absolute_max_metadata_size", options.max_header_bytes),
         ("grpc.max_connection_idle_ms", round(options.idle_timeout_s * 1000)),
     ]
-    server = grpc.aio.server(options=channel, maximum_concurrent_rpcs=options.max_connections)
+    numbers = [(name, min(value, 2**31 - 1)) for name, value in channel]  # gRPC's largest
+    server = grpc.aio.server(options=numbers, maximum_concurrent_rpcs=options.max_connections)
     server.add_generic_rpc_handlers((RpcFront(front).handler(),))
     # tried before, because gRPC writes lines of its own about a port in use
     listening_socket(options.host, options.grpc_port).close()
-    address = authority(options.host, options.grpc_port)
+    address = str(Address(options.host, options.grpc_port))
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

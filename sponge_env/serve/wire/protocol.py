@@ -89,7 +89,7 @@ def make_request(
     parameters = _mapping(values.get("parameters"), "parameters")
     rows = _rows(values.get("inputs"), binary, served, max_rows, regions)
     outputs = _requested_outputs(values.get("outputs"), parameters, served, regions)
-    name = values.get("id", "")
+    name = "" if (given := values.get("id")) is None else given
     if not (isinstance(name, str) and len(name) <= MAX_ID_LENGTH):
         text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
         raise WireError(text)
