@@ -190,13 +190,9 @@ def _copy(values: FloatMatrix, out: FloatMatrix) -> None:
 
 @compiled
 def _update(
-    observed: FloatMatrix,
-    kept: FloatMatrix,
-    arrivals: float,
-    requests_at: IntArray,
-    interval: int,
-    interval_s: float,
-) -> None:
+    observed: FloatMatrix, kept: FloatMatrix, arrivals: float, requests_at: IntArray,
+    interval: int, interval_s: float,
+) -> None:  # fmt: skip
     delay, longest = observed[requests_at[1]], observed[requests_at[2]]
     if interval <= 1:
         # The first observation comes before the first arrivals.

@@ -154,14 +154,9 @@ def _write(
 
 @compiled
 def _add_fleets(
-    row: FloatMatrix,
-    at: int,
-    serves_rps: FloatArray,
-    places: IntArray,
-    rate_unit: float,
-    asked: int,
-    total: float,
-) -> int:
+    row: FloatMatrix, at: int, serves_rps: FloatArray, places: IntArray, rate_unit: float,
+    asked: int, total: float,
+) -> int:  # fmt: skip
     """Write what fleets of one replica fewer, as many, and one more hold for the lasting rates."""
     for j in range(3):
         held = max(1, asked + j - 1)

@@ -183,6 +183,13 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
+def add_limiter(parser: argparse.ArgumentParser) -> None:
+    """Add what limits the CPU time of the real worker."""
+    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
+    known = one_of("limiter", LIMITERS)
+    parser.add_argument("--limiter", type=known, default="auto", help=text)
+
+
 def add_replicas(parser: argparse.ArgumentParser) -> None:
     """Add where the real worker has its replicas."""
     text = "local (default), nodes that run 'sponge replica' with the same token, or k8s:DEPLOYMENT"

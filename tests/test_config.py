@@ -11,7 +11,7 @@ from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.latency import QuotaService, fit_latency
 from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import PROFILE_DIR, Sample, load_profile, save_profile
-from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.toml import from_mapping
 
 
@@ -107,14 +107,6 @@ def test_only_the_required_keys_are_missed():
 def test_a_service_that_is_scaled_beyond_an_hour_names_the_key():
     with pytest.raises(ProfileError, match=r"an hour with simulation\.service_scale = 1e\+06"):
         load_profile("yolov5s").scaled(1e6)
-
-
-@pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda p: p.stem)
-def test_shipped_scenarios_load(path):
-    scenario = load_scenario(path.stem)
-    assert scenario.name == path.stem
-    assert scenario.description
-    assert scenario == load_scenario(path)
 
 
 REFERENCE = ("yolov5s", "resnet18")

@@ -37,7 +37,9 @@ def elsewhere(scenario):
 
 @pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_no_shipped_scenario_is_warned_of(path):
-    scenario = elsewhere(load_scenario(path))
+    scenario = elsewhere(shipped := load_scenario(path))
+    assert (shipped.name, shipped) == (path.stem, load_scenario(path.stem))
+    assert shipped.description
     # Those for this machine's worker are for a profile like lite0; the paper's rates are absolute.
     local, absolute = scenario.profile == "local", scenario.arrivals.rate_rps is not None
     for name in ("lite0",) if local else ("yolov5s",) if absolute else PROFILES:

@@ -36,7 +36,6 @@ def next_event(replica):
 
 
 def has_no_event(replica):
-    """Take in what there is, and return whether that is no event."""
     while readable(replica):
         if replica.poll() is not None:
             return False

@@ -209,7 +209,6 @@ def changed(found, at, value):
 
 @st.composite
 def nearly_right(draw):
-    """A request of which one or two places are something else."""
     said = {"id": "a", "parameters": {"slo_ms": 9}, "outputs": [{"name": "output"}]}
     right = json.loads(in_json([[1, 2, 3, 4]] * 2, **said))
     for _ in range(draw(st.integers(1, 2))):

@@ -24,7 +24,6 @@ def test_the_answer_is_as_the_protocol_says(case, server):
 
 
 def check(expected, status, headers, body):
-    """Check an answer; of an error only that it is one."""
     assert status == expected["status"], body
     for name, value in expected.get("headers", {}).items():
         assert headers[name] == value

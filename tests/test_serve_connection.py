@@ -21,8 +21,6 @@ LARGE = served(inputs=TensorSpec((150_000,)))
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written."""
-
     def __init__(self):
         super().__init__()
         self.sent, self.closing = b"", False
@@ -124,7 +122,6 @@ async def test_empty_lines_do_not_hold_a_connection(before):
 
 
 def held_by(first):
-    """Answer all but those that begin with a number."""
     return lambda call: None if call.tensor[0] == first else answered(np.zeros((1, 2), np.float32))
 
 

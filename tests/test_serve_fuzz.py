@@ -64,7 +64,6 @@ WHOLE = st.tuples(PLAIN_PATHS, BODIES, UPGRADES, st.sampled_from(["POST", "GET",
 
 @st.composite
 def requests(draw):
-    """One or two requests, and a few bytes of them changed."""
     data = b""
     for _ in range(draw(st.integers(1, 2))):
         length = draw(st.sampled_from([{}, {"inference_header_content_length": binary()[1]}]))

@@ -173,7 +173,6 @@ class Kernel:
         self.pool, self.slice, self.stopped = granted, 0, False
 
     def run(self, begin, work):
-        """Sleep until ``begin``, then work; return the end."""
         while self.now < begin:
             self.pass_step()
         while work:

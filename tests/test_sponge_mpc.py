@@ -57,7 +57,6 @@ def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
 
 
 def played(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
-    """Play a chain as the look-ahead does: the late requests, weighted."""
     # Requests (requests, 2) go through stages whose batches take ``service_s`` (stages, cores,
     # batches), with some cores up to a moment and others after it; each answer leads to ``tasks``.
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
@@ -191,7 +190,6 @@ def test_an_interval_without_arrivals_means_that_they_are_on_the_way():
 
 
 def network_view(interval, bandwidth, payloads_bytes, base_s=0.01):
-    """Return a view after an interval whose requests saw one bandwidth."""
     delays_s = base_s + np.array(payloads_bytes) / bandwidth
     counts = np.full(interval, float(len(payloads_bytes)))
     return interval_view(interval, delays_s, counts, bandwidth)

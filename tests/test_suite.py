@@ -179,7 +179,6 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on():
 
 
 def without_times(path):
-    """Return the results in a file without what the wall clock says."""
     result = json.loads(path.read_text())
     for episode in result["episodes"]:
         del episode["decision_p50_s"], episode["decision_p99_s"]

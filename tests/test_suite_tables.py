@@ -40,7 +40,6 @@ def comparison(*frames, agents="ip fa2", shown=(), **failure):
 
 
 def entries(table, agent):
-    """Return what stands in an agent's row, without its name."""
     (row,) = [row for row in table.rows if row[0] == agent]
     return [*row[1:]]
 

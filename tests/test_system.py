@@ -55,8 +55,6 @@ def test_an_episode_ends_with_its_duration():
 
 
 class Interrupted(Scripted):
-    """Is interrupted at its sixth decision."""
-
     def decide(self, view):
         if len(self.views) == 5:
             raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from benchmarks import live
 from sponge_env import Scenario
 from sponge_env.cli import parse_options
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, StageAllocation
+from sponge_env.interfaces import Allocation, StageAllocation, cores_held
 from sponge_env.metrics import MET
 from sponge_env.run.executor import Processes
 from sponge_env.run.hindsight import best_constant, constants
@@ -122,10 +122,6 @@ def missed(scenario, held, seeds):
     return fmean(each.summary.avoidable_violation_rate for each in played)
 
 
-def cores_of(held):
-    return sum(fleet.cores * fleet.replicas for fleet in held)
-
-
 def test_no_constant_beats_the_best_in_hindsight():
     # One core misses 9 %, two nothing.
     limits, arrivals = Limits(4, 4, 4, 4), Arrivals(rate_rps=30.0)
@@ -136,7 +132,7 @@ def test_no_constant_beats_the_best_in_hindsight():
     assert len(set(fleets)) == len(fleets) == 4 * 8, "batches times pairs that fit"
     good = [held for held in fleets if missed(scenario, held, seeds) <= MET]
     assert best in good
-    assert cores_of(best) == min(map(cores_of, good))
+    assert cores_held(best) == min(map(cores_held, good))
     hard = dataclasses.replace(scenario, arrivals=Arrivals(rate_rps=300.0))
     least = min(missed(hard, held, seeds) for held in fleets)
     assert missed(hard, best_constant(hard, profile, seeds), seeds) == least > MET
@@ -152,13 +148,13 @@ def test_no_fixed_fleets_of_two_stages_beat_those_that_are_found(rate_rps):
     )  # fmt: skip
     best = best_constant(scenario, scenario_profile(scenario), seeds := (1, 2))
     fleets = [*starmap(StageAllocation, product(range(1, 3), range(1, 3), range(1, 4)))]
-    fitting = [held for held in product(fleets, fleets) if cores_of(held) <= 8]
+    fitting = [held for held in product(fleets, fleets) if cores_held(held) <= 8]
     rates = {held: missed(scenario, held, seeds) for held in fitting}
     good = [held for held in fitting if rates[held] <= MET]
     assert (rate_rps == 25.0) == bool(good)
     if good:
         assert best in good
-        assert cores_of(best) == min(map(cores_of, good)) < 8
+        assert cores_held(best) == min(map(cores_held, good)) < 8
     else:
         assert rates[best] == min(rates.values())
 

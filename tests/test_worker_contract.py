@@ -164,8 +164,6 @@ def test_cores_are_charged_while_they_are_held(make_rig):
 
 
 class Reading:
-    """A status, and the times it was read between."""
-
     def __init__(self, worker):
         self.earliest_s, self.status = worker.now(), worker.status()
         self.latest_s = worker.now()

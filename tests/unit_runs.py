@@ -21,7 +21,6 @@ IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 
 
 def result(unit, path, **options):
-    """Run a unit into a folder, made if need be; return what is kept of it."""
     with RunStore.open(path, IDENTITY) as store:
         run_unit(unit, store, **options)
         return store.kept(unit)

@@ -67,7 +67,6 @@ def lowest():
 
 
 def result(file):
-    """Return a summary without the times that it took."""
     (summary,) = json.loads(file.read_text())
     return {name: value for name, value in summary.items() if not name.startswith("decision")}
 

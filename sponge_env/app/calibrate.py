@@ -98,7 +98,6 @@ def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--scenario says itself what is measured; leave out {option}")
-    configs = calibrations([load_scenario(args.scenario)], args.limiter)
-    if not configs:
+    if not (files := calibrations([load_scenario(args.scenario)], args.limiter)):
         raise ConfigError(f"scenario {args.scenario!r} has no model such as local:ocr-det-v5")
-    return {local_profile_path(config.model): config for config in configs}
+    return files

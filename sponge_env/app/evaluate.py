@@ -63,8 +63,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
     backends = cli.one_of("backend", (*get_args(Backend), "both"))
     add("--backend", type=backends, default="sim", help=text)
-    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
-    add("--limiter", type=cli.one_of("limiter", cli.LIMITERS), default="auto", help=text)
+    cli.add_limiter(parser)
     cli.add_replicas(parser)
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from sponge_env.errors import ConfigError, unknown
@@ -30,31 +31,32 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live":
         from sponge_env.live.calibration import calibrate_files
 
-        models = {local_profile_path(c.model): c for c in calibrations([scenario], limiter)}
-        if not all(path.exists() for path in models):
-            calibrate_files(models)  # all: what is compared is measured at the same time
+        files = calibrations([scenario], limiter)
+        if not all(path.exists() for path in files):
+            calibrate_files(files)  # all: what is compared is measured at the same time
     return scenario_profile(scenario)
 
 
-def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list["LiveConfig"]:
-    """Return how to measure the scenarios' models that are served on this machine.
+def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> dict[Path, "LiveConfig"]:
+    """Return how to measure the scenarios' models of this machine, by the file of each profile.
 
     Batches go up to the scenarios' largest; those of :data:`LOCAL_MODEL`, which many scenarios
     share, at least to the default. Cores are the default of all local profiles.
     """
     from sponge_env.live.protocol import LiveConfig
 
-    batches: dict[str, int] = {}
+    batches, files = dict[str, int](), dict[Path, LiveConfig]()
     usual = defaultdict(lambda: 2, {LOCAL_MODEL: LiveConfig().batch_max})
     for stage in (stage for scenario in scenarios for stage in scenario.pipeline):
         for variant in stage.variants:
             if (model := local_model(variant.profile)) is not None:
                 batches[model] = max(batches.get(model, usual[model]), stage.limits.batch)
-    names = {local_profile_path(model).stem: model for model in batches}
-    for model in batches:
-        if (other := names[local_profile_path(model).stem]) != model:
-            raise ConfigError(f"{model} and {other} would share a profile; rename one of the files")
-    return [LiveConfig(model=m, batch_max=b, limiter=limiter) for m, b in batches.items()]
+    for model, most in batches.items():
+        if other := files.get(path := local_profile_path(model)):
+            text = f"{other.model} and {model} would share a profile; rename one of the files"
+            raise ConfigError(text)
+        files[path] = LiveConfig(model=model, batch_max=most, limiter=limiter)
+    return files
 
 
 def make_system(

@@ -18,7 +18,6 @@ from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
 from sponge_env.scenario.config import Start
-from sponge_env.scenario.profile import local_profile_path
 from sponge_env.scenario.scenario import load_scenario, with_own_slo
 
 COMMAND = ("python", "-m", "sponge_env.fidelity")
@@ -41,7 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE")
     first = "measure this machine first (its speed drifts from one hour to the next)"
     add("--calibrate", action="store_true", help=first)
-    add("--limiter", type=cli.one_of("limiter", cli.LIMITERS), default="auto")
+    cli.add_limiter(parser)
     cli.add_machine(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     return parser.parse_args(argv)
@@ -63,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
     factory.prepare_machine(arguments.wait, arguments.cpus)
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         if arguments.calibrate:  # all: what is compared is measured at the same time
-            configs = factory.calibrations(scenarios, limiter)
-            calibrate_files({local_profile_path(config.model): config for config in configs})
+            calibrate_files(factory.calibrations(scenarios, limiter))
         profiles = [factory.ensure_profile(scenario, "live", limiter) for scenario in scenarios]
         measured = list(zip(map(with_own_slo, scenarios), profiles, strict=True))
         for scenario, profile in measured:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Outcome, StageAllocation, StageSpec, SystemSpec, fits
+from sponge_env.interfaces import Outcome, StageAllocation, StageSpec, SystemSpec, cores_held, fits
 from sponge_env.metrics import MET
 from sponge_env.packing import places
 from sponge_env.scenario.config import Initial
@@ -38,7 +38,7 @@ def constants(spec: SystemSpec) -> list[list[Held]]:
     fleets = dict[int, list[Held]]()
     for own in _fleets(spec.first):
         if own.replicas <= places(spec.nodes, own.cores):
-            fleets.setdefault(_cores(own), []).append((own,))
+            fleets.setdefault(cores_held([own]), []).append((own,))
     return [fleets[total] for total in sorted(fleets)]
 
 
@@ -46,10 +46,6 @@ def _fleets(stage: StageSpec) -> list[StageAllocation]:
     limits = stage.replicas_max, stage.cores_max, stage.batch_max
     sizes = product(*(range(1, most + 1) for most in limits))
     return [StageAllocation(cores, batch, replicas) for replicas, cores, batch in sizes]
-
-
-def _cores(*held: StageAllocation) -> int:
-    return sum(fleet.cores * fleet.replicas for fleet in held)
 
 
 def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) -> Held:
@@ -96,22 +92,22 @@ def _of_stages(spec: SystemSpec, rates_of: Rates, rps: float, seeds: Sequence[in
     begins, most = list[Held](), int(_BEGINS ** (1 / len(spec.stages)))
     while not begins:  # where even all cores cannot serve the rate, they serve a part of it
         options = [_fast_enough(stage, rps * stage.mean_tasks) for stage in spec.stages]
-        needed, large = [min(map(_cores, own)) for own in options], []
+        needed, large = [min(cores_held([one]) for one in own) for own in options], []
         for own, few in zip(options, needed, strict=True):
             share = max(few, spec.total_cores * few / sum(needed))
-            top = max(cores for cores in map(_cores, own) if cores <= share)
-            large.append([fleet for fleet in own if 0.8 * top <= _cores(fleet) <= top][:most])
+            top = max(held for held in (cores_held([one]) for one in own) if held <= share)
+            large.append([fleet for fleet in own if 0.8 * top <= cores_held([fleet]) <= top][:most])
         begins = [held for held in product(*large) if fits(spec.nodes, held)]
         rps *= 0.9
     best = _within(MET, rates_of, begins, seeds)
     if best is None:  # that which misses least, of those on all cores or all but one
         least = _least(rates_of, begins, seeds[:1])
         moves = _moves(spec, least, options)
-        tried = [least, *(m for m in moves if _cores(*m) >= spec.total_cores - 1)]
+        tried = [least, *(m for m in moves if cores_held(m) >= spec.total_cores - 1)]
         return _least(rates_of, tried, seeds)
     while best is not None:
-        held, moves = best, _moves(spec, best, options)
-        cheaper = ([m for m in moves if _cores(*m) == _cores(*held) - less] for less in _SAVED)
+        held, moves, now = best, _moves(spec, best, options), cores_held(best)
+        cheaper = ([m for m in moves if cores_held(m) == now - less] for less in _SAVED)
         parts = chain.from_iterable(map(_batched, cheaper))
         found = (_within(MET, rates_of, part, seeds) for part in parts)
         best = next(filter(None, found), None)

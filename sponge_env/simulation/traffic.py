@@ -44,9 +44,8 @@ def _add_network(plan: MemoryPlan, row: Any, scenario: Scenario) -> None:
         row["network_kind"], row["samples"], row["trace_s"] = kinds.GENERATED, samples, samples
     elif network.trace != "none":
         trace = read_bandwidth(network.trace)
-        if math.isfinite(trace.mean_bytes_per_s):
-            add_trace(plan, row, trace)
-            row["network_kind"] = kinds.FIXED if network.start == "beginning" else kinds.SHIFTED
+        add_trace(plan, row, trace)
+        row["network_kind"] = kinds.FIXED if network.start == "beginning" else kinds.SHIFTED
     if scenario.mean_payload_bytes == 0:
         row["network_kind"] = kinds.INSTANT
     # What an environment keeps for itself: the trace that it makes, and after it the faded one.

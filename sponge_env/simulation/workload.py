@@ -13,7 +13,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
-from sponge_env.core.settings import INSTANT, write_tables
+from sponge_env.core.settings import write_tables
 from sponge_env.formats import BandwidthTrace
 from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
@@ -73,10 +73,8 @@ def _drawn(scenario: Scenario, profile: Profile, arrays: Arrays) -> NDArray[Any]
 
 
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
-    """Return the bandwidth of that episode; infinite where transfers take no time."""
+    """Return the bandwidth of that episode, in which transfers take time."""
     arrays = _begun(scenario, profile, seed)
-    if arrays.settings["network_kind"][0] == INSTANT:
-        return BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)
     env = arrays.envs[0]
     samples = arrays.traces[env["trace_at"] : env["trace_end"]]
     start_s, bandwidth = samples["start_s"].copy(), samples["bandwidth"].copy()

@@ -124,7 +124,6 @@ def _vector(env, what, infos):
 
 
 def _valid(info, infos):
-    """Return metrics; nothing where an environment has none."""
     valid = {}
     for name in infos:
         values = np.asarray(info[name])

@@ -61,8 +61,6 @@ def scenario(cell, start, duration_s=None):
 
 @dataclass(frozen=True)
 class Played:
-    """What an episode leaves behind."""
-
     initial: list[int]  # allocation at the start
     ledger: Columns
     intervals: Columns

@@ -33,7 +33,6 @@ def differences(name, key, before, names):
 
 
 def compared(entry, before, where=""):
-    """Yield the parts of an entry that are not as they were."""
     for part in sorted(entry.keys() | before.keys()):
         was, now = before.get(part), entry.get(part)
         if isinstance(was, dict) and isinstance(now, dict):

@@ -290,7 +290,6 @@ def latencies_measured(ended):
 
 
 def quantile(values, probability):
-    """Return an interpolated quantile of ascending values."""
     if not values:
         return math.nan
     position = probability * (len(values) - 1)

@@ -80,16 +80,14 @@ def infer_path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/infer"
 
 
-def infer_head(
-    row: Mapping[str, NDArray[Any]], parameters: Mapping[str, Any], identity: str = ""
-) -> bytes:
+def infer_head(row: Mapping[str, NDArray[Any]], parameters: Mapping[str, Any]) -> bytes:
     """Return the JSON of a request for one row of tensors, whose bytes follow it in this order."""
     tensors = []
     for name, tensor in row.items():
         about = {"name": name, "shape": [1, *tensor.shape], "datatype": datatype(tensor.dtype)}
         tensors.append({**about, "parameters": {"binary_data_size": len(to_bytes(tensor))}})
     request = {"inputs": tensors, "parameters": {"binary_data_output": True, **parameters}}
-    return orjson.dumps({"id": identity, **request} if identity else request)
+    return orjson.dumps(request)
 
 
 def reason(error: BaseException) -> str:
