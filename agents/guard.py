@@ -151,12 +151,9 @@ class Guard:
 
 @entry_point
 def _clip(
-    shown: FloatMatrix,
-    places: IntArray,
-    ends: FloatMatrix,
-    is_demand: NDArray[np.bool_],
+    shown: FloatMatrix, places: IntArray, ends: FloatMatrix, is_demand: NDArray[np.bool_],
     is_beyond: NDArray[np.bool_],
-) -> None:
+) -> None:  # fmt: skip
     """Clip (n, fields) values to (2, inputs) ends; note whether a demand lay beyond them."""
     for i in range(len(shown)):
         for k in range(len(places)):

@@ -47,13 +47,9 @@ class ShadowState(NamedTuple):
 
 @entry_point
 def play(
-    fleets: ShadowState,
-    service_s: FloatArray,
-    arrivals_s: FloatArray,
-    deadlines_s: FloatArray,
-    from_s: float,
-    until_s: float,
-) -> None:
+    fleets: ShadowState, service_s: FloatArray, arrivals_s: FloatArray, deadlines_s: FloatArray,
+    from_s: float, until_s: float,
+) -> None:  # fmt: skip
     """Let all fleets serve the arrivals of an interval, by (cores, batches) seconds of a batch."""
     for k in range(len(fleets.sizes)):
         row_s = service_s[fleets.sizes[k, 1] - 1]

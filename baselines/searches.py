@@ -75,7 +75,7 @@ SEARCHES: Mapping[str, Space] = {
         **_BATCH,
     },
     "sponge-ip": {"headroom": Range(0.0, 0.5, least=0.0)},
-    "sponge-joint": {**_PROGRAM, "utilisation": Range(0.5, 1.0, most=1.0)},
+    "sponge-joint": {**_PROGRAM, "utilisation": Range(0.5, 1.0, least=0.05, most=1.0)},
     "sponge-mpc": _PROGRAM,
     "themis": {**_PLAN, "stable_windows": Range(1, 100, log=True, least=1)},
 }  # By registered name

@@ -21,8 +21,6 @@ def crash(worker, stage=0):
 
 
 class Monotonic:
-    """Stands in for the module ``time``."""
-
     now_s = 1000.0
 
     def monotonic(self):

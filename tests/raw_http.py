@@ -67,7 +67,6 @@ def request(body=b"", path="/v2/models/tiny/infer", method="POST", **headers):
 
 
 def binary(rows=((1, 2, 3, 4),), parameters=None):
-    """Return a body with binary rows of 4, and the length of its JSON."""
     array = np.asarray(rows, np.float32)
     tensor = {
         "name": "input", "datatype": "FP32", "shape": list(array.shape),

@@ -251,6 +251,7 @@ def test_a_controller_names_its_options_and_may_fail_at_once(refused, monkeypatc
     line = "--agent odd:Odd --duration 5 --run-dir run"
     said = refused(evaluate.main, f"{line} --option odd:Odd.shar=2")
     assert "unknown option of agent odd:Odd 'shar' (did you mean 'share'?)" in said
+    assert "share must be finite" in refused(evaluate.main, f"{line} --option odd:Odd.share=inf")
     assert evaluate.main(line.split()) == 2
     said = "".join(capsys.readouterr())
     assert re.fullmatch(r"5 s are little .*\nerror: odd:Odd\.decide\(\) failed in .*\n", said)

@@ -2,11 +2,12 @@
 
 import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing import active_children
 
 import pytest
 
+from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.utils import installation as trust
@@ -20,6 +21,9 @@ def work(task):
         os._exit(7)
     if task == "hang":
         time.sleep(3600)
+    if task == "finish":  # as a training does, which an interrupt ends with what there is
+        with suppress(KeyboardInterrupt), cli.terminate_like_interrupt():
+            time.sleep(3600)
     if task == "threads":
         return [os.environ[name] for name in ONE_THREAD]
     return (task, os.getpid())
@@ -59,16 +63,17 @@ def test_a_process_that_dies_takes_only_its_task_along():
     assert not active_children()
 
 
-def interrupted_after_two():
-    with closing(Processes(2).run(work, [1, "hang", 2])) as results:
+def interrupted_after_two(other):
+    with closing(Processes(2).run(work, [1, other, 2])) as results:
         for task, _ in results:
             if task == 2:
                 raise KeyboardInterrupt
 
 
-def test_no_process_outlives_the_results():
+@pytest.mark.parametrize("other", ["hang", "finish"])
+def test_no_process_outlives_the_results(other):
     with pytest.raises(KeyboardInterrupt):
-        interrupted_after_two()
+        interrupted_after_two(other)
     assert not active_children()
 
 

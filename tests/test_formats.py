@@ -12,6 +12,8 @@ from sponge_env.errors import TraceError
 from sponge_env.formats import FORMATS, EventTrace, content_of, read_arrivals, read_bandwidth
 from sponge_env.formats.recorded import COUNTED
 from sponge_env.formats.rows import read_lines
+from sponge_env.scenario.config import Arrivals
+from sponge_env.simulation.traffic import peak_factor
 
 DATA = Path(__file__).parent / "data" / "traces"
 
@@ -208,8 +210,10 @@ def test_counts_of_which_many_are_missing_are_refused(times, written):
 
 
 def test_counts_of_minutes_are_scaled_up_without_bursts(written):
-    trace = read_arrivals(written(counted([0, 1, 2])))
+    trace = read_arrivals(path := written(counted([0, 1, 2])))
     assert trace.per_second.max() == 1
+    factor = peak_factor(Arrivals("trace", rate_rps=1.0, file=str(path)), 300.0)
+    assert factor == pytest.approx(1.0), "the first minutes are all alike"
     assert trace.scaled(300.0, 20.0) == pytest.approx(np.full(300, 20.0))
     assert trace.scaled(600.0, 21.0).reshape(2, 300).mean(axis=1) == pytest.approx([20.0, 22.0])
 

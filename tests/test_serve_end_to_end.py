@@ -32,7 +32,6 @@ LONG_S = 60.0
 
 
 def texts(server, images, slo_ms):
-    """Have images read in one request, by Triton's client; return the lines of each."""
     client, rows = Client("http", server), np.stack([image.pixels for image in images])
     tensor = client.tensors.InferInput("image", list(rows.shape), "UINT8")
     tensor.set_data_from_numpy(rows)

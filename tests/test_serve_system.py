@@ -338,7 +338,6 @@ CALL = Call(np.zeros(1), 0.0, 1.0, 8)
 
 
 def filled_inbox(count, wake):
-    """Return an inbox with so many calls, and their tickets."""
     inbox = Inbox(wake)
     return inbox, [inbox.submit(CALL, lambda _: None) for _ in range(count)]
 

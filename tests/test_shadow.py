@@ -59,7 +59,6 @@ def test_it_misses_what_the_core_counts(name, drop):
 
 
 def shadow_of(spec, rate_rps, intervals, missed=0, together=False):
-    """Return fleets that have seen a steady load, of which so much was missed each second."""
     shadow = ShadowFleets(spec, table_s := spec.first.service_s(0))
     for second in range(1, intervals + 1):
         last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)

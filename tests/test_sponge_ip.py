@@ -143,7 +143,6 @@ def test_equals_exhaustive_search_on_fits_that_go_wrong(view, gamma_s, delta_s, 
 
 
 def search_as_published(spec, rate, delay_s, slo_fraction):
-    """Return the first (cores, batch) that fits, by the published nested loops."""
     limit_ms = (slo_fraction * spec.slo_s - delay_s) * 1e3
     for c in range(1, spec.first.cores_max + 1):
         for b in range(1, spec.first.batch_max + 1):

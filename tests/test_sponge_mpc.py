@@ -51,7 +51,6 @@ def play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s):
 
 
 def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
-    """Return one path's arrivals and deadlines, of two intervals."""
     arrivals_s, speed = np.empty((500, 2)), np.empty(2) if speed is None else speed
     return arrivals_s[: play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)]
 

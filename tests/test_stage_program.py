@@ -178,7 +178,6 @@ def programs(draw):
 
 
 def cost_of(chain, way, count_late):
-    """Return what a way costs, None if it is not allowed."""
     choices = chain.choices
     if sum(choices.cores[option] for option in way) > chain.total_cores:
         return None

@@ -22,7 +22,6 @@ SERVICE = INPUTS.index("service_ratio")
 
 
 def seen_over_time(observations, batch_times=None):
-    """Return the (time, n, inputs) that policies see of (time, n, fields) observations."""
     # ``batch_times`` (n, 4) are those of all intervals; no batch ends if left out.
     count = observations.shape[1]
     scales = np.array([units_of(SPEC, EVERY)] * count)

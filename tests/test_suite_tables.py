@@ -81,6 +81,8 @@ def test_a_failed_agent_has_a_line_of_its_own():
     one = comparison(*frames, **failure)
     assert suite_tables.all_tables(one).count("fa2: failed with ValueError: no good") == 1
     assert entries(scores(one)[ALL], "fa2")[0] == "1 of 2"
+    nobody = comparison(*frames[1:], **failure)
+    assert entries(scores(nobody)[ALL], "ip")[0] == "1 of 2", "all failed in one"
 
 
 def test_without_bounds_there_are_no_cores_over_one():

@@ -70,7 +70,6 @@ def test_a_range_is_widened_where_the_best_lies_at_its_end():
 
 
 def tuned_to(monkeypatch, best):
-    """Tune an option x, 5 by default, to a value; return the answer and what was tried."""
     tried = []
 
     def costs(task, options):

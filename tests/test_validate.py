@@ -78,6 +78,8 @@ def test_what_is_damaged_is_a_sentence(capsys):
         ({"definition": {**definition, "agents": changing}}, "unknown key"),
         ({"definition": {**definition, "starts": ["hot"]}}, "unknown starts"),
         ({"definition": {**definition, "cells": 5}}, "cells"),
+        ({"definition": {**definition, "agents": {}, "bounds": ["joint"]}}, "has other cells"),
+        ({"definition": {**definition, "seeds": 1}}, "has other cells, seeds or agents"),
     ):
         Path("run/run.json").write_text(json.dumps(about | changes))
         assert sentence in said(capsys, 2)

@@ -40,7 +40,6 @@ def make_view(**changes):
 
 
 def with_first(system, **changes):
-    """Return a spec or a view with changes of its first stage."""
     first = dataclasses.replace(system.first, **changes)
     return dataclasses.replace(system, stages=(first, *system.stages[1:]))
 

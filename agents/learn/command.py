@@ -164,12 +164,16 @@ def train_each(arguments: Namespace, argv: Sequence[str]) -> int:
     folder = new_folder(f"train-{arguments.agent}-seeds", arguments.run_dir)
     _, others = cli.split_options(argv, ("--seeds", "--run-dir", "--jobs", "--ray", "--seed"))
     tasks = [(*others, "--seed", str(seed)) for seed in arguments.seeds]
+    failed = ""
     with cli.terminate_like_interrupt(), contextlib.closing(executor.run(_trained, tasks)) as done:
         for task, result in done:
             if isinstance(result, Failure):
-                raise ConfigError(f"seed {task[-1]} failed ({result})")
+                failed = f"seed {task[-1]} failed ({result})"
+                continue
             write_all(own := folder / f"seed-{task[-1]}", result)
             sys.stdout.write(f"policy       {own / POLICY_FILE}\n")
+    if failed:
+        raise ConfigError(failed)
     return 0
 
 
@@ -180,7 +184,8 @@ def _trained(argv: Sequence[str]) -> dict[str, bytes]:
     with TemporaryDirectory(prefix="sponge-") as folder:
         arguments.run_dir = Path(folder) / "run"
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
-            train(arguments, argv)
+            if train(arguments, argv):
+                raise ConfigError("it was interrupted")
         return read_all(arguments.run_dir)
 
 

@@ -204,13 +204,9 @@ def _compared(advantages: Floats, scenario: NDArray[np.int64]) -> Floats:
 
 
 def update(
-    model: ActorCritic,
-    optimizer: torch.optim.Optimizer,
-    batch: Transitions,
-    config: LearnConfig,
-    entropy: float,
-    critic_only: bool = False,
-) -> dict[str, float]:
+    model: ActorCritic, optimizer: torch.optim.Optimizer, batch: Transitions, config: LearnConfig,
+    entropy: float, critic_only: bool = False,
+) -> dict[str, float]:  # fmt: skip
     """Learn from a batch, with a weight of the entropy; return numbers to plot."""
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(batch.inputs)), config.minibatch):

@@ -102,14 +102,9 @@ def resize(queues: Queues, k: int, now_s: float, old_s: FloatArray, new_s: Float
 
 @compiled
 def advance(
-    queues: Queues,
-    k: int,
-    future: SamplePath,
-    service_s: FloatArray,
-    batch: int,
-    from_s: float,
+    queues: Queues, k: int, future: SamplePath, service_s: FloatArray, batch: int, from_s: float,
     until_s: float,
-) -> float:
+) -> float:  # fmt: skip
     """Serve a stage from one moment until another, when nothing more is started.
 
     Return the late requests among those answered, weighted by :func:`_lateness`.

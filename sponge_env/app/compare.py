@@ -42,12 +42,12 @@ def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
-    arguments.executor = executor_of(arguments)
     both: list[Backend] = ["sim", "live"]
     backends = both if arguments.backend == "both" else [arguments.backend]
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas, arguments.limiter)
+    arguments.executor = executor_of(arguments)
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         path = arguments.run_dir

@@ -64,7 +64,7 @@ def recorded(path: Path) -> Iterator[Recorded]:
     """Yield all episodes of the suite of a simulated run, those without a result included."""
     # A cold episode begins as the scenario does, a warm one as the run says.
     from sponge_env.run.read import load_intervals
-    from sponge_env.run.store import read_result, result_files, whole_episodes
+    from sponge_env.run.store import identity, read_result, result_files, whole_episodes
     from sponge_env.run.suite import Suite, cells
     from sponge_env.scenario.toml import from_mapping
     from sponge_env.utils.files import read_json
@@ -72,7 +72,9 @@ def recorded(path: Path) -> Iterator[Recorded]:
     files, about = result_files(path), read_json(path / "run.json")
     if about.get("backend") != "sim":
         raise ConfigError(f"{str(path)!r} is no simulated run, so there is no replay")
-    suite = from_mapping(Suite, about.get("definition", {}))
+    actual = identity(suite := from_mapping(Suite, about.get("definition", {})))
+    if not suite.agents or any(about.get(n) != actual[n] for n in ("seeds", "first_seed", "cells")):
+        raise RunDirectoryError(f"{str(path)!r} has other cells, seeds or agents than it says")
     results = {(each["agent"], *(each[n] for n in CELL)): each for each in map(read_result, files)}
     intervals = load_intervals(path, ("requested_cores", "batch", "replicas"))
     asked = dict(iter(intervals.groupby(["agent", *CELL, "seed"])))

@@ -88,10 +88,14 @@ class CountTrace:
         """Return the (seconds,) counts that cover ``duration_s``."""
         return np.resize(self.per_second, math.ceil(duration_s))
 
+    def exact(self, duration_s: float) -> FloatArray:
+        """Return the same before they were made whole."""
+        counts = self.per_second if self.expected is None else self.expected
+        return np.resize(counts, math.ceil(duration_s))
+
     def scaled(self, duration_s: float, rate_rps: float) -> FloatArray:
         """Return the same with a mean rate, no whole numbers; all 0 where none was recorded."""
-        exact = self.per_second if self.expected is None else self.expected
-        counts = np.resize(exact, math.ceil(duration_s))
+        counts = self.exact(duration_s)
         return counts * (rate_rps / np.mean(counts)) if counts.any() else counts
 
 

@@ -78,8 +78,11 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
 def cell_rows(comparison: Comparison) -> pd.DataFrame:
     """Return a row for each agent and cell, and for what the first bound attains there."""
     c, rows = comparison, []
+    failed = {*c.failures[[*CELL]].itertuples(index=False, name=None)}
     for cell in c.shown.cells:
         place = (*cell, c.shown.groups.get(cell[0], ""))
+        if cell in failed and not c.agents_on(cell):  # it is one that none has met
+            rows.append((*place, c.shown.reference, 0, *[np.nan] * len(CELL_METRICS)))
         for agent in [*c.agents_on(cell), *c.bounds_on(cell)[:1]]:
             means = [c.values(agent, name, cell).mean() for name in CELL_METRICS]
             rows.append((*place, agent, c.values(agent, "seed", cell).size, *means))

@@ -76,7 +76,7 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 
 def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerprint: str) -> Any:
     work, typed = shared
-    if _mark(task) != fingerprint:
+    if attempt(_mark, task) != fingerprint:  # or the file is missing
         text = "a trace, policy or controller that it names is another file on that node"
         return Failure("ConfigError", f"{text}; copy the file to every node")
     with installation.typing(typed):

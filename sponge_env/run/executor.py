@@ -102,7 +102,7 @@ class _Helper:
         """Return the task's result or failure."""
         try:
             return self._connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             process, self._process = self._process, None
             assert process is not None
             process.join()
@@ -113,8 +113,8 @@ class _Helper:
         """End the process, whatever it is doing."""
         if self._process is not None and self._process.pid is not None:
             self._process.terminate()
+            self._connection.close()  # first: one that finishes its task then waits for the next
             self._process.join()
-            self._connection.close()
 
 
 def _serve(connection: Connection, work: Work, typed: Sequence[str] | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product, repeat
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from sponge_env.run.store import (
 )
 from sponge_env.run.suite import BOUND_AGENTS, BoundName, Suite, cells
 from sponge_env.scenario.config import Backend, Limiter
+from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import TRAINING_SEEDS
@@ -237,6 +239,8 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         if name in BOUND_AGENTS.values():
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
+        for key, value in entry.options.items():
+            require(not isinstance(value, float) or isfinite(value), key, value, "finite")
     work: list[Unit] = [*_bound_units(suite)]
     for cell, (name, entry) in product(cells(suite), suite.agents.items()):
         controller = entry.controller or name

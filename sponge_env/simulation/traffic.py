@@ -178,7 +178,7 @@ def peak_factor(arrivals: Arrivals, duration_s: float) -> float:
             span = math.ceil(duration_s)
             counts: NDArray[Any] = np.histogram(trace.recorded_s(duration_s), span, (0, span))[0]
         else:
-            counts = trace.recorded(duration_s)
+            counts = trace.exact(duration_s)
         width = min(PEAK_S, counts.size)
         highest = np.convolve(counts, np.ones(width) / width, "valid").max()
         return float(highest / max(counts.mean(), 1e-9))

@@ -38,7 +38,6 @@ def registered():
 
 
 def column_names():
-    """Return the columns of today, which are those that are hashed."""
     return {
         "ledger": list(SimulatedSystem(scenario("paper", "cold", 1.0), 0).columns()),
         "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],

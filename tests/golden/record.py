@@ -28,7 +28,6 @@ def read_names():
 
 
 def differences(name, key, before, names):
-    """Make an entry anew and yield what is not as it was."""
     yield from compared(MAKERS[name](key, names), before)
 
 

@@ -25,8 +25,6 @@ class StageModel:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request and its open tasks."""
-
     row: int
     arrival_s: float
     deadline_s: float
