@@ -223,7 +223,7 @@ def _update_service(
     cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
     if interval <= 1:
         kept[_SERVICE] = 1.0
-    elif mean_s > 0 and batch >= 1 and cores >= 1:
+    elif mean_s > 0 and batch >= 1 and min(cores, len(fit_s)) >= 1:
         row = fit_s[min(cores, len(fit_s)) - 1]
         below = min(int(batch), len(row))
         above = min(below + 1, len(row))

@@ -86,14 +86,9 @@ def table_of(spec: SystemSpec, most_replicas: int) -> FloatArray:
 
 @entry_point
 def add_needs(
-    seen: FloatMatrix,
-    places: IntArray,
-    tables: FloatArray,
-    chosen: NDArray[np.bool_],
-    replicas: IntArray,
-    ready: IntArray,
-    fewest: IntArray,
-) -> None:
+    seen: FloatMatrix, places: IntArray, tables: FloatArray, chosen: NDArray[np.bool_], replicas:
+    IntArray, ready: IntArray, fewest: IntArray,
+) -> None:  # fmt: skip
     """Write the needs of (n,) chosen episodes into ``seen`` (n, inputs), after the other inputs.
 
     ``places`` are those of the five rates, three delays, first due bin, ready replicas, service

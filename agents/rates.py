@@ -33,6 +33,7 @@ _WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]
 SAMPLES = 64  # Rates that stand for the distribution of the coming ones
 _ERROR_PRIOR = 10  # Intervals without a forecast error that the first ones count against
 _ERRORS_MAX = 300  # Intervals that count at most
+_MOST_VARIANCE = 2.0  # Largest variance of the errors that is believed
 REMEMBERED = 3600  # Past intervals whose rates are remembered
 _PEAK_S, _PEAK_AGO_S = 5.0, 300.0  # Seconds of a peak; how long it may come again
 _FORGOTTEN, _AGAIN = 1.5, 1.25
@@ -190,7 +191,7 @@ class ForecastError:
     @property
     def variance(self) -> float:
         """Variance of the logarithm of the rate; 0 where a decision is in force at once."""
-        return max(0.0, self._mean)
+        return min(max(0.0, self._mean), _MOST_VARIANCE)  # silence would make it any number
 
     @property
     def surge(self) -> float:

@@ -208,10 +208,11 @@ class PolicyState:
 
 def _known(spec: SystemSpec, form: Form) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return its units, how long batches take by the fit, and the table for its needs, if any."""
+    if not spec.is_one_model:  # whose batches metrics tell apart
+        return units_of(spec, form.every), np.zeros((0, 0)), np.zeros(0)
     stage = spec.first
     fit_s = np.ascontiguousarray(stage.latency.table_s(stage.batch_max, stage.cores_max).T)
-    table = table_of(spec, form.most_replicas) if spec.is_one_model else np.zeros(0)
-    return units_of(spec, form.every), fit_s, table
+    return units_of(spec, form.every), fit_s, table_of(spec, form.most_replicas)
 
 
 def allocation(rows: IntArray) -> Allocation:

@@ -150,6 +150,12 @@ def test_another_deployment_than_any_in_training_is_left_to_the_program(changes,
     assert play(ppo_joint("shipped"), scenario).summary.guarded == (0 if is_known else 60)
 
 
+@pytest.mark.parametrize("name", ["pipeline-video", "variants"])
+def test_a_usual_load_of_stages_or_variants_is_left_to_the_policy(name):
+    scenario = changed(load_scenario(name), {"duration_s": 30.0})
+    assert play(ppo("shipped"), scenario).summary.guarded == 0
+
+
 def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less():
     changes = {"duration_s": 60.0, "simulation.service_scale": 1.1}
     episode = play(ppo_joint("shipped"), changed(load_scenario("paper-200kb"), changes))
