@@ -205,6 +205,7 @@ def test_models_take_turns_between_their_grids(monkeypatch):
     made = MagicMock()
     for name in "ab":
         getattr(made, name).__enter__.return_value = getattr(made, name)
+        getattr(made, name).worker.limiter = "cgroup-v1"
     monkeypatch.setattr(calibration, "Bench", lambda config, shown: getattr(made, config.model))
     monkeypatch.setattr(calibration, "_profile_of", lambda bench: bench)
     configs = [LiveConfig(model=name) for name in "ab"]
@@ -215,6 +216,9 @@ def test_models_take_turns_between_their_grids(monkeypatch):
     assert done == [*begin, *work, "a.measure_grid", *work, "b.measure_grid", *work]
     runs = [arguments[0] for name, arguments, _ in made.mock_calls if name == "a.measure_work"]
     assert sum(runs) >= bench.WORK_RUNS
+    made.b.worker.limiter = "remote-outside"
+    with pytest.raises(ConfigError, match="limits from outside act late or never"):
+        calibration.calibrate_all(configs, seconds=1.0)
 
 
 def test_two_files_of_one_name_do_not_share_a_profile():

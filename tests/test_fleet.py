@@ -337,6 +337,18 @@ def test_a_worker_that_is_dropped_is_closed_but_not_by_a_fork(launcher, monkeypa
     assert launcher.closed
 
 
+def test_a_worker_tries_again_by_itself_after_a_pause(clock, launcher, monkeypatch):
+    monkeypatch.setattr("sponge_env.live.worker.time", clock)
+    with make_worker(launcher) as worker:
+        launcher.refuses = True
+        worker.resize(Allocation(5, 1, replicas=2))
+        launcher.refuses = False
+        for pause_s, count in ((0.0, 1), (fleet_module.HEARTBEAT_S, 2)):
+            clock.now_s += pause_s
+            worker.wait(worker.now())
+            assert len(launcher.launched) == count
+
+
 def test_cores_are_charged_as_they_are_held(clock, launcher, monkeypatch):
     monkeypatch.setattr("sponge_env.live.worker.time", clock)
     with make_worker(launcher) as worker:

@@ -65,6 +65,12 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(files, data, see
     check_columns(live, simulated, 1e-9)
 
 
+def test_controllers_are_told_of_the_delay_which_is_the_worker_s_own():
+    assert (
+        live_system(short(simulation=Simulation(actuation_delay_s=0.2))).spec.resize_delay_s == 0.2
+    )
+
+
 def test_deaths_lead_to_every_outcome():
     """So that the comparison above is one of retries and failures, too."""
     cold = {"limits": Limits(16, 16, 3), "simulation": Simulation(cold_start_s=0.3)}

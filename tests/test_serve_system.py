@@ -12,6 +12,7 @@ from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
 from sponge_env import Allocation, StageAllocation
+from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Initial, Limits, RequestClass, Simulation
 from sponge_env.serve.calls import Inbox
 from sponge_env.serve.interface import Call, Status
@@ -34,7 +35,6 @@ ENDED = ("on_time", "late", "dropped", "failed", "cancelled")
 
 
 def tasks_of(x):
-    """Return how many lines there are in an image; none in some."""
     return int(x) % 4
 
 
@@ -188,6 +188,16 @@ def test_controllers_see_all_requests_that_arrived_those_refused_too(scenario):
     assert metrics.offered == view.delays_s.size == view.arrived_s.size == 30
     count = len(view.stages)
     assert [stage.arrivals.tolist() for stage in view.stages] == [[30 / count]] * count
+
+
+@pytest.mark.parametrize("order", ["edf", "fifo"])
+def test_calls_are_served_in_the_order_of_the_scenario(order):
+    client = client_of(changed(ONE, {"serving.order": order, "serving.drop": "none"}))
+    client.submit_at(0.1, 5.0, 3)
+    client.submit_at(0.1, 2.0)
+    client.step(Allocation(1, 1))
+    ends_s = [told[0].finished_s for told in client.replies.values()]
+    assert (ends_s[3] < ends_s[1]) == (order == "edf")
 
 
 def test_what_runs_counts_as_long_as_it_holds_its_replica():

@@ -219,14 +219,9 @@ def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_ma
 
 @entry_point
 def end_batch(
-    arrays: Arrays,
-    metrics: NDArray[Any],
-    k: int,
-    row: int,
-    replica: int,
-    times_s: tuple[float, float],
-    ok: bool,
-) -> None:
+    arrays: Arrays, metrics: NDArray[Any], k: int, row: int, replica: int, times_s: tuple[float,
+    float], ok: bool,
+) -> None:  # fmt: skip
     """Close the batch that was formed of stage ``k`` in a row of its ``replicas``.
 
     ``replica`` is the identity of the replica that ran it, ``times_s`` when it started and

@@ -53,6 +53,9 @@ def calibrate_all(
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
         benches = [opened.enter_context(Bench(config, shown)) for config in configs]
+        if any(bench.worker.limiter.endswith("outside") for bench in benches):
+            text = "limits from outside act late or never, so nothing can be measured under them"
+            raise ConfigError(f"{text}; calibrate without --replicas, or on a node that limits")
         for bench in benches:
             bench.measure_cold_starts()
             bench.measure_pauses()

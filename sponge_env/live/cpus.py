@@ -157,6 +157,7 @@ def lock_cpu(cpu: int, wait: bool) -> FileIO | None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # the disk is full
+            lock.write(f"{os.getpid()}\n".encode())
         undo.pop_all()
     return lock

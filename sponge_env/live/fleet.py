@@ -266,7 +266,8 @@ class Fleet:
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for node in nodes:
-            if (launched_s := time.monotonic()) < self._resumes_s:
+            launched_s = time.monotonic()
+            if self.pauses:
                 return
             try:
                 replica = self._launch(self._next_id, cores, node=node, full_speed=full_speed)
@@ -277,9 +278,14 @@ class Fleet:
                 self._start_failed(launched_s, str(error))
                 return
             self._next_id += 1
-            until_s = launched_s + START_TIMEOUT_S
+            until_s = launched_s + max(START_TIMEOUT_S, 3 * self.config.cold_start_s)
             self.members.append(Member(replica, launched_s, until_s, few * (not full_speed), node))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
+
+    @property
+    def pauses(self) -> bool:
+        """Whether it is too early to start a replica, after a failure."""
+        return time.monotonic() < self._resumes_s
 
     def kill_hung(self) -> None:
         """Kill what has run for too long; its death shows at the next poll."""

@@ -39,6 +39,8 @@ class LiveSystem(System):
         """
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
+        delay_s = scenario.simulation.actuation_delay_s  # what controllers are told of that
+        self.spec = replace(self.spec, resize_delay_s=delay_s)
         self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas

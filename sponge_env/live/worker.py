@@ -169,7 +169,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
 
     def _state(self) -> list[tuple[float, ...]]:
-        return [(fleet.held, fleet.in_force, fleet.serving) for fleet in self._fleets]
+        return [(f.held, f.in_force, f.serving, f.pauses) for f in self._fleets]
 
     def resize(self, allocation: Allocation) -> None:
         """Put cores and replicas in force, or raise ``ConfigError`` or ``WorkerError``."""

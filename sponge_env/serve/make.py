@@ -112,6 +112,7 @@ def _start(profiles: Sequence[Sequence[Profile]], limiter: Limiter, spec: System
     for config, own in zip(real_configs(spec, profiles, limiter), profiles, strict=True):
         shape = config.batch_max, config.cores_max
         slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in own)
-        timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)
+        loading_s = sum(profile.cold_start_s for profile in own)  # again, for more threads
+        timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s, loading_s)
         timed.append(replace(config, batch_timeout_s=timeout_s))
     return LiveWorker(*timed)

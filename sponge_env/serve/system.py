@@ -121,7 +121,8 @@ class ServedSystem(LiveSystem):
 
     def _make_memory(self, setup: Configuration, seed: int, workload: Workload | None) -> Arrays:
         room, count = setup.room, self._table.spare + 1
-        room.hold(self.spec, count, self.max_tasks)
+        again = max(stage.batch_max for stage in self.spec.stages)  # of a replica that died
+        room.hold(self.spec, count + again, self.max_tasks)
         room.ledger = 2 * count + MAX_AT_ONCE
         # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)

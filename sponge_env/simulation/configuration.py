@@ -29,14 +29,9 @@ class Configuration(MemoryPlan):
     """Scenarios side by side: one row of settings each, tables and traces shared."""
 
     def __init__(
-        self,
-        scenarios: Sequence[Scenario],
-        replicas_max: int | None = None,
-        *,
-        profile: Profile | None = None,
-        listed: bool = False,
-        measured_work: Sequence[FloatArray] = (),
-    ) -> None:
+        self, scenarios: Sequence[Scenario], replicas_max: int | None = None, *, profile: Profile |
+        None = None, listed: bool = False, measured_work: Sequence[FloatArray] = (),
+    ) -> None:  # fmt: skip
         """Read the scenarios' profiles and traces; interval and limits must be the same in all.
 
         Args:
@@ -73,9 +68,9 @@ class Configuration(MemoryPlan):
         write_tables(row, scenario)
         write_spec(row, self.models[at], spec)
         row["intervals"] = scenario.intervals
-        several = len(spec.stages) > 1
+        several, has_classes = len(spec.stages) > 1, len(scenario.classes) > 0
         # Requests of one class arrive in the order of their deadlines.
-        row["fifo"] = scenario.serving.order == "fifo" and (several or len(scenario.classes) > 0)
+        row["fifo"] = scenario.serving.order == "fifo" and (several or self._listed or has_classes)
         row["sheds"] = scenario.serving == Serving("unmeetable", "edf")
         models = stage_profiles(scenario, profile)
         sizes = [(each.initial.cores, each.initial.replicas) for each in scenario.pipeline]
@@ -177,12 +172,9 @@ def fastest_s(
 
 
 def shortest_s(
-    scenario: Scenario,
-    profiles: Sequence[Sequence[Profile]],
-    at: int = 0,
-    one_core: bool = False,
+    scenario: Scenario, profiles: Sequence[Sequence[Profile]], at: int = 0, one_core: bool = False,
     after: bool = False,
-) -> float:
+) -> float:  # fmt: skip
     """Return the shortest time from a stage to the answer, on all cores or on one."""
     # It is that of all stages that none can miss, without the one ``at`` which it begins if
     # ``after`` that, one after the other where they follow each other.

@@ -61,12 +61,9 @@ class ServerMetrics:
     """Counts calls and intervals since the server began; safe from any thread."""
 
     def __init__(
-        self,
-        served: ServedModel,
-        wall: Callable[[], float] = time.time,
-        batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
-        resizes: Callable[[], Resizes | None] = lambda: None,
-    ) -> None:
+        self, served: ServedModel, wall: Callable[[], float] = time.time, batches: Callable[[],
+        Sequence[Sequence[Batches]]] = tuple, resizes: Callable[[], Resizes | None] = lambda: None,
+    ) -> None:  # fmt: skip
         """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's."""
         self.others: Sequence[ServerMetrics] = ()
         """Those of further models; this one also counts what is not of one model."""
