@@ -45,16 +45,16 @@ class SB3Policy(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Find the kind of control whose observations and actions are the model's."""
-        shape, space = self._policy.observation_space.shape, self._policy.action_space
+        shape, self._space = self._policy.observation_space.shape, self._policy.action_space
         for name in dict.fromkeys(encoding.reaching(name, spec) for name in get_args(ControlName)):
             self._control = encoding.control_named(name, spec)
             actions, observed = self._control.spaces(spec)
-            if observed.shape == shape and _fits(space, actions.nvec):
+            if observed.shape == shape and _fits(self._space, actions.nvec):
                 break
         else:
             raise PolicyError(
-                f"{self._file} observes {shape} and chooses {space}, as no environment of this "
-                "system does"
+                f"{self._file} observes {shape} and chooses {self._space}, as no environment of "
+                "this system does"
             )
         self._choices = actions.nvec
         self._masks = encoding.ActionMasks(spec, self._control) if self._masked else None
@@ -64,13 +64,16 @@ class SB3Policy(BaseController):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the model's most probable allocation."""
         observation = encoding.encode(view, spec, self._control)
-        masks = {} if self._masks is None else {"action_masks": self._masks(observation)}
+        masks = {}
+        if self._masks is not None:
+            parts, discrete = self._masks(observation), isinstance(self._space, Discrete)
+            masks["action_masks"] = encoding.combined(parts, self._choices) if discrete else parts
         where = self._state, np.array([self._first])  # which begins an episode
         action, self._state = self._policy.predict(observation, *where, deterministic=True, **masks)
         self._first = False
-        if isinstance(self._policy.action_space, Discrete):
+        if isinstance(self._space, Discrete):
             action = encoding.combination(np.asarray(action), self._choices)
-        elif isinstance(self._policy.action_space, Box):
+        elif isinstance(self._space, Box):
             action = encoding.stepped(action, self._choices)
         return encoding.decode(np.asarray(action), self._control)
 
@@ -80,7 +83,7 @@ def _fits(space: Any, choices: IntArray) -> bool:
     if isinstance(space, Discrete):
         return bool(space.n == np.prod(choices))
     if isinstance(space, Box):
-        return bool(space.shape == choices.shape)
+        return bool(space == Box(-1.0, 1.0, choices.shape))
     return isinstance(space, MultiDiscrete) and np.array_equal(space.nvec, choices)
 
 
@@ -102,6 +105,8 @@ def _load(path: Path, _changed_ns: int) -> Any:
         kind, options = data["policy_class"], data["policy_kwargs"]
         if "lr_schedule" in inspect.signature(kind).parameters:
             options = {"lr_schedule": lambda _: 0.0, **options}
+        if "use_sde" in inspect.signature(kind).parameters:  # which only some keep in the options
+            options = {"use_sde": data.get("use_sde", False), **options}
         policy = kind(data["observation_space"], data["action_space"], **options)
         policy.load_state_dict(parameters["policy"])
     except Exception as error:  # whatever unpickling someone's file does

@@ -103,6 +103,10 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
             actions[t] = action
             obs, reward, terminations, truncations, infos = envs.step(action.numpy())
             rewards[t] = torch.as_tensor(reward, dtype=torch.float32)
+            for i in np.flatnonzero(truncations):  # cut off, not ended: what would follow counts
+                last = torch.as_tensor(infos["final_obs"][i], dtype=torch.float32)
+                with torch.no_grad():
+                    rewards[t, i] += args.gamma * agent.critic(last)[0]
             next_obs = torch.as_tensor(obs, dtype=torch.float32)
             next_done = torch.as_tensor(terminations | truncations, dtype=torch.float32)
             if "episode" in infos:

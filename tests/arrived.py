@@ -31,7 +31,6 @@ SEED = 3
 
 
 def of_system(scenario):
-    """Return every interval's metrics, observations, and what a policy decides."""
     system = SimulatedSystem(scenario, SEED)
     controller = make_controller("ppo", known_controllers())
     controller.reset(system.spec, SEED)

@@ -91,7 +91,6 @@ def inline(monkeypatch):
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """Return the folder of what drawn scenarios read."""
     from drawn_scenarios import write_files
 
     return write_files(tmp_path_factory.mktemp("drawn"))
@@ -142,7 +141,6 @@ def unpainted(monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, quick_rules):
-    """Return the folder of a tiny training in phases that many only read."""
     import tiny_policies
 
     from agents.learn import phased

@@ -39,7 +39,6 @@ def simulator(scenarios, **settings):
 
 
 def ledger_of(batch, i):
-    """Return the requests of an environment's episode that have ended, in that order."""
     ended = batch._arrays.ledger[i, : batch._arrays.envs["ended"][i]]
     columns = {name: np.array(ended[name]) for name in LEDGER_ROW.names or ()}
     return {**columns, "outcome": OUTCOMES[columns["outcome"]]}
@@ -75,7 +74,6 @@ def check_equal(scenarios, seeds, replicas_max=None):
 
 
 def check_alike(system, reference, plan):
-    """Drive both by the same allocations to the end and compare all that they show."""
     assert system.spec == reference.spec
     check_view(system, reference, None)
     for numbers in plan[: reference.intervals]:

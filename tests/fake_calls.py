@@ -75,7 +75,6 @@ class Client:
         self._tickets = []
 
     def submit(self, budget_s, delay_s=0.0):
-        """Send a call now; its input is a number of its own."""
         now_s, x = self.system.stamp(self.worker.now()), float(len(self._tickets))
         stage = len(self._tickets) % max(1, len(self.system.spec.models))
         call, told = Call(np.array([x]), now_s - delay_s, now_s + budget_s, 100, stage), []
@@ -99,7 +98,6 @@ class Client:
             self.system.inbox.cancel(self._tickets[number % len(self._tickets)])
 
     def at(self, time_s, what, *arguments):
-        """Do something then, after what was to be done then already."""
         action = time_s, lambda: what(*arguments)
         bisect.insort(self.worker.script, action, key=lambda each: each[0])
 

@@ -68,7 +68,6 @@ def survives(mutant, folder):
 
 
 def passes(tests, interpreted, folder, patience_s=PATIENCE_S):
-    """Return whether tests pass in a copy; those that loop for ever do not."""
     places = (name.partition("::") for name in tests)
     paths = [f"tests/{file}.py{colons}{test}" for file, colons, test in places]
     environment = {**os.environ, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "mutants"}

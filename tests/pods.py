@@ -24,7 +24,6 @@ needs_v1 = pytest.mark.skipif(not ROOT.is_dir(), reason="needs control groups of
 
 @contextmanager
 def pods(folder, cpu="300m", milli=4000, delay_s=(0.0, 0.0)):
-    """Run a cluster with replicas of a busy model; this process acts for the front end's pod."""
     with FakeCluster(milli, delay_s) as cluster, pytest.MonkeyPatch.context() as patch:
         for name in ("access.yaml", "replicas.yaml"):
             for found in yaml.safe_load_all((BASE / name).read_text()):

@@ -9,6 +9,5 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def python(*arguments, cwd=None, **variables):
-    """Run it with further environment variables; return its end and what it printed."""
     command, env = [sys.executable, *map(str, arguments)], {**os.environ, **variables}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)

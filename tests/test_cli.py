@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 from tiny_policies import drawn_policy
 
@@ -98,10 +99,15 @@ def test_names_of_the_tables_stand_beside_a_bound(capsys):
 
 
 def test_a_model_of_stable_baselines_takes_part(capsys, caplog):
-    for algorithm, env in ((PPO, "Sponge-v0"), (DQN, "SpongeDiscrete-v0")):
-        model = algorithm("MlpPolicy", gymnasium.make(env), seed=0, device="cpu")
-        model.save(algorithm.__name__)
-    argv = ["--agent", "sb3:PPO.zip", "sb3:DQN.zip", "--duration", "5", "--run-dir", "run"]
+    for algorithm, env, file, options in (
+        (PPO, "Sponge-v0", "PPO", {}), (DQN, "SpongeDiscrete-v0", "DQN", {}),
+        (MaskablePPO, "SpongeDiscrete-v0", "masked", {}),
+        (PPO, "SpongeContinuous-v0", "gSDE", {"use_sde": True}),
+    ):  # fmt: skip
+        model = algorithm("MlpPolicy", gymnasium.make(env), seed=0, device="cpu", **options)
+        model.save(file)
+    files = [f"sb3:{name}.zip" for name in ("PPO", "DQN", "masked", "gSDE")]
+    argv = ["--agent", *files, "--duration", "5", "--run-dir", "run"]
     assert evaluate.main(argv) == 0
     assert "\nsb3:DQN " in capsys.readouterr().out
     assert "loading PPO.zip executes code in it" in caplog.text

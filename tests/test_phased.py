@@ -28,6 +28,7 @@ from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
 from sponge_env.metrics import MET
 from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Arrivals, Initial, Network, RequestClass
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.simulation.randomised import other
 
@@ -152,6 +153,8 @@ def test_other_systems_are_busier_slower_and_half_of_their_networks_fade():
     fading = [each.network for each in drawn if each.network.fade_every_s is not None]
     assert 70 < len(fading) < 130
     assert len({network.fade_depth for network in fading}) == len(fading)
+    both = load_scenario("two-models")  # whose classes have their own arrivals
+    assert other(both, random).arrivals == both.arrivals
     still = dataclasses.replace(SCENARIO, network=Network(trace="none"))
     assert all(other(still, random).network.fade_every_s is None for _ in range(20))
 
@@ -246,13 +249,16 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
 
     def interrupt(steps, status):
         said.append(status)
-        if steps >= 80:
+        if steps >= 80 or len(said) == 2:
             raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt):
+        train(plan(tmp_path / "early"), CONFIG, interrupt)
+    assert not (tmp_path / "early" / POLICY_FILE).exists(), "it has not imitated"
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(KeyboardInterrupt):
         train(plan(first), CONFIG, interrupt)
-    assert said[1].startswith("imitating programs before the first step, round 1 of ")
+    assert said[3].startswith("imitating programs before the first step, round 1 of ")
     kept = load_policy(first / POLICY_FILE)
     assert kept.info.partial
     left, reports = kept.info.planned - kept.info.steps, []

@@ -95,7 +95,6 @@ CONFIG = busy_model.config(batch_max=BATCH)
     ],
 )
 def place(request):
-    """Where replicas run, and a node there if they need one."""
     node = NodeProcess() if request.param == "remote" else None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("SILENT_S", "GONE_S") if node else ():  # a busy machine's may beat late

@@ -73,7 +73,6 @@ class Client:
         return self.transport
 
     def send(self, data):
-        """Have all of it read before anything else runs in the loop."""
         while data:
             room = self.connection.get_buffer(-1)
             size = min(len(room), len(data))

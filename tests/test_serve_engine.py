@@ -275,8 +275,6 @@ def test_an_error_in_the_loop_ends_the_engine():
 
 
 class Lazy(FakeLauncher):
-    """Replicas are ready at once, and answer when a test says so."""
-
     def launch(self, id, cores, **more):
         self.willing = self.is_ready()
         replica = super().launch(id, cores, **more)

@@ -21,7 +21,6 @@ def metrics():
 
 
 def samples(metrics):
-    """Read the exposition: ``name{label=value}`` to its value."""
     values = {}
     for family in text_string_to_metric_families(exposition(metrics).decode()):
         for sample in family.samples:

@@ -34,7 +34,6 @@ def serve(
 
 
 def by_id(system, name):
-    """Return a column of the ledger in the order of the requests' ids."""
     columns = system.columns()
     return columns[name][np.argsort(columns["id"])].tolist()
 

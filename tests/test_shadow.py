@@ -145,7 +145,6 @@ def test_a_fleet_is_reached_through_fleets_that_serve_the_load_or_once_staying_h
 
 
 def asked_for(delay_s, rates_rps, held, missed=0):
-    """Return what the controller asks for in each second, though nothing of it is granted."""
     controller, asked = SpongeJoint(), []
     controller.reset(dataclasses.replace(SPEC, resize_delay_s=delay_s), seed=0)
     for second, rate_rps in enumerate(rates_rps, start=1):

@@ -60,7 +60,6 @@ def decide(view, spec=None, **options):
 
 
 def random_view(rng, spec):
-    """Return a state from idle to overloaded, about half of them without a clean answer."""
     now_s, intervals = rng.uniform(0, 1000), int(rng.integers(1, 31))
     arrivals = rng.poisson(rng.choice([0, 0.5, 5, 12, 20, 60]), intervals).astype(np.float64)
     budgets_s = spec.slo_s - rng.uniform(0, rng.choice([0.1, 0.3, 1.5]), int(arrivals[-1]))

@@ -134,7 +134,6 @@ TABLE_S = LIMITED.first.service_s(0)
 
 
 def learned_s(*lasts, spec=LIMITED, **view):
-    """Return what batches of one request are taken to need on two cores after intervals."""
     times = ServiceTimes(spec, TABLE_S)
     for last in lasts:
         times.observe(make_view(last=last, allocation=TWO, **view))

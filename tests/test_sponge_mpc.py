@@ -72,7 +72,6 @@ def played(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
 
 
 def reference(arrivals_s, service_s, tasks, replicas, cores, batch, edge_s):
-    """Serve with the plain model of a pipeline; weight late answers alike."""
     models = [
         StageModel([table_s.T.tolist()], [1.0], (k - 1,) if k else (), count, 1.0, True)
         for k, (table_s, count) in enumerate(zip(service_s, replicas, strict=True))

@@ -21,7 +21,6 @@ from sponge_env.simulation.system import SimulatedSystem
 
 
 def played(name, controller, seconds=20.0):
-    """Return a system after some time, its last view and what was decided on it."""
     steady = Arrivals(kind="constant", rate_rps=24.0)
     scenario = dataclasses.replace(load_scenario(name), duration_s=seconds, arrivals=steady)
     system = SimulatedSystem(scenario, 1)

@@ -29,7 +29,6 @@ VIDEO = spec_of(load_scenario("pipeline-video"))
 
 
 def random_state(random, program):
-    """The first stage of ``pipeline-video`` with a queue between comfortable and late."""
     due_s = np.sort(random.uniform(-0.1, 1.0, random.integers(0, 20))) * random.uniform(0.2, 2.0)
     low_s = random.uniform(0.3, 1.0)
     ready, cores = int(random.integers(1, 4)), int(random.integers(1, 5))
@@ -164,7 +163,6 @@ def test_the_variant_may_be_fixed(which, variant):
 
 @st.composite
 def programs(draw):
-    """A program of one to three stages with a few options each, and whether late ones count."""
     sizes = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
     horizon = draw(st.integers(2, 10))
     chain = Chain(sizes, horizon, draw(st.integers(len(sizes), 5 * len(sizes))))

@@ -229,7 +229,6 @@ def test_no_resize_overtakes_another_and_none_is_lost():
 
 
 def cost(controller, scenario, seed, informed):
-    """Return core-seconds and, at 15 each, violations of an episode."""
     system = SimulatedSystem(scenario, seed)
     if not informed:
         system.spec = dataclasses.replace(system.spec, resize_delay_s=0.0)

@@ -25,7 +25,6 @@ sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(  # cores
 
 
 def packs(sizes, nodes):
-    """Return whether there is any way to place sizes, the largest first, on nodes."""
     if not sizes or sum(sizes) > sum(nodes):
         return not sizes
     left = ((*nodes[:n], all - sizes[0], *nodes[n + 1 :]) for n, all in enumerate(nodes))

@@ -288,6 +288,7 @@ def test_stable_baselines_trains_and_evaluates_on_it():
     model = PPO("MlpPolicy", envs, n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu")
     model.learn(64)
     assert len(model.ep_info_buffer or ()) == 2 * (16 // 4) + 2 * (16 // 3)
+    assert [info["episode_seed"] for info in envs.reset_infos] == envs._envs.episode_seeds.tolist()
     rewards, lengths = evaluate_policy(model, envs, 4, return_episode_rewards=True)
     assert set(lengths) == {BRIEF.intervals, BRIEFER.intervals}
     assert all(reward < 0 for reward in rewards)

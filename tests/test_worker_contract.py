@@ -21,8 +21,6 @@ PATIENCE_S = 60.0  # episode time after which a test gives up on an event
 
 
 class Rig:
-    """A worker, how to kill one of its replicas, and helpers."""
-
     def __init__(self, worker, crash):
         self.worker, self.crash = worker, crash
         self.batches, self.done = 0, []

@@ -29,7 +29,6 @@ STEPWISE = PolicyInfo(
 
 
 def plan(folder, **changes):
-    """Return the plan of a training of 128 steps in a folder, which is made."""
     folder.mkdir(exist_ok=True)
     made = TrainingPlan((SCENARIO,), 128, envs=4, seed=0, folder=folder, agent="ppo-joint")
     return dataclasses.replace(made, **changes)

@@ -8,8 +8,6 @@ from sponge_env.run.unit import run_unit
 
 
 class Inline:
-    """Runs tasks here, sent and received as :class:`sponge_env.run.executor.Processes` does."""
-
     def __init__(self, count): ...
 
     def run(self, work, tasks):

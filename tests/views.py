@@ -45,7 +45,6 @@ def with_first(system, **changes):
 
 
 def busy_view(rate_rps=20, delay_s=0.1, slo_s=1.0, intervals=10, budgets_left_s=(), **changes):
-    """Return a view after steady intervals of one second."""
     now_s = float(intervals)
     values = {
         "now_s": now_s,

@@ -61,7 +61,6 @@ def build(folder):
 
 
 def lowest():
-    """Return the base dependencies in the lowest versions that are allowed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [re.sub(r">=([\d.]+).*", r"==\1", each) for each in project["dependencies"]]
 

@@ -42,7 +42,7 @@ def scenarios_of(arguments: Namespace) -> list[Scenario]:
         return _cells_of(arguments)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     profile, others = arguments.profile or first.profile, map(load_scenario, arguments.also)
-    return [replace(scenario, profile=profile) for scenario in (first, *others)]
+    return [replace(each, profile=profile, start="cold") for each in (first, *others)]
 
 
 def _cells_of(arguments: Namespace) -> list[Scenario]:
@@ -193,7 +193,7 @@ def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupte
     """Say where the policy is that did best in validation, and how to go on with it."""
     policy = folder / POLICY_FILE
     if not policy.exists():
-        return "interrupted; nothing is kept: the program is measured before there is a policy\n"
+        return "interrupted; nothing is kept: there is no policy before the imitation\n"
     info = load_policy(policy).info
     conditions, _ = cli.split_options(argv, FOLLOWED)
     follow = ["--agent", arguments.agent, *conditions]

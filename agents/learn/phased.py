@@ -82,7 +82,8 @@ class Training:
                     self._deployed.widen(self.plan.start.input_range)
             self._practise()
         except KeyboardInterrupt:
-            self._evaluate()
+            if self._best < math.inf:  # else it has not imitated yet
+                self._evaluate()
             raise
         finally:
             self._writer.close()

@@ -31,13 +31,9 @@ class SpongeVecEnv(VecEnv):
     """
 
     def __init__(
-        self,
-        scenario: ScenarioLike | Sequence[ScenarioLike],
-        num_envs: int,
-        queue_capacity: int | None = None,
-        threads: int | None = None,
-        control: ControlName = "vertical",
-    ) -> None:
+        self, scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int, queue_capacity: int |
+        None = None, threads: int | None = None, control: ControlName = "vertical",
+    ) -> None:  # fmt: skip
         """Allocate everything, as :class:`~sponge_env.env.vector.SpongeVectorEnv` does."""
         self._envs = envs = SpongeVectorEnv(
             num_envs, scenario, queue_capacity=queue_capacity, threads=threads, control=control
@@ -78,6 +74,7 @@ class SpongeVecEnv(VecEnv):
                 infos[i] = ends | {"episode": whole | {"t": float(self.metrics["time_s"][i])}}
             self._returns[ended] = 0.0
             self._envs.begin(ended, observations)
+            self.reset_infos = [{"episode_seed": s} for s in self._envs.episode_seeds.tolist()]
         self._observations = observations.copy()
         return observations, self.metrics["reward"].astype(np.float32), ended, infos
 

@@ -1,7 +1,6 @@
 """The Gymnasium environment: a thin face over the system."""
 
 import math
-from functools import reduce
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +15,7 @@ from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.encoding import ActionMasks, combination, control_named, decode, stepped
+from sponge_env.simulation import encoding
 from sponge_env.simulation.system import System
 from sponge_env.utils.console import frame
 
@@ -88,10 +87,10 @@ class SpongeEnv(gym.Env[Observation, Action]):
         self.scenario = load_scenario(scenario)
         self._profile = scenario_profile(self.scenario)
         spec = make_spec(self.scenario, self._profile)
-        self._control = control_named(control, spec)
+        self._control = encoding.control_named(control, spec)
         self._backend = backend
         self._limiter = limiter
-        self._masks = ActionMasks(spec, self._control)
+        self._masks = encoding.ActionMasks(spec, self._control)
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
         self._episode_seed = 0
@@ -131,7 +130,7 @@ class SpongeEnv(gym.Env[Observation, Action]):
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Serve one interval under the action's allocation; the info is its metrics."""
         system = self.system
-        wanted = decode(checked_action(action, self._choices), self._control)
+        wanted = encoding.decode(checked_action(action, self._choices), self._control)
         metrics = system.step(system.spec.fitting(wanted))
         self._intervals.append(metrics)
         return self._observe(), metrics.reward, False, system.done, self._info(metrics)
@@ -235,15 +234,14 @@ class DiscreteActions(_OtherActions):
 
     def action(self, action: Any) -> Action:
         """Turn a combination's number into its choices; a ConfigError if there is none."""
-        return combination(checked_action(action, np.array(self._combinations)), self._choices)
+        number = checked_action(action, np.array(self._combinations))
+        return encoding.combination(number, self._choices)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which combinations make sense now, (n,): those whose every choice does."""
+        """Return which combinations make sense now, (n,)."""
         env = self.unwrapped
         assert isinstance(env, SpongeEnv)
-        parts = np.split(env.action_masks(), np.cumsum(self._choices)[:-1])
-        masks: NDArray[np.bool_] = reduce(np.logical_and.outer, parts).ravel()
-        return masks
+        return encoding.combined(env.action_masks(), self._choices)
 
 
 class ContinuousActions(_OtherActions):
@@ -269,4 +267,4 @@ class ContinuousActions(_OtherActions):
             raise ConfigError(
                 f"an action must be {self._choices.size} real numbers, not {action!r}"
             )
-        return stepped(action, self._choices)
+        return encoding.stepped(action, self._choices)

@@ -107,7 +107,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         # What a reset by mask returns for the environments that it leaves alone.
         self._observations = np.zeros((num_envs, self.control.obs_dim), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
-        self._seeds = np.zeros(num_envs, np.int64)
+        self.episode_seeds = np.zeros(num_envs, np.int64)  # Of the episodes that run
 
     def reset(
         self,
@@ -137,7 +137,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         fixed, observations = options.get("episode_seed"), self._observations.copy()
         self.begin(chosen, observations, episode_seeds(fixed, self.num_envs))
         self._observations = observations.copy()
-        return observations, _batched(np.zeros(self.num_envs, METRICS), self._seeds, chosen)
+        return observations, _batched(np.zeros(self.num_envs, METRICS), self.episode_seeds, chosen)
 
     def step(
         self, actions: Actions
@@ -158,7 +158,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             for i in np.flatnonzero(ended):
                 final["final_obs"][i] = observations[i].copy()
             final["_final_obs"] = ended
-            infos = _batched(metrics, self._seeds, ended)
+            infos = _batched(metrics, self.episode_seeds, ended)
             final["final_info"], final["_final_info"] = infos, ended
         reward = np.array(metrics["reward"])
         if restarts.any() and self.autoreset_mode != AutoresetMode.DISABLED:
@@ -167,7 +167,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             metrics[restarts] = np.zeros((), METRICS)
         self._observations = observations.copy()
         never, everyone = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
-        infos = _batched(metrics, self._seeds, everyone) | final
+        infos = _batched(metrics, self.episode_seeds, everyone) | final
         return observations, reward, never, ended.copy(), infos
 
     def begin(
@@ -187,7 +187,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
                 seeds[i] = own
         self.simulator.reset(chosen, seeds, out)
         self._ended = self._ended & ~chosen
-        self._seeds = np.where(chosen, seeds, self._seeds)
+        self.episode_seeds = np.where(chosen, seeds, self.episode_seeds)
 
     def serve(self, actions: ArrayLike) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""

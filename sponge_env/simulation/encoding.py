@@ -8,6 +8,7 @@ see all stages. Actions that make no sense at all can be masked.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, get_args
 
 import numpy as np
@@ -73,7 +74,7 @@ class Control:
         """Write (n, parts) actions into (n, stages, 4) cores, batches, replicas and variants."""
         for part, (k, name) in enumerate(self.parts):
             column = out[:, k, StageAllocation._fields.index(name)]
-            np.add(actions[:, part], name != "variant", out=column, casting="unsafe")
+            np.add(actions[:, part], name != "variant", out=column, dtype="i8", casting="unsafe")
 
 
 VERTICAL = Control(FIELDS, (("cores", "batch"),))
@@ -129,6 +130,13 @@ def decode(action: IntArray, control: Control = VERTICAL) -> Allocation:
 def combination(number: IntArray, choices: IntArray) -> IntArray:
     """Return the (parts,) choices that a number stands for; the last varies fastest."""
     return np.array(np.unravel_index(number, tuple(choices)), np.int64)
+
+
+def combined(masks: NDArray[np.bool_], choices: IntArray) -> NDArray[np.bool_]:
+    """Return which numbers of :func:`combination` make sense: those whose every choice does."""
+    parts = np.split(masks, np.cumsum(choices)[:-1])
+    whole: NDArray[np.bool_] = reduce(np.logical_and.outer, parts).ravel()
+    return whole
 
 
 def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:

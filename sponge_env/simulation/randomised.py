@@ -87,9 +87,10 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     """Draw another system in a scenario's place: what the next deployment of the model changes."""
-    # In half of them the network fades. A trace keeps its load.
+    # In half of them the network fades. Traces and classes of their own arrivals keep their load.
     longer, larger, busier = (_between(random, 1 / most, most) for most in (1.3, 2.0, 1.2))
-    network, arrivals, scales = scenario.network, scenario.arrivals, ("rate_rps", "load", "peak")
+    network, arrivals = scenario.network, scenario.arrivals
+    scales = () if any(each.arrivals for each in scenario.classes) else ("rate_rps", "load", "peak")
     rates = {name: x and x * busier for name in scales for x in [getattr(arrivals, name)]}
     fades = _random_fades(random, 0.0 if network.trace == "none" else 0.5)
     classes = (

@@ -59,7 +59,6 @@ class Box:
         self.process.wait()
 
     def listens(self, container):
-        """Return whether it is ready, as a probe of TCP finds out."""
         with contextlib.suppress(OSError):
             port = container["readinessProbe"]["tcpSocket"]["port"]
             socket.create_connection((self.address, port), 0.2).close()

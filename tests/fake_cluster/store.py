@@ -25,7 +25,6 @@ class Store:
         return copy.deepcopy(self._objects[key])
 
     def list(self, plural, namespace="", labels=()):
-        """Return copies of all objects of a kind that have some labels."""
         with self.changed:
             keys = [k for k in sorted(self._objects) if k[0] == plural and namespace in ("", k[1])]
             return [self.get(key) for key in keys if has(self._objects[key], dict(labels))]
@@ -47,7 +46,6 @@ class Store:
             return new
 
     def create(self, plural, namespace, new):
-        """Keep a new object, with the defaults of its kind."""
         with self.changed:
             meta, serial = new["metadata"], next(self._serials)
             meta.setdefault("name", f"{meta.get('generateName')}{serial:04x}")

@@ -143,7 +143,6 @@ def agents_of(cell, known):
 
 
 def episodes(known):
-    """Yield all episodes, the agents of one start of one cell in a row."""
     for name, where in CELLS.items():
         for start in where.starts:
             for seed in SEEDS[start]:

@@ -10,7 +10,6 @@ from . import cells, play
 
 
 def canonical(values):
-    """Return values as float64, int64 or text; all NaNs are one."""
     array = np.asarray(values)
     if array.dtype.kind == "f":
         return np.where(np.isnan(array), nan, array).astype(np.float64).tobytes()
@@ -20,7 +19,6 @@ def canonical(values):
 
 
 def digest(columns, names):
-    """Hash the named columns; whatever else there is does not count."""
     sha = hashlib.sha256()
     for name in names:
         data = canonical(columns[name])

@@ -113,7 +113,6 @@ def _collect(system, controller, run):
 
 
 def by_field(observations, control):
-    """Name the entries of observations, which are the last axis."""
     return {name: observations[..., i] for i, name in enumerate(_CONTROLS[control].fields)}
 
 
@@ -147,7 +146,6 @@ def fidelity(key, measured):
 
 
 def clairvoyant(cell, control):
-    """Return the sides of a short episode's bound, and the schedule that attains it."""
     found = bound(scenario(cell, "cold", BOUND_S), 0, joint=control == "joint")
     sides = "offered violations_lower violations_upper core_seconds_lower core_seconds_upper"
     sides = {name: float(getattr(found, name)) for name in sides.split()}

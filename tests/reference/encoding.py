@@ -50,7 +50,6 @@ def _rates(arrivals, interval_s):
 
 
 def _network(view, slo_s):
-    """Delays of the last interval, bandwidth, and trends: 0 where nothing has happened."""
     delays_s, bandwidths = view.mean_delays_s, view.bandwidths_bytes_per_s
     if not len(delays_s):
         return [0.0] * 5

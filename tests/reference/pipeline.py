@@ -113,7 +113,6 @@ class Pipeline:
         return max(own_s, default=0.0)
 
     def _batch(self, k):
-        """Take the next batch out of a queue; give up first what would be late in any."""
         self._drop_expired(k)
         queue, limit = self.queues[k], self.allocations[k].batch
         if self.serving.drop == "unmeetable" and not self.fifo:
@@ -164,7 +163,6 @@ class Pipeline:
         return 0
 
     def _settle(self):
-        """Book the batches that have ended, in the order of their ends, then of the stages."""
         ended = [
             (running.finish_s, k, place)
             for k, row in enumerate(self.replicas)

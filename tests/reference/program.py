@@ -120,7 +120,6 @@ def _late_arrivals(spec, view, tables_s, clears_s, forecast):
 
 
 def _unserved(service_s, rate_rps, interval_s):
-    """Count by how many requests an interval's throughput falls short of the rate."""
     throughput_rps = np.arange(1, service_s.shape[0] + 1)[:, None] / service_s
     short = np.ceil((rate_rps - throughput_rps) * interval_s - ROUNDING)
     return np.maximum(short, 0).astype(np.int64)

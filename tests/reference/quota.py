@@ -57,14 +57,12 @@ class QuotaBucket:
         return self._now.throttled_s
 
     def load(self, now_s, cold_start_s, loading):
-        """Begin to load the model, which alone takes ``cold_start_s`` on one core unit."""
         self._wake_s = self._resume_s = 0.0
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (self._quota.loading_contention - 1.0) * contention
         self._wake(now_s, cold_start_s * self._core_unit * slowdown)
 
     def start(self, now_s, size, noise):
-        """Begin a batch; it reaches the CPU after the dispatch overhead."""
         self._wake_s, self._resume_s = self._quota.wake_cost_s, self._quota.resume_s
         dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
@@ -150,7 +148,6 @@ class QuotaBucket:
             self._draw(account)
 
     def _refill(self, account):
-        """Begin a period; the debt of a group that stands still is paid first."""
         account.refill_s += self._quota.period_s
         account.pool_s = self._granted_s
         if account.stopped:
@@ -163,14 +160,12 @@ class QuotaBucket:
 
     @staticmethod
     def _draw(account):
-        """Draw a slice on the pool; without anything in it, stop."""
         drawn_s = min(account.pool_s, SLICE_S - account.slice_s)
         account.pool_s -= drawn_s
         account.slice_s += drawn_s
         account.stopped = account.slice_s < NANOSECOND_S
 
     def _sleep(self, account):
-        """End the work: most of the slice goes back into the pool, or a debt stays."""
         account.left_s = 0.0
         if account.slice_s < NANOSECOND_S:
             self._draw(account)
