@@ -88,7 +88,7 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 	done
 	$(PY) -m benchmarks.results --prove $(foreach suite,$(SUITES),--$(firstword $(subst -v, ,$(suite))) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
-policies: setup  ## train the policies that ship, two at a time, two hours
+policies: setup  ## train the policies that ship, two at a time, an hour or two
 	@{ echo "ppo-joint any --systems 192"; \
 	for profile in yolov5s resnet18 lite0; do \
 	  echo "ppo $$profile --suite standard-v1 --profile $$profile --randomised"; \
