@@ -86,8 +86,8 @@ def table_of(spec: SystemSpec, most_replicas: int) -> FloatArray:
 
 @entry_point
 def add_needs(
-    seen: FloatMatrix, places: IntArray, tables: FloatArray, chosen: NDArray[np.bool_], replicas:
-    IntArray, ready: IntArray, fewest: IntArray,
+    seen: FloatMatrix, places: IntArray, tables: FloatArray, chosen: NDArray[np.bool_],
+    replicas: IntArray, ready: IntArray, fewest: IntArray,
 ) -> None:  # fmt: skip
     """Write the needs of (n,) chosen episodes into ``seen`` (n, inputs), after the other inputs.
 

@@ -191,7 +191,7 @@ class ForecastError:
     @property
     def variance(self) -> float:
         """Variance of the logarithm of the rate; 0 where a decision is in force at once."""
-        return min(max(0.0, self._mean), _MOST_VARIANCE)  # silence would make it any number
+        return min(max(0.0, self._mean), _MOST_VARIANCE)  # which grows without end in silence
 
     @property
     def surge(self) -> float:

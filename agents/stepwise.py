@@ -128,11 +128,9 @@ class PolicyState:
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
     def see(
-        self,
-        observations: FloatMatrix,
-        batch_times: FloatArray | None,
+        self, observations: FloatMatrix, batch_times: FloatArray | None,
         chosen: NDArray[np.bool_] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Take in the observations of the next decision, (n, fields) of all or (n,) chosen ones.
 
         ``batch_times`` (n, 4) are :func:`.history.batch_times_of` the last interval; None if none.
@@ -208,7 +206,7 @@ class PolicyState:
 
 def _known(spec: SystemSpec, form: Form) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return its units, how long batches take by the fit, and the table for its needs, if any."""
-    if not spec.is_one_model:  # whose batches metrics tell apart
+    if not spec.is_one_model:  # metrics do not say whose batches were slow
         return units_of(spec, form.every), np.zeros((0, 0)), np.zeros(0)
     stage = spec.first
     fit_s = np.ascontiguousarray(stage.latency.table_s(stage.batch_max, stage.cores_max).T)

@@ -163,16 +163,16 @@ def tasks(scenarios: Sequence[Scenario], agents: Sequence[str], configurations: 
 
 def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:
     """Tune, and keep each result in a file at once; a ConfigError says where one failed."""
-    progress, failed = Progress("tuning", len(work), "task"), ""
+    progress, failed = Progress("tuning", len(work), "task"), list[str]()
     with closing(progress), closing(executor.run(tune_task, work)) as results:
         for done, (task, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
-                failed = f"{task.agent} failed on {task.profile} ({result})"
+                failed.append(f"{task.agent} failed on {task.profile} ({result})")
             else:
                 write(out, task, result)
             progress.show(done, f"{task.agent} on {task.profile}")
     if failed:
-        raise ConfigError(failed)
+        raise ConfigError("; ".join(failed))
 
 
 def write(path: Path, task: Task, found: Mapping[str, Any]) -> None:

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     shape = (args.num_steps, args.num_envs)
     observations = torch.zeros((*shape, *envs.single_observation_space.shape))
-    actions, log_probs, rewards, dones, values = (torch.zeros(shape) for _ in range(5))
+    actions, log_probs, rewards, dones, values, following = (torch.zeros(shape) for _ in range(6))
     returns: list[float] = []
 
     next_obs = torch.as_tensor(envs.reset(seed=args.seed)[0], dtype=torch.float32)
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     updates = args.total_timesteps // (args.num_steps * args.num_envs)
     for done in range(1, updates + 1):
         for t in range(args.num_steps):
-            observations[t], dones[t] = next_obs, next_done
+            observations[t], dones[t], following[t] = next_obs, next_done, 0.0
             with torch.no_grad():
                 action, log_probs[t], _, values[t] = agent.act(next_obs)
             actions[t] = action
@@ -106,13 +106,14 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
             for i in np.flatnonzero(truncations):  # cut off, not ended: what would follow counts
                 last = torch.as_tensor(infos["final_obs"][i], dtype=torch.float32)
                 with torch.no_grad():
-                    rewards[t, i] += args.gamma * agent.critic(last)[0]
+                    following[t, i] = args.gamma * agent.critic(last)[0]
             next_obs = torch.as_tensor(obs, dtype=torch.float32)
             next_done = torch.as_tensor(terminations | truncations, dtype=torch.float32)
             if "episode" in infos:
                 returns += infos["episode"]["r"][infos["_episode"]].tolist()
         with torch.no_grad():
-            gae = advantages(rewards, dones, values, agent.act(next_obs)[3], next_done, args)
+            earned, last_value = rewards + following, agent.act(next_obs)[3]
+            gae = advantages(earned, dones, values, last_value, next_done, args)
         update(agent, optimizer, args, observations, actions, log_probs, gae, gae + values)
         print(f"update {done} of {updates}, mean reward {rewards.mean():.3f}", flush=True)
     envs.close()

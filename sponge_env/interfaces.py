@@ -121,16 +121,9 @@ class Allocation:
     guarded: bool = field(compare=False)  # True if a guard decided in a learned policy's place
 
     def __init__(
-        self,
-        cores: int = 1,
-        batch: int = 1,
-        replicas: int = 1,
-        variant: int = 0,
-        feasible: bool = True,
-        *,
-        guarded: bool = False,
-        stages: tuple[StageAllocation, ...] = (),
-    ) -> None:
+        self, cores: int = 1, batch: int = 1, replicas: int = 1, variant: int = 0,
+        feasible: bool = True, *, guarded: bool = False, stages: tuple[StageAllocation, ...] = (),
+    ) -> None:  # fmt: skip
         """Take one stage's allocation, or those of several."""
         stages = stages or (StageAllocation(cores, batch, replicas, variant),)
         object.__setattr__(self, "stages", stages)

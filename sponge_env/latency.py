@@ -111,12 +111,9 @@ class FitError:
 
 
 def fit_latency(
-    batches: Sequence[int] | FloatArray,
-    cores: Sequence[int] | FloatArray,
-    latency_s: FloatArray,
-    *,
-    relative: bool = False,
-) -> tuple[LatencyModel, FitError]:
+    batches: Sequence[int] | FloatArray, cores: Sequence[int] | FloatArray, latency_s: FloatArray,
+    *, relative: bool = False,
+) -> tuple[LatencyModel, FitError]:  # fmt: skip
     """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares."""
     # It minimises ``relative`` errors, for grids over two decades of latency, or absolute ones, as
     # published. The cells' own relative errors are the model's residual quantiles.

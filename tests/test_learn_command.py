@@ -114,7 +114,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_what_it_reached(monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "show", interrupt)
         assert main(line.split()) == cli.INTERRUPTED
-        assert "nothing is kept: there is no policy before" in capsys.readouterr().out
+        assert "before there was a policy; nothing is kept" in capsys.readouterr().out
         least = 32
         assert main(f"{line} --steps 64 --run-dir elsewhere/one".split()) == cli.INTERRUPTED
     printed, follow = capsys.readouterr().out, f"evaluate.py --agent ppo {conditions}"

@@ -65,10 +65,11 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(files, data, see
     check_columns(live, simulated, 1e-9)
 
 
-def test_controllers_are_told_of_the_delay_which_is_the_worker_s_own():
-    assert (
-        live_system(short(simulation=Simulation(actuation_delay_s=0.2))).spec.resize_delay_s == 0.2
-    )
+def test_controllers_are_told_of_the_delay_of_limits_from_outside(monkeypatch):
+    scenario = short(simulation=Simulation(actuation_delay_s=0.2))
+    assert live_system(scenario).spec.resize_delay_s == 0.0
+    monkeypatch.setattr(FakeWorker, "limiter", "outside")
+    assert live_system(scenario).spec.resize_delay_s == 0.2
 
 
 def test_deaths_lead_to_every_outcome():

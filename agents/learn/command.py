@@ -164,16 +164,16 @@ def train_each(arguments: Namespace, argv: Sequence[str]) -> int:
     folder = new_folder(f"train-{arguments.agent}-seeds", arguments.run_dir)
     _, others = cli.split_options(argv, ("--seeds", "--run-dir", "--jobs", "--ray", "--seed"))
     tasks = [(*others, "--seed", str(seed)) for seed in arguments.seeds]
-    failed = ""
+    failed = list[str]()
     with cli.terminate_like_interrupt(), contextlib.closing(executor.run(_trained, tasks)) as done:
         for task, result in done:
             if isinstance(result, Failure):
-                failed = f"seed {task[-1]} failed ({result})"
+                failed.append(f"seed {task[-1]} failed ({result})")
                 continue
             write_all(own := folder / f"seed-{task[-1]}", result)
             sys.stdout.write(f"policy       {own / POLICY_FILE}\n")
     if failed:
-        raise ConfigError(failed)
+        raise ConfigError("; ".join(failed))
     return 0
 
 
@@ -193,7 +193,7 @@ def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupte
     """Say where the policy is that did best in validation, and how to go on with it."""
     policy = folder / POLICY_FILE
     if not policy.exists():
-        return "interrupted; nothing is kept: there is no policy before the imitation\n"
+        return "interrupted before there was a policy; nothing is kept\n"
     info = load_policy(policy).info
     conditions, _ = cli.split_options(argv, FOLLOWED)
     follow = ["--agent", arguments.agent, *conditions]

@@ -65,7 +65,7 @@ def recorded(path: Path) -> Iterator[Recorded]:
     # A cold episode begins as the scenario does, a warm one as the run says.
     from sponge_env.run.read import load_intervals
     from sponge_env.run.store import identity, read_result, result_files, whole_episodes
-    from sponge_env.run.suite import Suite, cells
+    from sponge_env.run.suite import BOUND_AGENTS, Suite, cells
     from sponge_env.scenario.toml import from_mapping
     from sponge_env.utils.files import read_json
 
@@ -74,8 +74,13 @@ def recorded(path: Path) -> Iterator[Recorded]:
         raise ConfigError(f"{str(path)!r} is no simulated run, so there is no replay")
     actual = identity(suite := from_mapping(Suite, about.get("definition", {})))
     if not suite.agents or any(about.get(n) != actual[n] for n in ("seeds", "first_seed", "cells")):
-        raise RunDirectoryError(f"{str(path)!r} has other cells, seeds or agents than it says")
+        text = "has other cells or seeds than it says, or a profile or trace has changed since"
+        raise RunDirectoryError(f"{str(path)!r} {text}")
     results = {(each["agent"], *(each[n] for n in CELL)): each for each in map(read_result, files)}
+    if others := {agent for agent, *_ in results} - {*suite.agents, *BOUND_AGENTS.values()}:
+        raise RunDirectoryError(
+            f"{str(path)!r} has results of {min(others)!r}, which is no agent of it"
+        )
     intervals = load_intervals(path, ("requested_cores", "batch", "replicas"))
     asked = dict(iter(intervals.groupby(["agent", *CELL, "seed"])))
     for agent, cell in product(suite.agents, cells(suite)):

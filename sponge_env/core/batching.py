@@ -307,8 +307,8 @@ def _retry(w: World, request: Waiting, replica: ReplicaState, finished_s: float)
 
 @compiled
 def _enter(
-    w: World, request: Waiting, replica: ReplicaState, finished_s: float, outcome: int, accuracy:
-    float, attempts: int,
+    w: World, request: Waiting, replica: ReplicaState, finished_s: float, outcome: int,
+    accuracy: float, attempts: int,
 ) -> None:  # fmt: skip
     if w.env.ended < len(w.ledger):
         entry = _entry(w, request.row, request.sent_s, outcome, request.hopeless)

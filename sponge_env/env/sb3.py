@@ -31,8 +31,9 @@ class SpongeVecEnv(VecEnv):
     """
 
     def __init__(
-        self, scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int, queue_capacity: int |
-        None = None, threads: int | None = None, control: ControlName = "vertical",
+        self, scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int,
+        queue_capacity: int | None = None, threads: int | None = None,
+        control: ControlName = "vertical",
     ) -> None:  # fmt: skip
         """Allocate everything, as :class:`~sponge_env.env.vector.SpongeVectorEnv` does."""
         self._envs = envs = SpongeVectorEnv(

@@ -71,13 +71,10 @@ class SpongeEnv(gym.Env[Observation, Action]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
-        self,
-        scenario: str | Scenario = "paper",
-        backend: Backend = "sim",
-        limiter: Limiter = "auto",
-        render_mode: str | None = None,
+        self, scenario: str | Scenario = "paper", backend: Backend = "sim",
+        limiter: Limiter = "auto", render_mode: str | None = None,
         control: ControlName = "vertical",
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Check the arguments; nothing is started before ``reset``."""
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(

@@ -54,16 +54,12 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     single_action_space: MultiDiscrete
 
     def __init__(
-        self,
-        num_envs: int = 1,
-        scenario: ScenarioLike | Sequence[ScenarioLike] = "paper",
+        self, num_envs: int = 1, scenario: ScenarioLike | Sequence[ScenarioLike] = "paper",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        queue_capacity: int | None = None,
-        threads: int | None = None,
-        control: ControlName = "vertical",
-        max_episode_steps: int | None = None,
+        queue_capacity: int | None = None, threads: int | None = None,
+        control: ControlName = "vertical", max_episode_steps: int | None = None,
         render_mode: None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Allocate everything; nothing runs before ``reset``.
 
         Args:
@@ -110,11 +106,9 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.episode_seeds = np.zeros(num_envs, np.int64)  # Of the episodes that run
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[Observations, Infos]:
+    ) -> tuple[Observations, Infos]:  # fmt: skip
         """Start new episodes; return the observations and infos, as :meth:`step` does.
 
         ``seed`` is that of the first environment's sequence of episodes, the others counting up

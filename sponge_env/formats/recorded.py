@@ -120,7 +120,7 @@ class BandwidthTrace:
             (edges_s[0] == 0.0, "must start at 0"),
             (np.all(np.diff(edges_s) > 0), "must have ascending times"),
             (np.all(bandwidth >= 0), "must not have a negative or undefined bandwidth"),
-            (bandwidth.max(initial=0.0) < 1e18, "must not be infinite at times"),
+            (bandwidth.max(initial=0.0) < 1e18, "must not be infinite"),
             (np.any(bandwidth > 0), "must not have a bandwidth of 0 all the time"),
         ):
             if not holds:

@@ -96,7 +96,8 @@ def read_pod(found: Mapping[str, Any]) -> Pod:
         node=spec.get("nodeName", ""),
         address=(status.get("podIP", ""), container["ports"][0]["containerPort"]),
         ready=conditions.get("Ready", {}).get("status") == "True",
-        ending="deletionTimestamp" in meta, asked_milli=_cpu_milli(container),
+        ending="deletionTimestamp" in meta or status.get("phase") in ("Failed", "Succeeded"),
+        asked_milli=_cpu_milli(container),
         granted_milli=_cpu_milli(running[0]) if running else 0,
         pending=conditions.get("PodResizePending", {}).get("reason", ""),
     )  # fmt: skip

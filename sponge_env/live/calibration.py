@@ -52,10 +52,12 @@ def calibrate_all(
         raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
-        benches = [opened.enter_context(Bench(config, shown)) for config in configs]
-        if any(bench.worker.limiter.endswith("outside") for bench in benches):
-            text = "limits from outside act late or never, so nothing can be measured under them"
-            raise ConfigError(f"{text}; calibrate without --replicas, or on a node that limits")
+        benches = list[Bench]()
+        for config in configs:
+            benches.append(bench := opened.enter_context(Bench(config, shown)))
+            if bench.worker.limiter.endswith("outside"):
+                text = "limits from outside act late or never, so nothing can be measured under"
+                raise ConfigError(f"{text} them; calibrate without --replicas")
         for bench in benches:
             bench.measure_cold_starts()
             bench.measure_pauses()

@@ -144,6 +144,7 @@ class Fleet:
         self._next_id = self._failed_starts = self._short_lives = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
+        self._start_timeout_s = max(START_TIMEOUT_S, 3 * config.cold_start_s)
         self._failed_s = self._resumes_s = -math.inf  # Last failed start; next one at the earliest
         self._selector = watch.selector
         watch.fleets.append(self)
@@ -278,7 +279,7 @@ class Fleet:
                 self._start_failed(launched_s, str(error))
                 return
             self._next_id += 1
-            until_s = launched_s + max(START_TIMEOUT_S, 3 * self.config.cold_start_s)
+            until_s = launched_s + self._start_timeout_s
             self.members.append(Member(replica, launched_s, until_s, few * (not full_speed), node))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
@@ -293,7 +294,7 @@ class Fleet:
         now_s = time.monotonic()
         for member in self.members:
             if not member.replica.placed:
-                member.hangs_from_s = now_s + START_TIMEOUT_S
+                member.hangs_from_s = now_s + self._start_timeout_s
             elif now_s > member.hangs_from_s:
                 member.replica.kill()
 

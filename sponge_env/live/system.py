@@ -39,8 +39,6 @@ class LiveSystem(System):
         """
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
-        delay_s = scenario.simulation.actuation_delay_s  # what controllers are told of that
-        self.spec = replace(self.spec, resize_delay_s=delay_s)
         self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
@@ -48,6 +46,9 @@ class LiveSystem(System):
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
         self.worker = make_worker(self.spec)
+        if self.worker.limiter.endswith("outside"):  # only its delay is not the worker's own
+            delay_s = scenario.simulation.actuation_delay_s
+            self.spec = replace(self.spec, resize_delay_s=delay_s)
         try:
             self._read_meters()
             self._env["measured_s"] = self.worker.now()

@@ -151,7 +151,7 @@ def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
         ("met", lambda row: f"{row['met']} of {row['cells']}"),
         (over, lambda row: _number(row["cores_over_reference"])),
         ("worst cell", lambda row: _number(row["worst"])), *bound,
-        ("missed [%]", lambda row: f"{row['missed'] * 100:.3f}"),
+        ("missed [%]", lambda row: _number(row["missed"] * 100, ".3f")),
     ]  # fmt: skip
     found = {row["agent"]: row for row in rows.to_dict("records")}
     return Table.of(columns, [found[agent] for agent in agents if agent in found])
@@ -168,8 +168,8 @@ def score_grid(rows: pd.DataFrame, across: str, agents: Sequence[str]) -> Table:
     return Table(["controller", *values], [line for line in lines if {*line[1:]} != {MISSING}])
 
 
-def _number(value: float) -> str:
-    return MISSING if np.isnan(value) else f"{value:.2f}"
+def _number(value: float, form: str = ".2f") -> str:
+    return MISSING if np.isnan(value) else f"{value:{form}}"
 
 
 def score_tables(cells: pd.DataFrame, reference: str, agents: Sequence[str]) -> dict[str, Table]:

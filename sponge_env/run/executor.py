@@ -75,6 +75,8 @@ class Processes:
         finally:
             for helper in helpers:
                 helper.end()
+            for helper in helpers:
+                helper.join()
 
 
 class _Helper:
@@ -110,10 +112,14 @@ class _Helper:
             return Failure("ProcessDied", f"its process ended with code {process.exitcode}")
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """Have the process end, whatever it is doing."""
         if self._process is not None and self._process.pid is not None:
             self._process.terminate()
-            self._connection.close()  # first: one that finishes its task then waits for the next
+            self._connection.close()  # one that finishes its task waits for no other
+
+    def join(self) -> None:
+        """Wait until the process has ended."""
+        if self._process is not None and self._process.pid is not None:
             self._process.join()
 
 

@@ -24,7 +24,8 @@ from sponge_env.serve.system import ServedSystem
 
 INPUT, OUTPUT = "input", "output"  # Names of the tensors of a model that gives them none
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
-"""A batch counts as hung after this time, or this many slowest batches, whichever is later."""
+"""A batch hangs after the later of this time and of this many slowest batches, if need be and a
+start: other threads may load the model again."""
 
 
 def make_engine(
@@ -112,7 +113,8 @@ def _start(profiles: Sequence[Sequence[Profile]], limiter: Limiter, spec: System
     for config, own in zip(real_configs(spec, profiles, limiter), profiles, strict=True):
         shape = config.batch_max, config.cores_max
         slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in own)
-        loading_s = sum(profile.cold_start_s for profile in own)  # again, for more threads
-        timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s, loading_s)
+        timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)
+        if config.physical_cores(config.cores_max) > 1:
+            timeout_s += max(profile.cold_start_s for profile in own)
         timed.append(replace(config, batch_timeout_s=timeout_s))
     return LiveWorker(*timed)

@@ -29,8 +29,9 @@ class Configuration(MemoryPlan):
     """Scenarios side by side: one row of settings each, tables and traces shared."""
 
     def __init__(
-        self, scenarios: Sequence[Scenario], replicas_max: int | None = None, *, profile: Profile |
-        None = None, listed: bool = False, measured_work: Sequence[FloatArray] = (),
+        self, scenarios: Sequence[Scenario], replicas_max: int | None = None, *,
+        profile: Profile | None = None, listed: bool = False,
+        measured_work: Sequence[FloatArray] = (),
     ) -> None:  # fmt: skip
         """Read the scenarios' profiles and traces; interval and limits must be the same in all.
 
@@ -69,7 +70,7 @@ class Configuration(MemoryPlan):
         write_spec(row, self.models[at], spec)
         row["intervals"] = scenario.intervals
         several, has_classes = len(spec.stages) > 1, len(scenario.classes) > 0
-        # Requests of one class arrive in the order of their deadlines.
+        # Requests of one class arrive in the order of their deadlines, but those that are given.
         row["fifo"] = scenario.serving.order == "fifo" and (several or self._listed or has_classes)
         row["sheds"] = scenario.serving == Serving("unmeetable", "edf")
         models = stage_profiles(scenario, profile)

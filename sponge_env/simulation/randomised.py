@@ -87,7 +87,7 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     """Draw another system in a scenario's place: what the next deployment of the model changes."""
-    # In half of them the network fades. Traces and classes of their own arrivals keep their load.
+    # In half of them the network fades. Traces keep their load, and classes that have arrivals.
     longer, larger, busier = (_between(random, 1 / most, most) for most in (1.3, 2.0, 1.2))
     network, arrivals = scenario.network, scenario.arrivals
     scales = () if any(each.arrivals for each in scenario.classes) else ("rate_rps", "load", "peak")

@@ -43,13 +43,9 @@ class System(ABC):
     max_tasks = 1  # That an answer may lead to where the scenario says fewer
 
     def __init__(
-        self,
-        scenario: Scenario,
-        seed: int,
-        profile: Profile | None = None,
-        workload: Workload | None = None,
-        measured_work: Sequence[FloatArray] = (),
-    ) -> None:
+        self, scenario: Scenario, seed: int, profile: Profile | None = None,
+        workload: Workload | None = None, measured_work: Sequence[FloatArray] = (),
+    ) -> None:  # fmt: skip
         """Start an episode, by default with the scenario's and seed's own profile and workload."""
         # ``measured_work`` is a table of the work of each stage's simulated batches, see
         # :mod:`sponge_env.core.service`. What cannot be used is a SpongeError.

@@ -94,8 +94,8 @@ def _add_arrivals(plan: MemoryPlan, row: Any, scenario: Scenario, rate: float) -
 
 
 def _add_recorded(
-    plan: MemoryPlan, row: Any, trace: EventTrace | CountTrace, scenario: Scenario, rate: float |
-    None,
+    plan: MemoryPlan, row: Any, trace: EventTrace | CountTrace, scenario: Scenario,
+    rate: float | None,
 ) -> None:  # fmt: skip
     """Add arrivals as groups of requests that lie anywhere in a stretch of time."""
     # That is one group for each second of counted requests, or for each request of a trace with

@@ -103,7 +103,8 @@ async def _send(sender: "OpenLoop") -> None:
             while True:
                 progress.show(min(duration_s, math.ceil(max(0.0, sender.now_s))))
                 await asyncio.sleep(1.0)
-                await result.state.poll()
+                warms_up = sender.now_s < result.scenario.count_from_s
+                await (result.state.begin() if warms_up else result.state.poll())
 
         await result.state.begin()
         watching = asyncio.create_task(watch())
