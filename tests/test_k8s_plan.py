@@ -68,6 +68,9 @@ def test_a_pod_is_read_as_the_api_shows_it():
     whole, address = {"metadata": meta, "spec": spec, "status": status}, ("10.0.0.7", 7700)
     assert read_pod(whole) == Pod("a", 3, "main", "n1", address, True, True, 1000, 250, "Deferred")
     assert not read_pod(whole | {"status": {}}).ready
+    for phase, ending in (("Running", False), ("Failed", True), ("Succeeded", True)):
+        found = whole | {"metadata": {"name": "a"}, "status": status | {"phase": phase}}
+        assert read_pod(found).ending == ending
     with pytest.raises(WorkerError, match="container main of pod a names no port"):
         read_pod(whole | {"spec": {"containers": [cpu("main", "1")]}})
 

@@ -68,7 +68,7 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(files, data, see
 def test_controllers_are_told_of_the_delay_of_limits_from_outside(monkeypatch):
     scenario = short(simulation=Simulation(actuation_delay_s=0.2))
     assert live_system(scenario).spec.resize_delay_s == 0.0
-    monkeypatch.setattr(FakeWorker, "limiter", "outside")
+    monkeypatch.setattr(FakeWorker, "limiter", "remote-cgroup-v2+remote-outside")
     assert live_system(scenario).spec.resize_delay_s == 0.2
 
 

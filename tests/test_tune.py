@@ -209,6 +209,6 @@ def test_what_is_shipped_fits_suites_and_controllers():
 
 def test_a_failing_controller_is_named(tmp_path):
     broken = dataclasses.replace(SHORT, profile="no-such-profile")
-    work = [Task("static", "no-such-profile", (broken,))]
-    with pytest.raises(ConfigError, match="static failed on no-such-profile"):
+    work = [Task(agent, "no-such-profile", (broken,)) for agent in ("static", "hpa")]
+    with pytest.raises(ConfigError, match=r"static failed on no-such-profile.*; hpa failed"):
         tune.tune(work, Processes(1), tmp_path / "tuned.json")

@@ -46,10 +46,10 @@ class LiveSystem(System):
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
         self.worker = make_worker(self.spec)
-        if self.worker.limiter.endswith("outside"):  # only its delay is not the worker's own
-            delay_s = scenario.simulation.actuation_delay_s
-            self.spec = replace(self.spec, resize_delay_s=delay_s)
         try:
+            if self.worker.limiter.endswith("outside"):  # only its delay is not the worker's own
+                delay_s = scenario.simulation.actuation_delay_s
+                self.spec = replace(self.spec, resize_delay_s=delay_s)
             self._read_meters()
             self._env["measured_s"] = self.worker.now()
             stages = self._arrays.stages[0]

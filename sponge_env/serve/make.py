@@ -24,8 +24,8 @@ from sponge_env.serve.system import ServedSystem
 
 INPUT, OUTPUT = "input", "output"  # Names of the tensors of a model that gives them none
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
-"""A batch hangs after the later of this time and of this many slowest batches, if need be and a
-start: other threads may load the model again."""
+"""A batch counts as hung after this time or this many slowest batches, whichever is later, and a
+cold start where it may run on other threads, which load the model again."""
 
 
 def make_engine(
