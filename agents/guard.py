@@ -78,7 +78,7 @@ class Guard:
         self._left = 0
         self._views: deque[SystemView] = deque(maxlen=_RECALLED)
         self._lengths: deque[Any] = deque([0], maxlen=_GROWING + 1)
-        # Of variants and pipelines there is no shadow to compare with.
+        # There is no shadow of variants and pipelines to compare with.
         self._table_s = spec.first.service_s(0)
         self._shadow = ShadowFleets(spec, self._table_s) if spec.is_one_model else None
         self._missed: Any = 0  # Requests missed in all episodes that are watched at once

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import evaluate
+from agents.learn import phased
 from agents.learn.command import plan_of, scenarios_of
 from agents.policy import load_policy
 from agents.training import main, parse
@@ -98,6 +99,24 @@ def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(own_folder, mo
     assert sorted(path.name for path in Path("all").iterdir()) == ["seed-3", "seed-4"]
     assert main([*line, "--seeds", "4-3"]) == cli.BAD_INPUT
     assert "a range such as 5-9, not '4-3'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick_rules", "own_folder")
+@pytest.mark.parametrize(("called", "kept"), [("demonstrations", False), ("evaluated", True)])
+def test_a_training_keeps_a_policy_once_it_has_imitated(monkeypatch, called, kept):
+    interrupted, usual = [], getattr(phased, called)
+
+    def interrupt(*args):
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return usual(*args)
+
+    monkeypatch.setattr(phased, called, interrupt)
+    Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 20.0\n")
+    line = f"--scenario tiny.toml --load 0.4 --envs 2 {' '.join(SETTINGS)} --run-dir run"
+    assert main(line.split()) == cli.INTERRUPTED
+    assert Path("run/policy.safetensors").exists() == kept
 
 
 @pytest.mark.usefixtures("quick_rules", "own_folder")

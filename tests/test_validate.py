@@ -80,7 +80,10 @@ def test_what_is_damaged_is_a_sentence(capsys):
         ({"definition": {**definition, "cells": 5}}, "cells"),
         ({"definition": {**definition, "agents": {}, "bounds": ["joint"]}}, "has other cells"),
         ({"definition": {**definition, "seeds": 1}}, "has other cells or seeds than it says"),
-        ({"definition": {**definition, "agents": {"hpa": {}}}}, "results of 'sponge-ip', which"),
+        (
+            {"definition": {**definition, "agents": {"hpa": {}}}},
+            "results of an unnamed agent, 'sponge-ip'",
+        ),
     ):
         Path("run/run.json").write_text(json.dumps(about | changes))
         assert sentence in said(capsys, 2)

@@ -68,7 +68,7 @@ class Training:
         self._begun = plan.start.info.steps if plan.start and plan.resumed else 0
         self._steps, self._planned = self._begun, self._begun + plan.steps
         self._best, self._status, self._began_s = math.inf, "", time.monotonic()
-        self._has_policy = False  # Not before it has imitated
+        self._has_policy = False  # not before it has imitated
         self._deployed = InputRange(inputs)  # Of all inputs in training
         self._writer = SummaryWriter(str(plan.folder))
 
@@ -101,7 +101,8 @@ class Training:
             policy = self._export()
 
     def _practise(self) -> None:
-        config, model, looked_at, self._has_policy = self.config, self._model, self._steps, True
+        config, model, looked_at = self.config, self._model, self._steps
+        self._has_policy = True
         optimizer = torch.optim.Adam(model.parameters(), eps=1e-5, fused=True)
         mean = AveragedModel(model)
         self._evaluate()

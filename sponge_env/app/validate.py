@@ -78,9 +78,7 @@ def recorded(path: Path) -> Iterator[Recorded]:
         raise RunDirectoryError(f"{str(path)!r} {text}")
     results = {(each["agent"], *(each[n] for n in CELL)): each for each in map(read_result, files)}
     if others := {agent for agent, *_ in results} - {*suite.agents, *BOUND_AGENTS.values()}:
-        raise RunDirectoryError(
-            f"{str(path)!r} has results of {min(others)!r}, which is no agent of it"
-        )
+        raise RunDirectoryError(f"{str(path)!r} has results of an unnamed agent, {min(others)!r}")
     intervals = load_intervals(path, ("requested_cores", "batch", "replicas"))
     asked = dict(iter(intervals.groupby(["agent", *CELL, "seed"])))
     for agent, cell in product(suite.agents, cells(suite)):

@@ -57,7 +57,7 @@ def calibrate_all(
             benches.append(bench := opened.enter_context(Bench(config, shown)))
             if bench.worker.limiter.endswith("outside"):
                 text = "limits from outside act late or never, so nothing can be measured under"
-                raise ConfigError(f"{text} them; calibrate without --replicas")
+                raise ConfigError(f"{text} them; calibrate on nodes that limit, or here")
         for bench in benches:
             bench.measure_cold_starts()
             bench.measure_pauses()

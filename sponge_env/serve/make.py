@@ -24,8 +24,8 @@ from sponge_env.serve.system import ServedSystem
 
 INPUT, OUTPUT = "input", "output"  # Names of the tensors of a model that gives them none
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
-"""A batch counts as hung after this time or this many slowest batches, whichever is later, and a
-cold start where it may run on other threads, which load the model again."""
+"""A batch counts as hung after this time or this many slowest batches, whichever is longer. Where
+it may run on more threads, which load the model again, a cold start is added."""
 
 
 def make_engine(
