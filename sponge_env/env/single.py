@@ -1,6 +1,7 @@
 """The Gymnasium environment: a thin face over the system."""
 
 import math
+from operator import lt
 from typing import Any
 
 import gymnasium as gym
@@ -170,7 +171,7 @@ def checked_action(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
     if given.dtype.kind in "iuf" and given.shape == choices.shape:
         # Plain numbers, for NumPy takes longer for so few.
         chosen, counts = given.ravel().tolist(), choices.ravel().tolist()
-        if all(0 <= n < count and n == int(n) for n, count in zip(chosen, counts, strict=True)):
+        if min(chosen) >= 0 and all(map(lt, chosen, counts)) and [*map(int, chosen)] == chosen:
             return given.astype(np.int64)
     numbers = "a whole number" if choices.ndim == 0 else f"{choices.size} whole numbers"
     raise ConfigError(

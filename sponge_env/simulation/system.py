@@ -31,7 +31,7 @@ from sponge_env.simulation.encoding import Control, encode
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics, ledger_columns
 from sponge_env.simulation.workload import Workload, list_requests
 
-_MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
+_UNMEASURED_AT = names(IntervalMetrics).index(UNMEASURED[0])
 _OF_STAGE = names(StageMetrics)
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
@@ -234,21 +234,24 @@ class System(ABC):
     def _read(self, ended: int, extra: Mapping[str, float]) -> IntervalMetrics:
         """Return the interval's metrics, with those that the core does not measure."""
         # The ledger's rows from ``ended`` on belong to it.
-        measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
         took_s = rows["finished_s"] - rows["sent_s"]
         lost = rows["outcome"] > batching.LATE  # all rows are of requests that have ended
         self.waited_s = 0.0
-        if lost.any():
-            self.waited_s, took_s = float(took_s[lost].max()), took_s[~lost]
+        if np.count_nonzero(lost):
+            self.waited_s, took_s = max(took_s[lost].tolist()), took_s[~lost]
         took_s.sort()
         latencies_s = took_s.tolist()
-        if latencies_s:
-            measured["latency_mean_s"] = total(latencies_s) / len(latencies_s)
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
-        measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
-        measured |= extra
-        return IntervalMetrics(**measured, stages=self._measured_stages(rows))
+        values = list(self._metrics[0].item()[:-1])
+        values[_UNMEASURED_AT:_UNMEASURED_AT] = of_all(0.5), of_all(0.99)
+        found = IntervalMetrics(*values)
+        if latencies_s:
+            found.latency_mean_s = total(latencies_s) / len(latencies_s)
+        for name, value in extra.items():
+            setattr(found, name, value)
+        found.stages = self._measured_stages(rows)
+        return found
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
         """Return the ledger's rows of the interval that is over, which began at one of them."""
