@@ -80,14 +80,9 @@ def _laid_out(fields: tuple[str, ...]) -> InputLayout:
     queues = [name for name in fields if name.endswith(_QUEUE)]
     stages = [name.removesuffix(_QUEUE) for name in queues]  # with their point
     inputs = (
-        *fields,
-        *REMEMBERED,
-        "arrivals_spread",
-        *(f"age_{time_s:g}s" for time_s in AGES_S),
-        "slo",
-        *(f"{stage}cores_held" for stage in stages),
-        *("until_step", "resize_delay", "cold_start"),
-    )
+        *fields, *REMEMBERED, "arrivals_spread", *(f"age_{time_s:g}s" for time_s in AGES_S), "slo",
+        *(f"{stage}cores_held" for stage in stages), "until_step", "resize_delay", "cold_start",
+    )  # fmt: skip
     requests = [f"{stages[0]}arrivals_last", "delay_mean", "delay_max"]
     places = [[f"{stage}{name}" for name in _OF_STAGE] for stage in stages]
     needed: tuple[str, ...] = ()

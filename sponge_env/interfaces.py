@@ -290,11 +290,9 @@ class SystemSpec:
         return dataclasses.replace(allocation, stages=self.fit_stages(allocation.stages))
 
     def fit_stages(
-        self,
-        stages: Sequence[StageAllocation],
-        give_up: GiveUp = "replicas, then cores",
+        self, stages: Sequence[StageAllocation], give_up: GiveUp = "replicas, then cores",
         ready: Sequence[int] = (),
-    ) -> tuple[StageAllocation, ...]:
+    ) -> tuple[StageAllocation, ...]:  # fmt: skip
         """Return the stages' allocations as far as they fit on the machine."""
         # One unit after the other is given up: by the stage that holds the most cores, a replica
         # or, if it has only one, a core; by that with the most cores for each replica, a core; or

@@ -77,7 +77,9 @@ def test_everything_is_measured(monkeypatch, inline):
     assert 0 < cpu < 1.5 * wall
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(throughput, "BATCHES", {"a": (2, 1), throughput.GATE: (3, 2)})
-    monkeypatch.setattr(throughput, "AGENTS", ("static-16",))
+    monkeypatch.setattr(throughput, "AGENTS", {"static-16": ""})
+    monkeypatch.setattr(throughput, "LATER_AGENTS", {})
+    monkeypatch.setattr(throughput, "CHAINS", ("pipeline-nlp",))
     monkeypatch.setattr(throughput, "STEPS", 600)
     monkeypatch.setattr(throughput, "SEEDS", 1)
     calls = count(1)
@@ -87,14 +89,17 @@ def test_everything_is_measured(monkeypatch, inline):
         return np.array([next(calls), next(calls)], float)
 
     monkeypatch.setattr(throughput, "taken_ns", longer_each_time)
-    found = throughput.measure(only_gate=False)
-    assert [*found] == ["a", throughput.GATE, "one environment", "evaluate, static-16"]
+    found = throughput.measure("all")
+    shared = ["a", throughput.GATE, "one environment", "evaluate, static-16"]
+    assert [*throughput.measure("shared")] == shared == [*found][:4]
+    chain = "1,024 of pipeline-nlp, 8/s, 2 threads"
+    assert [*found][4:] == ["4,096 of paper, 10/s, 2 threads", chain]
     assert all(cpu > 0 and wall > 0 for cpu, wall in found.values())
 
 
 def test_another_installation_is_not_measured(own_folder):
     with pytest.raises(RuntimeError, match="there is no sponge_env in"):
-        throughput.measure(only_gate=True)
+        throughput.measure("gate")
 
 
 FOLDER = ROOT / "examples" / "serving"

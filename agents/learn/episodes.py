@@ -95,13 +95,10 @@ class Episodes:
         self._assigned = self.scenario * draws
         fields = len(layout_of(spec_of(pool[0])).fields)
         self._simulator = BatchSimulator(
-            pool,
-            self._assigned,
-            replicas_max=form.most_replicas,
-            queue_capacity=max(QUEUE, int(QUEUED_S * max(rates * slos_s))),
-            obs_dim=fields,
+            pool, self._assigned, replicas_max=form.most_replicas,
+            queue_capacity=max(QUEUE, int(QUEUED_S * max(rates * slos_s))), obs_dim=fields,
             grows_ready=True,
-        )
+        )  # fmt: skip
         self._accuracy_cost, specs = AccuracyCost(pool), self._simulator.specs
         self._observations = np.zeros((count, fields), np.float32)
         self._pool = PolicyState(specs, form)

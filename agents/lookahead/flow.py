@@ -78,14 +78,9 @@ class Flow:
         scatter = min(1.0, max(self._scatter, 0.01))
         noise = scatter / max(1.0, self._rate_rps * self._watched_s)
         return FlowForecast(
-            rate_rps=self._rate_rps,
-            spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance),
-            scatter=scatter,
-            transfer_s=math.exp(self._log_delays[-1]),
-            typical_s=self._typical_s(),
-            swing=swing,
-            surge=self._error.surge,
-        )
+            self._rate_rps, math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance), scatter,
+            math.exp(self._log_delays[-1]), self._typical_s(), swing, self._error.surge,
+        )  # fmt: skip
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s

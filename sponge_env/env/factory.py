@@ -185,17 +185,11 @@ def real_configs(
 
     return [
         LiveConfig(
-            model=models[0].model,
-            variants=tuple(model.model for model in models),
-            of_a_set=bool(spec.models),
-            batch_max=stage.batch_max,
-            cores_max=stage.cores_max,
-            core_unit=stage.core_unit,
-            replicas_max=stage.replicas_max,
-            nodes=spec.nodes,
+            model=models[0].model, variants=tuple(model.model for model in models),
+            of_a_set=bool(spec.models), batch_max=stage.batch_max, cores_max=stage.cores_max,
+            core_unit=stage.core_unit, replicas_max=stage.replicas_max, nodes=spec.nodes,
             cold_start_s=stage.cold_start_s or LiveConfig().cold_start_s,
-            initial=Allocation(stages=(initial._replace(variant=0),)),
-            limiter=limiter,
+            initial=Allocation(stages=(initial._replace(variant=0),)), limiter=limiter,
         )
         for stage, models, initial in zip(spec.stages, profiles, spec.initial.stages, strict=True)
-    ]
+    ]  # fmt: skip

@@ -76,11 +76,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     """
 
     def __init__(
-        self,
-        *configs: LiveConfig,
-        launcher: Launcher | None = None,
+        self, *configs: LiveConfig, launcher: Launcher | None = None,
         checks: Callable[[NDArray[Any], Sequence[NDArray[Any]]], None] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.config, self._checks = configs[0], checks
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:

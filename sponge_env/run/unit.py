@@ -110,7 +110,7 @@ def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     repeated = [name for name, column in columns.items() if column.dtype.kind in "iU"]
     with replacing(path) as partial:
         pyarrow.parquet.write_table(
-            pyarrow.table(dict(columns)), partial, compression="zstd", use_dictionary=repeated
+            pyarrow.table(dict(columns)), partial, compression="lz4", use_dictionary=repeated
         )
 
 
@@ -164,9 +164,9 @@ class AgentUnit:
                 sinks = [stack.enter_context(closing(sink)) for sink in opened]
                 if episode := together.get(run.seed):
                     record.add(run, episode)
-                    for sink, metrics in product(sinks, episode.intervals):
-                        sink.interval(metrics)
                     for sink in sinks:
+                        for metrics in episode.intervals:
+                            sink.interval(metrics)
                         sink.episode(episode.summary)
                     continue
                 where = self.backend, self.limiter

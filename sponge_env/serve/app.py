@@ -49,22 +49,18 @@ class Stop:
 
 
 def serve(
-    engine: "ServingEngine",
-    options: ServeOptions,
-    metrics: ServerMetrics,
+    engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics,
     resources: Mapping[str, Resource],
-) -> None:
+) -> None:  # fmt: skip
     """Serve until a signal ends it; an address that cannot be used is a ``ConfigError``."""
     uvloop.run(run_servers(engine, options, metrics, resources))
 
 
 async def run_servers(
-    engine: "ServingEngine",
-    options: ServeOptions,
-    metrics: ServerMetrics,
+    engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics,
     resources: Mapping[str, Resource],
     listening: Callable[[ServeOptions, Stop], None] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Serve an engine until it stops, at SIGINT or SIGTERM, or when ``Stop`` is called.
 
     ``listening`` is called once clients are served, with the ports in use; without it, lines on

@@ -60,14 +60,12 @@ def make_engine(
             inputs=_named(models[first][0].inputs, INPUT),
             outputs=_named(models[last][0].outputs, OUTPUT),
             batch_max=spec.stages[first].batch_max,
-            default_slo_s=(spec.models or [spec])[first].slo_s,
-            variants=system.variants[last],
-            stages=(names[first],) if spec.models else tuple(names),
-            queue_max=queue_max,
+            default_slo_s=(spec.models or [spec])[first].slo_s, variants=system.variants[last],
+            stages=(names[first],) if spec.models else tuple(names), queue_max=queue_max,
             stage=first,
         )
         for first, last in ([(k, k) for k in range(len(names))] if spec.models else [(0, -1)])
-    ]
+    ]  # fmt: skip
     try:
         return ServingEngine(system, served, agent, make_agent)
     except BaseException:

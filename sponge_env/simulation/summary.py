@@ -99,7 +99,7 @@ def interval_latencies(ended: NDArray[Any], ends: IntArray) -> dict[str, FloatAr
     ended, counts = ended[: ends[-1]], np.diff(ends, prepend=0)
     interval = np.repeat(np.arange(len(ends)), counts)
     took_s, lost = ended["finished_s"] - ended["sent_s"], ended["outcome"] > Outcome.LATE
-    took_s = took_s[np.lexsort((took_s, lost, interval))]
+    took_s = took_s[np.lexsort((np.where(lost, math.inf, took_s), interval))]
     answered = np.bincount(interval[~lost], minlength=len(ends))
     first, last = ends - counts, np.maximum(counts, 1) - 1
     kept = np.arange(len(interval)) - first[interval] < answered[interval]
