@@ -350,11 +350,11 @@ NOTHING = IntervalMetrics(**_NOTHING)  # Nothing measured, in the types of the o
 _MAY_BE_UNMEASURED = [name for name, value in _NOTHING.items() if math.isnan(value)]
 
 
-def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
-    """Return :data:`INFO` of an interval in finite numbers, because learners add it up."""
+def info(metrics: IntervalMetrics, waited_s: float = 0.0, **more: Any) -> dict[str, Any]:
+    """Return :data:`INFO` of an interval, and ``more``, in finite numbers: learners add it up."""
     # It is 0 where nothing was measured; an infinite latency, of a request that was given up, is
     # the longest time ``waited_s`` that one had waited until then.
-    found = dict(zip(INFO, _of_info(metrics), strict=True))
+    found = dict(zip(INFO, _of_info(metrics), strict=True), **more)
     for name in _MAY_BE_UNMEASURED:
         if not math.isfinite(found[name]):
             found[name] = 0.0 if math.isnan(found[name]) else waited_s

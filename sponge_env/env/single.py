@@ -152,7 +152,7 @@ class SpongeEnv(gym.Env[Observation, Action]):
         return masks
 
     def _info(self, metrics: IntervalMetrics) -> dict[str, Any]:
-        return {**info(metrics, self.system.waited_s), "episode_seed": self._episode_seed}
+        return info(metrics, self.system.waited_s, episode_seed=self._episode_seed)
 
     def _observe(self) -> Observation:
         return self.system.observe(self._control)

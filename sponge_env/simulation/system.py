@@ -201,12 +201,13 @@ class System(ABC):
             allocation = replace(allocation, stages=tuple(map(one._make, given)))
         only_worker = self._serve(allocation)
         self.allocation = allocation
-        extra = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
-        extra["guarded"] = int(allocation.guarded)
+        feasible, guarded = int(allocation.feasible), int(allocation.guarded)
+        extra = {**only_worker, "feasible": feasible, "guarded": guarded, "decision_s": decision_s}
         self._next_arrivals(int(self._metrics["offered"][0]))
         self._last = last = self._read(ended, extra)
+        delays_s, bandwidths = self._history
         self._history[:, :-1] = self._history[:, 1:]
-        self._history[:, -1] = last.delay_mean_s, last.bandwidth_bytes_per_s
+        delays_s[-1], bandwidths[-1] = last.delay_mean_s, last.bandwidth_bytes_per_s
         self._interval += 1
         return last
 
