@@ -31,11 +31,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-BATCHES = {"batch of 16": (16, 1), "batch of 256": (256, 1), "batch of 1,024": (1024, 1),
-           "batch of 4,096": (4096, 1), "batch of 1,024, 2 threads": (1024, 2)}  # fmt: skip
+BATCHES = {"16": (16, 1), "256": (256, 1), "1,024": (1024, 1), "4,096": (4096, 1),
+           "1,024, 2 threads": (1024, 2)}  # fmt: skip
 """Environments and threads of each batch; all play the scenario ``paper``, 20 requests a step."""
 CHAINS = ("pipeline-nlp", "pipeline-sentiment", "pipeline-video")
-GATE = "batch of 1,024"
+GATE = "1,024"
 ONE_CELL = """
 starts = ["warm"]
 [[cells]]
@@ -82,13 +82,13 @@ def _later() -> Iterator[tuple[str, list[float]]]:
     """Yield what is measured of this version only."""
     load = importlib.import_module("sponge_env").load_scenario
     paper = load("paper")
-    slower = replace(paper, arrivals=replace(paper.arrivals, rate_rps=10.0))
+    slower = replace(paper, name="paper-10rps", arrivals=replace(paper.arrivals, rate_rps=10.0))
     kinds = [(4096, slower, "vertical"), *((1024, load(chain), "pipeline") for chain in CHAINS)]
     for count, scenario, control in kinds:
         options: dict[str, Any] = {"scenario": scenario, "control": control, "threads": 2}
         batch: Any = gymnasium.make_vec("Sponge-v0", num_envs=count, **options)
-        name = f"{count:,} of {scenario.name}, {scenario.arrivals.rate_rps:g}/s, 2 threads"
-        yield name, _step_ns(batch, count, np.array(batch.single_action_space.nvec) // 2)
+        held = np.array(batch.single_action_space.nvec) // 2
+        yield f"{count:,} {scenario.name}, 2 threads", _step_ns(batch, count, held)
     for each in LATER_AGENTS.items():
         yield f"evaluate, {each[0]}", _interval_ns(*each)
 
@@ -182,12 +182,12 @@ def main() -> int:
             folders.append(check_out(arguments.against, Path(folder)))
         turns = list(in_turn(folders, ["gate", "gate"] if only_gate else ["all", "shared"]))
     beside = f"{'earlier':>14}{'ratio':>8}" if arguments.against else ""
-    print(f"{'':44}{'CPU ns a step':>14}{'steps/s':>12}{beside}")
+    print(f"{'':36}{'CPU ns a step':>14}{'steps/s':>12}{beside}")
     ratios = {}
     for name in turns[0][0]:
         times = np.array([[each[name] for each in turn if name in each] for turn in turns])
         (cpu, wall), *then = np.median(times, axis=0)
-        row = f"{name:44}{cpu:14,.0f}{1e9 / wall:12,.0f}"
+        row = f"{name:36}{cpu:14,.0f}{1e9 / wall:12,.0f}"
         for earlier, _ in then:
             ratios[name] = float(np.median(times[:, 0, 0] / times[:, 1, 0]))
             row += f"{earlier:14,.0f}{ratios[name]:8.2f}"

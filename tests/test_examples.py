@@ -92,8 +92,8 @@ def test_everything_is_measured(monkeypatch, inline):
     found = throughput.measure("all")
     shared = ["a", throughput.GATE, "one environment", "evaluate, static-16"]
     assert [*throughput.measure("shared")] == shared == [*found][:4]
-    chain = "1,024 of pipeline-nlp, 8/s, 2 threads"
-    assert [*found][4:] == ["4,096 of paper, 10/s, 2 threads", chain]
+    chain = "1,024 pipeline-nlp, 2 threads"
+    assert [*found][4:] == ["4,096 paper-10rps, 2 threads", chain]
     assert all(cpu > 0 and wall > 0 for cpu, wall in found.values())
 
 
