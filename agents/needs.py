@@ -45,8 +45,7 @@ NEEDS = (
     *("needed_now", "room", "ready_share", "replicas_log", "backlog", "fewest"),
     *(f"saved_{fleet}_{rate}" for fleet, rate in product(("fewer", "more"), _LASTING)),
     *(f"cheapest_{fleet}" for fleet in _FLEETS),
-    *(f"now_{cores}" for cores in range(1, CORES + 1)),
-    *(f"soon_{cores}" for cores in range(1, CORES + 1)),
+    *(f"{when}_{cores}" for when, cores in product(("now", "soon"), range(1, CORES + 1))),
 )
 """Names of the inputs, in order: what a system is, which does not change; the cores that each ready
 replica needs for the rates; the eighths of the machine that a fleet of one replica fewer, as many
@@ -73,11 +72,9 @@ def table_of(spec: SystemSpec, most_replicas: int) -> FloatArray:
     static = [
         *np.log(at_points_s / slo_s),
         *np.log(serves_rps[[each - 1 for each in _GAINS]] / serves_rps[0]),
-        math.log(serves_rps[0] * table_s[0, 0]),
-        math.log(serves_rps[0] * spec.interval_s),
-        math.log2(spec.total_cores / CORES),
-        float(math.isfinite(stage.cpu_cores)),
-    ]
+        math.log(serves_rps[0] * table_s[0, 0]), math.log(serves_rps[0] * spec.interval_s),
+        math.log2(spec.total_cores / CORES), float(math.isfinite(stage.cpu_cores)),
+    ]  # fmt: skip
     total_cores = min(spec.total_cores, stage.cpu_cores)  # replicas may share less than the machine
     most = min(most_replicas, stage.replicas_max, spec.total_cores)
     limits = total_cores, stage.replicas_max, most

@@ -8,12 +8,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from project import ROOT, python
 
 import evaluate
+from sponge_env.run import cluster
 from sponge_env.run.read import load_failures, load_intervals, load_results
 
 pytestmark = pytest.mark.usefixtures("unpainted")
@@ -211,6 +213,21 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files():
         assert Path("suite", name).is_file()
         assert Path("single", name).is_file()
 
+
+@pytest.mark.parametrize("address", ["head:6379", ""])
+def test_the_token_of_a_cluster_is_used_as_ray_itself_does(address, own_folder, monkeypatch):
+    ray = SimpleNamespace(is_initialized=lambda: True)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(cluster.installation, "require_extra", lambda *_: None)
+    monkeypatch.setenv("HOME", str(own_folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    cluster._join(address)
+    assert "RAY_AUTH_MODE" not in os.environ
+    Path(".ray").mkdir()
+    Path(".ray/auth_token").write_text("x")
+    cluster._join(address)
+    assert os.environ.get("RAY_AUTH_MODE") == ("token" if address else None)
 
 CLUSTER = """
 import sys, threading, time

@@ -99,5 +99,5 @@ def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--scenario says itself what is measured; leave out {option}")
     if not (files := calibrations([load_scenario(args.scenario)], args.limiter)):
-        raise ConfigError(f"scenario {args.scenario!r} has no model such as local:ocr-det-v5")
+        raise ConfigError(f"scenario {args.scenario!r} names no model of this machine")
     return files

@@ -30,6 +30,7 @@ from sponge_env.utils.files import read_all, write_all
 RETRIES = 2  # How often a task is tried again when its node dies
 _ANSWER_S = 5.0  # How long a cluster's head may take to accept a connection
 _CHECK_S = 0.2  # Interval of checks for an interrupt while all tasks run
+_END_S = 5.0  # How long tasks that are cancelled may take to remove their files
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,10 @@ class Cluster:
                         result = Failure("ProcessDied", str(error).partition("\n")[0])
                     yield task, result
         finally:
-            for left in running:
-                ray.cancel(left, force=True)
+            for force in (False, True) if running else ():
+                for left in running:
+                    ray.cancel(left, force=force)
+                ray.wait([*running], num_returns=len(running), timeout=_END_S)
 
 
 def _mark(task: Any) -> str:
@@ -98,10 +101,8 @@ def run_units(
 
     Yield each with None, or with its :class:`~sponge_env.run.executor.Failure`.
     """
-    orders = []
-    for unit in units:
-        kept = store.file("results", unit, ".json")
-        orders.append(_Order(unit, kept.read_bytes() if kept.exists() else b""))
+    kept = [store.file("results", unit, ".json") for unit in units]
+    orders = [*map(_Order, units, (f.read_bytes() if f.exists() else b"" for f in kept))]
     with closing(cluster.run(partial(_run_order, run_unit), orders)) as results:
         for order, result in results:
             failure = result
@@ -128,11 +129,13 @@ def _run_order(
 def _join(address: str) -> Any:
     """Return Ray, connected to a cluster each of whose nodes was prepared."""
     installation.require_extra("ray", "a cluster")
+    if address and Path("~/.ray/auth_token").expanduser().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as ``ray start`` does
     ray: Any = importlib.import_module("ray")
     if ray.is_initialized():
         return ray
-    options: dict[str, Any] = {} if address else {"include_dashboard": False}
-    options |= {"log_to_driver": False, "logging_level": "warning"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    options |= {} if address else {"include_dashboard": False}
     options["runtime_env"] = {"env_vars": installation.ONE_THREAD}
     ended_by = signal.getsignal(signal.SIGTERM)
     try:
@@ -140,7 +143,7 @@ def _join(address: str) -> Any:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _ANSWER_S).close()
         ray.init(address or "local", **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"no Ray at {address!r} (HOST:PORT of its head): {reason}") from error
     finally:
