@@ -229,6 +229,7 @@ def test_the_token_of_a_cluster_is_used_as_ray_itself_does(address, own_folder, 
     cluster._join(address)
     assert os.environ.get("RAY_AUTH_MODE") == ("token" if address else None)
 
+
 CLUSTER = """
 import sys, threading, time
 from pathlib import Path
