@@ -1,7 +1,5 @@
 """How fast simulators and evaluations are, beside an earlier version.
 
-    python -m benchmarks.throughput [--against REF] [--at-most RATIO]
-
 It prints the CPU time of one step: of a batch of environments (on one thread unless it says two),
 of a single one, and of an evaluation. The earlier version is checked out, and the two are measured
 in turn. Times and ratios are medians over the turns. Actions are drawn, but in rows without a ratio
