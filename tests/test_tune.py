@@ -69,12 +69,13 @@ def test_a_range_is_widened_where_the_best_lies_at_its_end():
     assert wide.widened(0.061).low == pytest.approx(0.015)
 
 
-def tuned_to(monkeypatch, best):
+def tuned_to(monkeypatch, best, elsewhere=None):
     tried = []
 
-    def costs(task, options):
-        tried.append(options.get("x", 5.0))
-        yield from (abs(tried[-1] - best) + cell for cell in range(24))
+    def costs(task, options, seeds=()):
+        value, ideal = options.get("x", 5.0), best if elsewhere is None or not seeds else elsewhere
+        tried.extend([value] * (not seeds))
+        yield from (abs(value - ideal) + cell for cell in range(24))
 
     monkeypatch.setitem(SEARCHES, "queue-rule", {"x": Range(0.0, 10.0, least=0.0)})
     monkeypatch.setattr(Task, "costs", costs)
@@ -90,6 +91,8 @@ def test_the_best_is_found_beyond_the_range_as_well(monkeypatch):
     assert found["options"]["x"] == pytest.approx(15.0, abs=0.5)
     assert len(tried) > 41
     assert tuned_to(monkeypatch, 5.0)[0]["options"] == {}, "the first of equals wins"
+    found, _ = tuned_to(monkeypatch, 7.0, elsewhere=5.5)
+    assert (found["options"], found["cost_cores"]) == ({}, round(math.exp(2 + 11.5), 4))
 
 
 def test_violations_beyond_the_objective_cost_cores():

@@ -34,9 +34,7 @@ from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import mixed_rps, rate_rps, streams
 from sponge_env.simulation.workload import Workload, draw_workload
 
-SETTLING = 400
-"""Intervals that a controller is given to settle: longer than any of ours remembers (the
-horizontal pod autoscaler its last 300 s), so that the cold start is forgotten."""
+SETTLING = 600  # Intervals that a controller is given to settle: autoscalers look back less
 
 COUNTED = 30  # Last intervals, whose most frequent allocation is taken
 _REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: it reveals nothing of the evaluation
@@ -73,8 +71,7 @@ class Episode:
 
     summary: EpisodeMetrics  # ``summary.partial`` tells whether it ended early
     columns: Mapping[str, NDArray[Any]]  # (intervals,) each, see ``metrics.to_columns``
-    requests: Mapping[str, NDArray[Any]]
-    """(offered,) each, see :func:`sponge_env.simulation.memory.ledger_columns`."""
+    requests: Mapping[str, NDArray[Any]]  # (offered,) each, see ``memory.ledger_columns``
     failure: SpongeError | None = None  # Why worker, controller or a sink could not go on
 
     @property
