@@ -12,6 +12,7 @@ lowest geometric mean of the cells' :func:`cost_cores`. ``tuned.json`` keeps the
 import math
 import random
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -147,8 +148,6 @@ def _search(task: Task, space: Space, best: tuple[float, Values]) -> tuple[float
 def import_optuna() -> ModuleType:
     """Import optuna; a MissingExtraError names what to install."""
     require_extra("search", "tuning")
-    import warnings
-
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

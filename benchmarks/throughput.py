@@ -2,10 +2,9 @@
 
 It prints the CPU time of one step: of a batch of environments (on one thread unless it says two),
 of a single one, and of an evaluation. The earlier version is checked out, and the two are measured
-in turn. Times and ratios are medians over the turns. Actions are drawn, but in rows without a ratio
-they are constant: half of all choices.
-With ``--at-most`` only a batch of 1,024 is measured, and the exit code is 1 if this takes more than
-RATIO times its CPU time.
+in turn. Times and ratios are medians over the turns. Actions are drawn, but of chains and 10 rps
+constant: half of all choices. With ``--at-most`` only a batch of 1,024 is measured, and the exit
+code is 1 if this takes more than RATIO times its CPU time.
 """
 
 import argparse
@@ -123,7 +122,7 @@ def _interval_ns(agent: str, options: str) -> list[float]:
             if main(["--suite", str(suite), "--jobs", "1", "--run-dir", f"{folder}/run"]):
                 raise RuntimeError(f"{agent} cannot be evaluated")
 
-    run(1)
+    run(2)
     # The difference leaves out what it takes to start. A single episode is played in another way.
     few_ns, many_ns = taken_ns(lambda: run(2)), taken_ns(lambda: run(2 + several))
     return list((many_ns - few_ns) / (several * intervals))

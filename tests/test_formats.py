@@ -115,7 +115,7 @@ def test_numbers_that_only_rise_are_no_requests_per_second(written):
     assert content_of(written("20\n" * 20)) == "arrivals"
     path = written("".join(f"{count}\n" for count in range(10, 310, 5)))
     assert read_arrivals(path).per_second.size == 60
-    said = r"file: its 60 numbers only rise.* mahimahi .* needs 500 lines .* on one line"
+    said = r"file: numbers that only rise .* mahimahi .* needs 500 lines .* on one line"
     with pytest.raises(TraceError, match=said):
         content_of(path)
 
@@ -123,7 +123,7 @@ def test_numbers_that_only_rise_are_no_requests_per_second(written):
 @pytest.mark.parametrize("name", [*BANDWIDTH, *EVENTS, *COUNTS])
 def test_the_content_of_a_file_is_told_by_reading_it(name):
     if name == "mahimahi.up":
-        with pytest.raises(TraceError, match="may be a mahimahi trace or requests per second"):
+        with pytest.raises(TraceError, match="may be a mahimahi trace, .* or requests per second"):
             content_of(DATA / name)
     else:
         assert content_of(DATA / name) == ("bandwidth" if name in BANDWIDTH else "arrivals")
@@ -144,7 +144,7 @@ def test_a_ucc_log_without_a_reading_goes_on_with_the_last(written):
     start_s, bandwidth, duration_s = BANDWIDTH["ucc-5g.csv"]
     assert trace.start_s.tolist() == start_s
     assert (trace.bandwidth_bytes_per_s.tolist(), trace.duration_s) == (bandwidth, duration_s)
-    with pytest.raises(TraceError, match="line 2: DL_bitrate is '-' from here to the end"):
+    with pytest.raises(TraceError, match="line 2: there is no DL_bitrate from here to the end"):
         read_bandwidth(written("\n".join([lines[0], *unread])))
 
 
@@ -209,6 +209,20 @@ def test_counts_of_which_many_are_missing_are_refused(times, written):
         read_arrivals(written(counted(times)))
 
 
+@pytest.mark.parametrize("content", [
+    "arrival_s\n2023-11-14 22:13:20\n2023-11-14T22:13:21.5Z\n", "Arrival_S\tid\n0\ta\n1.5\tb\n",
+    "id;arrival_s\na;0\nb;1.5\n",
+])  # fmt: skip
+def test_times_of_requests_as_logs_have_them(content, written):
+    assert read_arrivals(written(content)).time_s.tolist() == [0.0, 1.5]
+
+
+def test_requests_recorded_by_the_second_lie_anywhere_in_it(written):
+    trace = read_arrivals(written("arrival_s\n2\n2\n2\n4\n"))
+    assert trace.per_second.tolist() == [0, 0, 3, 0, 1]
+    assert read_arrivals(written("arrival_s\n2\n2\n3\n4\n5\n")).time_s.size == 5, "by chance"
+
+
 def test_counts_of_minutes_are_scaled_up_without_bursts(written):
     trace = read_arrivals(path := written(counted([0, 1, 2])))
     assert trace.per_second.max() == 1
@@ -270,7 +284,9 @@ def test_a_file_that_cannot_be_read(load, tmp_path):
      (read_bandwidth, "0\n0\n", "the trace ends at 0 ms"),
      (read_bandwidth, "5\n5\n5\n", "3 packets until 5 ms are no link: rates"),
      (read_bandwidth, "1000000\n2000000\n", "2 packets until 2000000 ms are no link: rates"),
+     (read_bandwidth, "20\n" * 5 + "25\n" * 5, "10 packets until 25 ms are no link: rates"),
      (read_arrivals, "0\n0\n", "needs at least one request"),
+     (read_arrivals, "1700000001\n1700000002\n", "too large (times need the header arrival_s)"),
      (read_arrivals, "arrival_s\n0\n1e-308\n", "needs at least two requests"),
      (read_bandwidth, "time_s,bandwidth_bytes_per_s\n0,1\n1,1e308\n", "must not be infinite"),
      (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests")],
@@ -292,7 +308,7 @@ def test_a_changed_file_is_read_again(written):
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=200).map(sorted))
 def test_mahimahi_keeps_every_packet(tmp_path_factory, delivery_ms):
-    delivery_ms[-1] += 1
+    delivery_ms = [0, *delivery_ms[:-1], delivery_ms[-1] + 1]
     path = tmp_path_factory.mktemp("mahimahi") / "trace"
     path.write_text("".join(f"{ms}\n" for ms in delivery_ms))
     trace = read_bandwidth(path)

@@ -97,6 +97,9 @@ def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
     said = " | ".join(warned(short(arrivals=Arrivals("trace", file=str(path)), duration_s=600.0)))
     assert sentence in said
     assert said.count("its times") <= 1
+    path.write_text("".join(f"{second}\n" for second in range(9)))
+    rising = short(arrivals=Arrivals("trace", file=str(path)))
+    assert "never falls: if it has times, they need the header arrival_s" in "".join(warned(rising))
     path.write_text("arrival_s\n700\n701\n")
     with pytest.raises(TraceError, match="has no request in its first 600 s"):
         warned(short(arrivals=Arrivals("trace", file=str(path)), duration_s=600.0))
@@ -105,7 +108,7 @@ def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [({"arrivals": Arrivals(rate_rps=1 / 60)}, "scenario short has one request in 60 s; --rate"),
-     ({"arrivals": Arrivals(rate_rps=40.0)}, "has 40 requests/s, more than the 30.4 that"),
+     ({"arrivals": Arrivals(rate_rps=40.0)}, "has 40 requests/s as played, more than the 30.4"),
      ({"slo_s": 0.01}, "100% of the requests are hopeless"),
      ({"network": Network(payload_bytes=3e8)}, "100% of the requests are hopeless: 3e+08 bytes")],
 )  # fmt: skip

@@ -29,11 +29,8 @@ Report = Callable[[int, str], None]  # Called with the steps done, and how good 
 EVALUATED_FILE = "judged.json"  # What the policy that a training keeps reached, beside the program
 SETTINGS_FILE = "learn.json"  # Hyper-parameters in a run directory
 FOR_ANY_MODEL: dict[str, Any] = {
-    "hidden": "128,128",
-    "evaluation_episodes": 2,
-    "demonstrations": 4,
-    "imitation_epochs": 8,
-}
+    "hidden": "128,128", "evaluation_episodes": 2, "demonstrations": 4, "imitation_epochs": 8
+}  # fmt: skip
 """Hyper-parameters that differ where there are hundreds of systems instead of a few scenarios."""
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)  # Batch sizes that policies choose among
 

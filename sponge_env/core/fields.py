@@ -94,18 +94,15 @@ VERTICAL_FIELDS = _QUEUE + _NETWORK + _ALLOCATION + _OUTCOME + _USE
 JOINT_FIELDS = VERTICAL_FIELDS + _STARTING  # What controllers of replicas see as well
 
 REQUEST_FIELDS = (*_NETWORK, *_OUTCOME, Field("effective_accuracy", _ACCURACY, ""))
-"""What controllers of variants and stages see of requests, in order. The scale is that of the
-first stage."""
+"""What controllers of variants and stages see of requests; on the scale of the first stage."""
 
 STAGE_FIELDS: tuple[Field, ...] = (
-    *_QUEUE,
-    *_ALLOCATION,
+    *_QUEUE, *_ALLOCATION,
     Field("variant", "model variant asked for", "the last one's number"),
     Field("done", "requests done in the last interval", _INTERVAL),
-    Field("given_up", "requests given up here in it", _INTERVAL),
-    *_USE,
-    *_STARTING,
-)  # What they see of each stage, after that; its requests are tasks
+    Field("given_up", "requests given up here in it", _INTERVAL), *_USE, *_STARTING,
+)  # fmt: skip
+"""What they see of each stage, after that; its requests are tasks."""
 
 FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
 JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)

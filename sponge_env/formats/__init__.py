@@ -51,9 +51,9 @@ def content_of(path: Path) -> Content:
             continue
         if content != fit[-1] and isinstance(trace, CountTrace) and recorded.only_rises(trace):
             raise TraceError(
-                f"{path}: its {trace.per_second.size} numbers only rise, which may be a "
-                f"mahimahi trace or requests per second; the first needs {recorded.MAHIMAHI_LINES} "
-                "lines or more to be told, and the second belong on one line"
+                f"{path}: numbers that only rise may be a mahimahi trace, which needs "
+                f"{recorded.MAHIMAHI_LINES} lines to be told, or requests per second: put them on "
+                "one line, or give times of requests the header arrival_s"
             )
         return content
     message = f"{path} is in no known format: its first line is {shown(lines[0].text)}"
@@ -121,4 +121,4 @@ def _why_not(lines: list[Line], content: Content) -> str:
             return f"holds {other}, not {content} (it is {found}); use it as {_SETTING[other]}"
     known = "; ".join(candidate.name for candidate in FORMATS[content])
     first = f"line {lines[0].number} is {shown(lines[0].text)}"
-    return f"is in no known format of {content}: {first}; known are: {known}"
+    return f"is in no known format of {content}: {first}; rename columns to those of: {known}"

@@ -23,6 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
 _MAX_S = 1e8  # Three years: no trace is as long, and 1973 as a Unix time
 _MAX_COUNTED_S = 366 * 86_400  # Each second takes memory where requests are counted over more
+_EQUAL = 0.3  # Share of requests at the time of the one before from which times are whole seconds
 _MAX_MISSING = 0.1  # Readings that may be missing in a trace of counts, as a share of the others
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
@@ -30,6 +31,7 @@ MAHIMAHI_BIN_MS = 50
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
 _MAHIMAHI_MAX_MS = 1e9  # Eleven days; more is a wall clock
 MAHIMAHI_LINES = 500  # So many numbers that never fall are mahimahi's times, and no counts
+_MAHIMAHI_FEW = 10  # Of more, the first comes before half of the time has passed
 _MAHIMAHI_MIN_BYTES_PER_S = 100.0  # Any link carries more; less are rates that only rise
 _PENSIEVE_MAX_MBIT_PER_S = 1e5  # No client has a link of 100 Gbit/s; more is in other units
 
@@ -162,7 +164,8 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
     if end_ms == 0:
         raise rows.error(-1, "the trace ends at 0 ms")
     too_few = delivery_ms.size * MAHIMAHI_PACKET_BYTES * 1000.0 < _MAHIMAHI_MIN_BYTES_PER_S * end_ms
-    if delivery_ms.size > 1 and (too_few or delivery_ms[0] == end_ms):
+    alike = delivery_ms[0] >= end_ms / (2 if delivery_ms.size >= _MAHIMAHI_FEW else 1)
+    if delivery_ms.size > 1 and (too_few or alike):
         raise rows.error(
             -1,
             f"{delivery_ms.size} packets until {end_ms} ms are no link: rates, one per line, need "
@@ -212,18 +215,30 @@ def _held(rows: Rows, name: str, time_s: FloatArray, bandwidth: FloatArray) -> B
     return BandwidthTrace(start_s, bandwidth[last_of_its_time], float(start_s[-1]) + apart_s)
 
 
-def _arrivals_csv(rows: Rows) -> EventTrace:
-    """Seconds since the start of the trace; where they are Unix times, since the first request."""
-    time_s = rows.seconds("arrival_s")
+def _arrivals_csv(rows: Rows) -> EventTrace | CountTrace:
+    """Seconds since the start of the trace; of dates and Unix times, since the first request."""
+    time_s = rows.seconds("arrival_s", _seconds)
     rows.ascending("arrival_s", time_s)
-    return EventTrace(time_s - time_s[0] if time_s[0] > _MAX_S else time_s)
+    time_s -= time_s[0] * (time_s[0] > _MAX_S)
+    # If many are equal, they were recorded by the second.
+    by_second = np.mean(np.diff(time_s, prepend=-1.0) == 0) > _EQUAL
+    return _events(rows, "arrival_s", time_s) if by_second else EventTrace(time_s)
+
+
+def _events(rows: Rows, name: str, time_s: FloatArray) -> EventTrace | CountTrace:
+    # Whole seconds say in which second a request came and not when in it.
+    if np.any(time_s != np.floor(time_s)):
+        return EventTrace(time_s)
+    rows.require(time_s < _MAX_S, f"{name} is years after the first")
+    return CountTrace(np.bincount(time_s.astype(np.int64)).astype(np.float64))
 
 
 def _counts(rows: Rows) -> CountTrace:
     """Requests per second, as the Twitter trace and Autothrottle's traces have them."""
     per_second = rows.column(_COUNT)
-    whole, text = per_second == np.floor(per_second), f"{_COUNT} is not a whole number"
-    rows.require(whole, f"{text} (times need the header arrival_s)")
+    whole, times = per_second == np.floor(per_second), "(times need the header arrival_s)"
+    rows.require(whole, f"{_COUNT} is not a whole number {times}")
+    rows.require(per_second < _MAX_S, f"{_COUNT} is too large {times}")
     return CountTrace(per_second)
 
 
@@ -232,10 +247,9 @@ def _counts_in_lines(rows: Rows) -> CountTrace:
     trace = _counts(rows)
     if only_rises(trace) and trace.per_second.size >= MAHIMAHI_LINES:
         raise TraceError(
-            f"its {trace.per_second.size} numbers rise from {trace.per_second[0]:g} to "
-            f"{trace.per_second[-1]:g} and never fall: a mahimahi trace of bandwidth, not arrivals;"
-            " use it as network.trace (--trace), or put requests per second that only rise on one "
-            "line"
+            f"its {trace.per_second.size} numbers rise and never fall: use a mahimahi trace as "
+            "network.trace (--trace), put requests per second that only rise on one line, or give "
+            "times of requests the header arrival_s"
         )
     return trace
 
@@ -261,14 +275,9 @@ def _azure_llm(rows: Rows) -> EventTrace:
 
 def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
     """Seconds. The trace starts with the first request."""
-    # Whole seconds say in which second a request came and not when in it.
     time_s = rows.seconds("Timestamp")
     rows.ascending("Timestamp", time_s)
-    time_s -= time_s[0]
-    if np.any(time_s != np.floor(time_s)):
-        return EventTrace(time_s)
-    rows.require(time_s < _MAX_S, "Timestamp is years after the first")
-    return CountTrace(np.bincount(time_s.astype(np.int64)).astype(np.float64))
+    return _events(rows, "Timestamp", time_s - time_s[0])
 
 
 def _counts_by_time(rows: Rows) -> CountTrace:

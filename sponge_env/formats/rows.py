@@ -33,7 +33,7 @@ def read_lines(path: Path) -> list[Line]:
     try:
         text = read_text(path)
         if any(text.count(mark) > _MOST_ROWS for mark in (_BREAKS + " \t," * ("\n" not in text))):
-            raise ValueError(f"it has more than {_MOST_ROWS} lines or numbers")
+            raise ValueError(f"it has more than {_MOST_ROWS} lines or numbers; cut out a part")
         numbered = enumerate(text.splitlines(), start=1)
     except ValueError as error:
         raise TraceError(f"{path} is not a trace: {error}") from None
@@ -77,7 +77,7 @@ class Rows:
 
     def ascending(self, name: str, values: FloatArray) -> None:
         """Check that a column never goes back."""
-        self.require(np.diff(values, prepend=values[:1]) >= 0, f"{name} goes back")
+        self.require(np.diff(values, prepend=values[:1]) >= 0, f"{name} goes back: sort by it")
 
     def column(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
         """Return a column, (rows,) from 0; ``convert`` makes numbers of cells, or raises."""
@@ -104,11 +104,11 @@ class Rows:
         return time_s
 
     def measured(self, name: str) -> "Rows":
-        """Leave out the rows where a column has ``-``, which loggers write for no reading."""
-        column = self.header.index(name)
-        lines = [line for line in self.lines if self.split(line.text)[column : column + 1] != ["-"]]
+        """Leave out the rows where a column has what loggers write for no reading."""
+        own, blank = slice(at := self.header.index(name), at + 1), (["-"], ["nan"], [""])
+        lines = [each for each in self.lines if self.split(each.text.lower())[own] not in blank]
         if not lines:
-            raise self.error(0, f"{name} is '-' from here to the end")
+            raise self.error(0, f"there is no {name} from here to the end")
         return dataclasses.replace(self, lines=lines)
 
 
@@ -127,7 +127,7 @@ class Format:
         """Whether the first line looks like this format."""
         first = lines[0].text
         if self.layout == "header":
-            return set(self.columns) <= set(_split_csv(first))
+            return {*map(str.lower, self.columns)} <= {*_split_csv(first.lower())}
         if self.layout == "one line":
             return len(lines) == 1 < len(_numbers(_split_line(first)))
         return len(_numbers(first.split())) == len(self.columns)
@@ -136,13 +136,17 @@ class Format:
         """Lay the lines out as rows of cells, and make the trace of them."""
         number, first = lines[0]
         if self.layout == "header":
-            return self.parse(Rows(self.name, lines[1:], _split_csv, tuple(_split_csv(first))))
+            own = {name.lower(): name for name in self.columns}
+            header = tuple(own.get(name.lower(), name) for name in _split_csv(first))
+            return self.parse(Rows(self.name, lines[1:], _split_csv, header))
         if self.layout == "one line":
             lines = [Line(number, cell) for cell in _split_line(first)]
         return self.parse(Rows(self.name, lines, str.split, self.columns))
 
 
 def _split_csv(line: str) -> list[str]:
+    if "," not in line:  # which others write as tabs or semicolons
+        line = line.replace("\t", ",").replace(";", ",")
     if '"' not in line:  # the same, several times faster
         return [cell.strip() for cell in line.split(",")]
     try:

@@ -153,8 +153,11 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     source, hint, whole = f"scenario {scenario.name}", "", False
     if scenario.arrivals.kind == "trace":
         source, hint = str(scenario.arrivals.file), f"; {IN_MS}"
-        times_s = getattr(formats.read_arrivals(source), "time_s", np.zeros(0))
+        trace = formats.read_arrivals(source)
+        times_s = getattr(trace, "time_s", np.zeros(0))
         whole = times_s.size >= FEW and bool(np.all(times_s == np.floor(times_s)))
+        if isinstance(trace, CountTrace) and formats.recorded.only_rises(trace):
+            yield f"{source} never falls: if it has times, they need the header arrival_s"
     rate = rate_rps(scenario, profile)
     if (needed_gb := record_bytes(scenario, rate) / 1e9) > MUCH_GB:
         yield (
@@ -175,6 +178,6 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
         where = f"in one replica of {limits.cores} cores (in replicas {where}: {all_rps:.3g})"
     if rate > most_rps and not scenario.models:
         yield (
-            f"{source} has {rate:.4g} requests/s, more than the {most_rps:.3g} that "
+            f"{source} has {rate:.4g} requests/s as played, more than the {most_rps:.3g} that "
             f"{scenario.cell[1]} can serve {where}; {load}--rate {0.6 * most_rps:.3g} scales it"
         )

@@ -108,11 +108,9 @@ def _memory(spec: SystemSpec, queue: int, replicas: int) -> _Memory:
     arrays.queue["row"][0] = np.arange(requests.size).reshape(len(stages), queue)
     measured = arrays.stages["measured"][0]
     return _Memory(
-        arrays,
-        blank_metrics(1),
-        {name: arrays.envs[name] for name in ENV.names or ()},
+        arrays, blank_metrics(1), {name: arrays.envs[name] for name in ENV.names or ()},
         {name: arrays.stages[name][0] for name in STAGE.names or ()}
         | {name: measured[name] for name in _OBSERVED},
         {name: arrays.replicas[name][0] for name in REPLICA.names or ()},
         requests["deadline_s"].reshape(len(stages), queue),
-    )
+    )  # fmt: skip

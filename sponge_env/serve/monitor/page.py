@@ -163,16 +163,12 @@ def state(engine: "ServingEngine", history: History, since_s: float = 0.0) -> by
     stages = chain.from_iterable(each.served.stages for each in counted)
     columns = stages, now.cores, now.replicas, now.batch, now.variant, now.queued
     names = ("name", "cores", "replicas", "batch", "variant", "queued")
+    server = {"version": __version__, "variants": served.variants, "kept_s": KEPT}
+    server |= {"outcomes": OUTCOMES, "violations": VIOLATIONS}
+    server["model"] = ", ".join(each.served.name for each in counted)
+    server["slo_s"] = max(each.served.default_slo_s for each in counted)
     values: dict[str, Any] = {
-        "server": {
-            "version": __version__,
-            "model": ", ".join(each.served.name for each in counted),
-            "slo_s": max(each.served.default_slo_s for each in counted),
-            "variants": served.variants,
-            "outcomes": OUTCOMES,
-            "violations": VIOLATIONS,
-            "kept_s": KEPT,
-        },
+        "server": server,
         "now_s": now.now_s,
         "ready": engine.ready,
         "agent": now.agent,
