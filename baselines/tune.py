@@ -2,9 +2,9 @@
 
     python -m baselines.tune [--suite standard-v1] [--agents hpa fa2 ...] [--out FILE]
 
-Every controller is tuned once for a profile, over all of its cells, as an operator would, and not
-for each load. Optuna proposes options within the ranges of :mod:`.searches`; the best have the
-lowest geometric mean of the cells' :func:`cost_cores`. ``tuned.json`` keeps them:
+Every controller is tuned once for a profile, over all of its cells, as an operator would. Optuna
+proposes options within the ranges of :mod:`.searches`. Those with the lowest geometric mean of the
+cells' :func:`cost_cores` go into ``tuned.json`` if they beat the defaults on other seeds, too:
 
     {"agents": {AGENT: {PROFILE: {"options", "cost_cores", "configurations", "episodes"}}}}
 """
