@@ -43,10 +43,12 @@ SUITES = {  # What their tables are called
     "cold": "Cold starts",
     "robust": "Slow resizes and slow service",
     "real": "Recorded traces",
+    "rules": "What the queue's rule is worth",
     "systems": "Random systems",
     "stages": "Pipelines",
 }
 SHOWN = {"robust": "by group", "real": "all", "stages": "all"}  # Beginnings of titles; else all
+MISSED = {"cold": ["group", "profile"], "rules": ["group"]}  # Few are met; columns of a grid
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 
@@ -139,8 +141,9 @@ def tables(folder: Path) -> str:
             reference = read_rows(scores)["reference"].iloc[0]
             cells = read_rows(folder / f"{suite}-cells.csv")
             found = suite_tables.score_tables(cells, reference, [*cells["agent"].unique()])
-            if suite == "cold":  # where hardly a cell is met
-                found = {"avoidable violations [%] · mean cores": _missed_grid(cells)}
+            if suite in MISSED:
+                grid = _missed_grid(cells, MISSED[suite])
+                found = {"avoidable violations [%] · mean cores": grid}
             found = {name: found[name] for name in found if name.startswith(SHOWN.get(suite, ""))}
             titled |= {f"{title}: {name}": table for name, table in found.items()}
     if (live := folder / "fidelity.csv").exists():
@@ -148,14 +151,13 @@ def tables(folder: Path) -> str:
     return "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in titled.items())
 
 
-def _missed_grid(cells: pd.DataFrame) -> Table:
-    """Return what each agent misses, and on how many cores, by group and profile."""
-    places = cells["group"].str.removeprefix("duration_s ") + " s, " + cells["profile"]
-    texts = cells["avoidable_violation_rate"].map("{:.1%}".format).str.removesuffix("%")
-    texts += " · " + cells["mean_cores"].map("{:.1f}".format)
-    named = cells.assign(place=places, text=texts)
-    grid = named.pivot(index="agent", columns="place", values="text")
-    order = grid.loc[cells["agent"].unique(), places.unique()]
+def _missed_grid(cells: pd.DataFrame, by: Sequence[str]) -> Table:
+    """Return what each agent misses, and on how many cores: means by some columns."""
+    named = cells.assign(place=cells[[*by]].agg(", ".join, axis=1))
+    means = named.groupby(["agent", "place"])[["avoidable_violation_rate", "mean_cores"]].mean()
+    texts = means["avoidable_violation_rate"].map("{:.1%}".format).str.removesuffix("%")
+    grid = (texts + " · " + means["mean_cores"].map("{:.1f}".format)).unstack()
+    order = grid.loc[named["agent"].unique(), named["place"].unique()]
     return Table(["controller", *order.columns], list(order.itertuples()))
 
 
@@ -181,6 +183,8 @@ def _texts(values: "pd.Series[float]", form: str) -> "pd.Series[str]":
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
+    names = {Path(name).stem for group in load_suite("live").cells for name in group.scenarios}
+    rows = rows[rows["scenario"].isin(names)]
     rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
     by_quantity = dict(iter(rows.set_index("key").groupby("quantity")))
     violations, cores = by_quantity["violation_rate"], by_quantity["mean_cores"]
