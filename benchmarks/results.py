@@ -142,8 +142,7 @@ def tables(folder: Path) -> str:
             cells = read_rows(folder / f"{suite}-cells.csv")
             found = suite_tables.score_tables(cells, reference, [*cells["agent"].unique()])
             if suite in MISSED:
-                grid = _missed_grid(cells, MISSED[suite])
-                found = {"avoidable violations [%] · mean cores": grid}
+                found = {"avoidable violations [%] · mean cores": _missed(cells, MISSED[suite])}
             found = {name: found[name] for name in found if name.startswith(SHOWN.get(suite, ""))}
             titled |= {f"{title}: {name}": table for name, table in found.items()}
     if (live := folder / "fidelity.csv").exists():
@@ -151,7 +150,7 @@ def tables(folder: Path) -> str:
     return "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in titled.items())
 
 
-def _missed_grid(cells: pd.DataFrame, by: Sequence[str]) -> Table:
+def _missed(cells: pd.DataFrame, by: Sequence[str]) -> Table:
     """Return what each agent misses, and on how many cores: means by some columns."""
     named = cells.assign(place=cells[[*by]].agg(", ".join, axis=1))
     means = named.groupby(["agent", "place"])[["avoidable_violation_rate", "mean_cores"]].mean()
@@ -184,8 +183,7 @@ def _texts(values: "pd.Series[float]", form: str) -> "pd.Series[str]":
 
 def _fidelity(rows: pd.DataFrame) -> Table:
     names = {Path(name).stem for group in load_suite("live").cells for name in group.scenarios}
-    rows = rows[rows["scenario"].isin(names)]
-    rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
+    rows = rows[rows["scenario"].isin(names)].assign(key=rows["scenario"] + ", " + rows["agent"])
     by_quantity = dict(iter(rows.set_index("key").groupby("quantity")))
     violations, cores = by_quantity["violation_rate"], by_quantity["mean_cores"]
     shown = {f"violations {k} [%]": _texts(violations[k], ".2f") for k in ("live", "simulated")}
