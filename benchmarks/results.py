@@ -48,7 +48,7 @@ SUITES = {  # What their tables are called
     "stages": "Pipelines",
 }
 SHOWN = {"robust": "by group", "real": "all", "stages": "all"}  # Beginnings of titles; else all
-MISSED = {"cold": ["group", "profile"], "rules": ["group"]}  # Few are met; columns of a grid
+MISSED = {"cold": ["group", "profile"], "rules": ["group"]}  # Shown by these: few are met
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 
@@ -182,6 +182,7 @@ def _texts(values: "pd.Series[float]", form: str) -> "pd.Series[str]":
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
+    # Other scenarios were played by earlier versions: they are in the CSV only.
     names = {Path(name).stem for group in load_suite("live").cells for name in group.scenarios}
     rows = rows[rows["scenario"].isin(names)].assign(key=rows["scenario"] + ", " + rows["agent"])
     by_quantity = dict(iter(rows.set_index("key").groupby("quantity")))

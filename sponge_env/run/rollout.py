@@ -34,8 +34,7 @@ from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import mixed_rps, rate_rps, streams
 from sponge_env.simulation.workload import Workload, draw_workload
 
-SETTLING = 700  # Intervals that a controller is given to settle: longer than any looks back
-
+SETTLING = 700  # Intervals that a controller is given to settle: no tuned one looks back longer
 COUNTED = 30  # Last intervals, whose most frequent allocation is taken
 _REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: it reveals nothing of the evaluation
 
