@@ -135,7 +135,7 @@ def server(request):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Lay pictures out without painting them, which takes longer than a short evaluation."""
-    for name in ("drawing", "page"):
+    for name in ("page", "drawing"):  # one takes it from the other when it is imported
         monkeypatch.setattr(f"sponge_env.results.{name}.png", lambda figure: b"no picture")
 
 
