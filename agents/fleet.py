@@ -66,9 +66,10 @@ class FleetTables(NamedTuple):
     cold_start_s: float
     at_once: bool  # Whether replicas start within half an interval: they take no cores then
     in_pipeline: bool
+    drops_early: bool  # Whether what must be late is dropped, so that no backlog lasts
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
-    value: FloatArray  # (2, sizes) cost of what follows; reused for rates, ends of backlogs, ways
+    value: FloatArray  # (3, sizes) cost of what follows; reused for rates, ends of backlogs, ways
     samples: FloatArray  # (3, samples) load of each replica by rate, cores that it needs, costs
 
 
@@ -226,9 +227,11 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
     # ready ones must be late, and no ready one is given up that the rate or the backlog needs. In
     # an overload, ask for the fewest that soon end the backlog, and keep them until the ready ones
     # serve the rate and no request must be late. A ready one is given up only if all of them would
-    # never end the backlog, and fewer would, with more cores each.
-    (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
+    # never end the backlog, and fewer would, with more cores each. Where late requests are dropped,
+    # more are asked for only if fewer are dropped then over the next cold starts.
+    (all_rps, end_s, dropped), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.sizes
+    horizon_s = _COLD_STARTS_AHEAD * fleet.cold_start_s
     for size in range(sizes):
         replicas = size + 1
         all_rps[size] = _at_most_rps(fleet, replicas, 0)
@@ -237,6 +240,7 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
         short_rps = rate_rps - _at_most_rps(fleet, serving, replicas - serving)
         wait_s, long_rps = moment.wait[size] * fleet.cold_start_s, rate_rps - all_rps[size]
         end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
+        dropped[size] = max(0.0, short_rps) * wait_s + max(0.0, long_rps) * (horizon_s - wait_s)
         soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
     serves_rps = all_rps[ready - 1]
     late = moment.missing or moment.waiting > serves_rps * fleet.slo_s
@@ -248,6 +252,8 @@ def _following(fleet: FleetTables, moment: Moment, usual: int) -> tuple[int, boo
     # If nothing ends it, those that serve most; equal sums differ by rounding.
     while soonest_s == math.inf and all_rps[enough - 1] <= (1 - 1e-9) * most_rps:
         enough += 1
+    if fleet.drops_early and enough > ready and dropped[enough - 1] >= dropped[ready - 1]:
+        enough = ready
     if late and enough < ready and end_s[ready - 1] == math.inf:
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
@@ -380,8 +386,9 @@ class FleetPlanner:
             sizes=sizes, nodes=np.array(spec.nodes), cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual), reluctance=reluctance,
             slo_s=float(spec.slo_s), cold_start_s=float(self._past.cold_start * spec.interval_s),
-            in_pipeline=in_pipeline, serves_rps=np.empty((2, cores_max)),
-            step=np.empty((sizes, sizes)), value=np.empty((2, sizes)),
+            in_pipeline=in_pipeline, drops_early=spec.drops_early,
+            serves_rps=np.empty((2, cores_max)),
+            step=np.empty((sizes, sizes)), value=np.empty((3, sizes)),
             samples=np.empty((3, 2 * SAMPLES)), at_once=2 * ready_s <= spec.interval_s,
         )  # fmt: skip
         # Compile it now, so that no decision waits for it.
@@ -416,7 +423,8 @@ class FleetPlanner:
         coming_rps = rate_samples(smooth_rps, 2 * past.cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.sizes])
         known = past.rates[-past.peak_ago :], past.peak, past.cold_start, coming_rps
-        later = past.rates.size - min(past.peak_ago, past.rates.size) // 2  # The rest may be growth
+        size = past.rates.size
+        later = size - min(past.peak_ago // 2, size) // 2  # The rest may be growth
         before_rps = past.rates[-past.peak_ago - _RECENT * past.cold_start : later]
         moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded, before_rps)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)

@@ -35,7 +35,7 @@ _ERROR_PRIOR = 10  # Intervals without a forecast error that the first ones coun
 _ERRORS_MAX = 300  # Intervals that count at most
 _MOST_VARIANCE = 2.0  # Largest variance of the errors that is believed
 REMEMBERED = 3600  # Past intervals whose rates are remembered
-_PEAK_S, _PEAK_AGO_S = 5.0, 300.0  # Seconds of a peak; how long it may come again
+_PEAK_S, _PEAK_AGO_S = 5.0, 600.0  # Seconds of a peak; how long it may come again
 _FORGOTTEN, _AGAIN = 1.5, 1.25
 """A peak more than so many times the highest expected one, which came before, was forgotten too
 soon: from then on peaks are expected for so many times as long as it took to come again."""

@@ -74,9 +74,7 @@ class IntervalMetrics:
     on_time: int = metric("slo", "Requests answered by their deadline.", "more")
     late: int = metric("slo", "Requests answered after their deadline.", "less")
     dropped: int = metric("slo", "Requests given up before they ran.", "less")
-    failed: int = metric(
-        "slo", "Requests whose third replica died, or one with no time left.", "less"
-    )
+    failed: int = metric("slo", "Requests whose third replica died, or with no time left.", "less")
     cancelled: int = metric("slo", "Requests that their clients cancelled.")
     violations: int = metric("slo", "Late, dropped and failed requests.", "less")
     avoidable_violations: int = metric("slo", "Violations without hopeless requests.", "less")
@@ -105,12 +103,8 @@ class IntervalMetrics:
     delay_mean_s: float = metric("network", "Mean communication delay.", default=NAN)
     delay_max_s: float = metric("network", "Largest communication delay.", default=NAN)
     bandwidth_bytes_per_s: float = metric("network", "Bandwidth that arrivals saw.", default=NAN)
-    accuracy: float = metric(
-        "accuracy", "Mean accuracy of answers; of a pipeline, the product over stages.", "more", NAN
-    )
-    effective_accuracy: float = metric(
-        "accuracy", "The same of all that ended, late and unanswered ones counting 0.", "more", NAN
-    )
+    accuracy: float = metric("accuracy", "Mean of answers; product over stages.", "more", NAN)
+    effective_accuracy: float = metric("accuracy", "The same; violations count 0.", "more", NAN)
     feasible: int = metric("controller", "1 if the allocation met every budget on paper.")
     guarded: int = metric("controller", "Decisions a guard took over from a policy.", "less")
     decision_s: float = metric("controller", "Wall time of the decision.", "less")
@@ -188,12 +182,8 @@ class EpisodeMetrics:
     hopeless: int = _same("hopeless")
     violations: int = _same("violations")
     violation_rate: float = _same("violation_rate")
-    avoidable_violation_rate: float = metric(
-        "slo", "Violations of requests that are not hopeless, per request that has ended.", "less"
-    )
-    more_cores_rate: float = metric(
-        "slo", "Avoidable violations per request that only larger replicas could prevent.", "less"
-    )
+    avoidable_violation_rate: float = metric("slo", "The same without hopeless requests.", "less")
+    more_cores_rate: float = metric("slo", "Those that only larger replicas can prevent.", "less")
     hopeless_rate: float = metric("slo", "Hopeless requests per request that has ended.")
     mean_cores: float = metric("resources", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
@@ -208,9 +198,7 @@ class EpisodeMetrics:
     guarded: int = _same("guarded")
     accuracy: float = _same("accuracy")
     effective_accuracy: float = _same("effective_accuracy")
-    measured_accuracy: float = metric(
-        "accuracy", "Share of text lines that a live run read without a mistake.", "more", NAN
-    )
+    measured_accuracy: float = metric("accuracy", "Share of lines read correctly.", "more", NAN)
     decision_p50_s: float = metric("controller", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "99th percentile of it.", "less")
     reward: float = metric("controller", "Sum of the rewards.", "more")

@@ -107,8 +107,7 @@ def test_a_model_of_stable_baselines_takes_part(capsys, caplog):
         model = algorithm("MlpPolicy", gymnasium.make(env), seed=0, device="cpu", **options)
         model.save(file)
     files = [f"sb3:{name}.zip" for name in ("PPO", "DQN", "masked", "gSDE")]
-    argv = ["--agent", *files, "--duration", "5", "--run-dir", "run"]
-    assert evaluate.main(argv) == 0
+    assert evaluate.main(["--agent", *files, "--duration", "5", "--run-dir", "run"]) == 0
     assert "\nsb3:DQN " in capsys.readouterr().out
     assert "loading PPO.zip executes code in it" in caplog.text
     intervals = pd.read_parquet("run/intervals/sb3:PPO")
@@ -152,7 +151,7 @@ EVIL_FILES = {
      ("evaluate --agent static-8 --profile own.json --backend live", "model 'thing_evil:Thing'"),
      ("serve --agent static-8 --scenario local.toml", "model 'thing_evil:Thing' runs code"),
      ("calibrate --scenario local.toml", "model 'thing_evil:Thing' runs code"),
-     ("evaluate --agent sys:exit", "'sys:exit' is no controller: it must be a class with reset"),
+     ("evaluate --agent sys:exit", "'sys:exit' is no controller, no class with reset"),
      ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no")],
 )  # fmt: skip
 def test_code_that_only_a_file_names_is_not_run(line, sentence, refused):

@@ -20,8 +20,7 @@ from sponge_env.utils.console import ConsoleSink, Progress, frame
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """Let a second pass with each look at the clock, and a line be due every four."""
-    seconds = count()
-    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(console.time, "monotonic", map(float, count()).__next__)
     monkeypatch.setattr(console, "EVERY_S", 4.0)
 
 

@@ -130,8 +130,7 @@ def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2):
     """With its children, for a group with processes hands out nothing, but with nobody else."""
     own = make_v2_group(fake_v2 / "scope")
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
-        pids = os.getpid(), child.pid, os.getppid()
-        (own / "cgroup.procs").write_text("\n".join(map(str, pids)))
+        (own / "cgroup.procs").write_text(f"{os.getpid()}\n{child.pid}\n{os.getppid()}")
         run, (run_path,) = open_group(fake_v2, own)
         child.stdin.close()
     (shelter,) = own.glob("*-harness")

@@ -271,7 +271,7 @@ def test_variants_must_take_and_answer_the_same(tmp_path):
     assert len(resolve_variants(["test_models:Doubled", "test_models:Halved"])) == 2
     with pytest.raises(ConfigError, match=r"Longer answers with 3 float32, .* with 2 float32; var"):
         resolve_variants(["test_models:Doubled", "test_models:Longer"])
-    with pytest.raises(ConfigError, match=r"it takes inputs of 2 float32, not of 2 uint8"):
+    with pytest.raises(ConfigError, match=r"it takes inputs of 2 float32, not 2 uint8"):
         resolve_variants(["test_models:Repeated", "test_models:Doubled"])
     with pytest.raises(ConfigError, match=r"Doubled is no variant .* it takes inputs of 2 float32"):
         resolve_variants(["efficientnet-lite0", "test_models:Doubled"])

@@ -101,8 +101,7 @@ def granted_share(worker, cores):
     begin_s, cpu_s = worker.now(), process_cpu_s(worker.replicas[0].pid)
     while worker.now() < begin_s + 0.8:
         run(worker, 8)
-    cpu_s = process_cpu_s(worker.replicas[0].pid) - cpu_s
-    return cpu_s / (worker.now() - begin_s)
+    return (process_cpu_s(worker.replicas[0].pid) - cpu_s) / (worker.now() - begin_s)
 
 
 @pytest.mark.parametrize(

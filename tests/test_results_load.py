@@ -48,8 +48,7 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
 )  # fmt: skip
 def test_there_is_a_reference(tmp_path, agents, said, reference):
     played = {name: ([0], 8.0) for name in agents.split()}
-    arrangement = {"reference": said, "families": {"of": "earlier versions"}}
-    run = load_run(write_suite(tmp_path / "run", played, arrangement=arrangement))
+    run = load_run(write_suite(tmp_path / "run", played, arrangement={"reference": said}))
     assert run.comparison.shown.reference == reference
 
 
@@ -80,8 +79,7 @@ def test_what_is_never_answered_has_an_infinite_latency(tmp_path):
     run = write_suite(tmp_path / "run", {}, [])
     cell = (scenario.name, scenario.profile, scenario.start)
     keep(run, "one", cell, result(unit, tmp_path / "unit"))
-    run = load_run(run)
-    (episode,) = run.comparison.episodes.to_dict("records")
+    (episode,) = load_run(run).comparison.episodes.to_dict("records")
     assert np.isinf(episode["latency_p99_s"])
     assert episode["latency_mean_s"] < 2.0
 

@@ -71,8 +71,7 @@ def test_batches_are_counted_by_stage():
     """A batch of a later stage may hold several tasks of one call, and none of another."""
     first = tuple(Batches(size, ended, 0.5) for size, ended in {1: 3, 2: 2, 5: 1, 16: 1}.items())
     served = dataclasses.replace(SERVED, stages=("detection", "recognition"))
-    ended = first, (Batches(16, 4, 0.25),)
-    metrics = ServerMetrics(served, batches=lambda: ended)
+    metrics = ServerMetrics(served, batches=lambda: (first, (Batches(16, 4, 0.25),)))
     metrics.observe(call(), dataclasses.replace(ANSWER, batch=16))
     expected = {
         "count{stage=detection}": 7, "sum{stage=detection}": 3 + 4 + 5 + 16,

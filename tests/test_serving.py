@@ -19,12 +19,7 @@ FAST, SLOW = Allocation(16, 1), Allocation(1, 1)  # batches of one request that 
 FIFO = {"classes": (RequestClass(1.0, 1.0, 0.0),), "slo_s": 1.0}
 
 
-def serve(
-    workload,
-    *plan,
-    serving=Serving("none"),  # noqa: B008  # it is frozen
-    **changes,
-):
+def serve(workload, *plan, serving=Serving("none"), **changes):  # noqa: B008  # it is frozen
     """Serve requests under one allocation after the other, an interval of 1 s each."""
     scenario = short(duration_s=float(len(plan)), serving=serving, **changes)
     system = SimulatedSystem(scenario, 0, STEADY_PROFILE, workload)

@@ -36,7 +36,8 @@ def test_it_misses_what_the_core_counts(name, drop):
     workload, shape = draw_workload(scenario, profile, 5), (len(SIZES), 2)
     fleets = ShadowState(
         np.array(SIZES), np.zeros((len(SIZES), 16)), np.zeros((len(SIZES), 1 << 12)),
-        np.zeros(shape, np.int64), np.zeros(len(SIZES), np.int64), drop == "unmeetable",
+        np.zeros(shape, np.int64), *np.zeros((2, len(SIZES)), np.int64), np.ones(1), *(1.0, 1.0),
+        drop == "unmeetable",
     )  # fmt: skip
     table_s = np.ascontiguousarray(profile.service_table_s(16, 16).T)
     due_s, arrival_s = workload.deadline_s, workload.arrival_s
@@ -58,10 +59,11 @@ def test_it_misses_what_the_core_counts(name, drop):
         assert own == pytest.approx(sum(system.columns()["outcome"] != "on_time"), abs=2), size
 
 
-def shadow_of(spec, rate_rps, intervals, missed=0, together=False):
+def shadow_of(spec, rate_rps, intervals, missed=0, together=False, cores=0.0):
     shadow = ShadowFleets(spec, table_s := spec.first.service_s(0))
+    own = {"avoidable_violations": missed, "core_seconds": cores}
     for second in range(1, intervals + 1):
-        last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)
+        last = IntervalMetrics(offered=rate_rps, **own)
         came = {"arrived_s": np.full(rate_rps, second - 0.5)} if together else {}
         shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last, **came), table_s)
     return shadow
@@ -76,31 +78,39 @@ def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more():
     assert shadow_of(SPEC, 20, 40, 1, together=True).to_hold(40.0, overloaded=False).replicas == 4
     assert shadow.to_hold(639.0, overloaded=False) == held
     assert shadow_of(SPEC, 20, 40).to_hold(40.0, overloaded=False) is None
-    flood = [shadow_of(SPEC, 150, 40, missed=n).to_hold(40.0, overloaded=False) for n in (33, 38)]
-    assert flood == [None, StageAllocation(1, 1, 16)], "the best one misses 34 a second"
-    assert [b for n, c, b in shadow._fleets.sizes.tolist() if (n, c) == (4, 4)] == [1, 3, 16]
+    flood = [shadow_of(SPEC, 150, 40, missed=n).to_hold(40.0, overloaded=False) for n in (47, 50)]
+    assert flood == [None, StageAllocation(1, 1, 16)], "the best one misses 48 a second"
+    assert [b for n, c, b in shadow._fleets.sizes.tolist() if (n, c) == (4, 4)] == [3, 1, 16]
+
+
+def test_a_constant_is_held_that_takes_fewer_cores():
+    for intervals, cores, replicas in ((300, 3.2, 0), (280, 3.4, 0), (300, 3.4, 3)):
+        shadow = shadow_of(SPEC, 20, intervals, cores=cores)
+        assert shadow.to_hold(300.0, overloaded=False) is None
+        held = shadow.to_hold(300.0, overloaded=False, asked_for=5, thrifty=True)
+        assert (held.replicas if held else 0) == replicas
 
 
 def test_what_a_forgotten_peak_missed_counts_once_it_comes_again():
     shadow, held, table_s = ShadowFleets(SPEC, SPEC.first.service_s(0)), {}, SPEC.first.service_s(0)
-    for second in range(1, 781):
-        rate_rps = 40 if second % 400 > 350 else 8
+    for second in range(1, 1181):
+        rate_rps = 40 if 350 < second % 800 <= 400 else 8
         last = IntervalMetrics(offered=rate_rps, avoidable_violations=30 * (350 < second <= 400))
         shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last), table_s)
-        if second in (400, 735, 780):
+        if second in (400, 1035, 1180):
             held[second] = copy.deepcopy(shadow).to_hold(second, overloaded=False)
-    assert held[735] is None is not held[400] == held[780]
+    assert held[1035] is None is not held[400] == held[1180]
 
 
 def test_peaks_are_expected_for_longer_once_one_came_again_that_was_forgotten():
     ages = {}
-    for period in (200, 400, 900, 5000, 7200):
+    for period in (400, 700, 900, 5000, 7200):
         past = PastRates(SPEC)
         for second in range(7200):
             past.add(np.array([70.0 if second % period > period - 60 else 8.0 * (period < 7200)]))
         ages[period] = past.peak_ago
-    assert ages == {200: 300, 400: 423, 900: 1048, 5000: 300, 7200: 300}
-    assert PastRates(with_first(SPEC, cold_start_s=200.0)).peak_ago == 400
+    assert ages == {400: 600, 700: 798, 900: 1048, 5000: 600, 7200: 600}
+    assert PastRates(with_first(SPEC, cold_start_s=400.0)).peak_ago == 800
 
 
 def test_it_is_held_for_twice_as_long_each_time():
@@ -131,8 +141,8 @@ def test_a_fleet_is_reached_through_fleets_that_serve_the_load_or_once_staying_h
     assert shadow.may_become(twelve, 12, 12)
     assert not shadow.may_become(twelve, 8, 8), "nine of one core serve less than eight of two"
     assert shadow_of(SPEC, 40, 20).may_become(twelve, 8, 8)
-    # Eight of two cores miss 15 requests a second; with one core each, while others start, 43.
-    for cold_start_s, before, after in ((10.0, 20, 30), (30.0, 40, 70)):
+    # Eight of two cores miss 16 requests a second; with one core each, while others start, 46.
+    for cold_start_s, before, after in ((10.0, 15, 30), (30.0, 40, 70)):
         spec = with_first(SPEC, cold_start_s=cold_start_s)
         assert not shadow_of(spec, 100, before).may_become(many, 8, 8)
         missing = shadow_of(spec, 100, after)
@@ -162,11 +172,9 @@ def test_replicas_get_room_to_start_once_staying_has_cost_as_much():
 def test_fewer_replicas_drain_a_queue_until_the_overload_ends(monkeypatch):
     controller, held, asked = SpongeJoint(), [8], []
     controller.reset(SPEC, seed=0)
-    says = {"to_hold": lambda *_: StageAllocation(1, 16, 8), "best_batch": lambda *_: 16}
-    says |= {
-        "observe": lambda *_: None,
-        "may_become": lambda _, *fleet: asked.append(fleet) or True,
-    }
+    says = {"to_hold": lambda *_, **_options: StageAllocation(1, 16, 8)}
+    says |= {"best_batch": lambda *_: 16, "observe": lambda *_: None}
+    says["may_become"] = lambda _, *fleet: asked.append(fleet) or True
     monkeypatch.setattr(controller, "_shadow", SimpleNamespace(**says))
     for planned, overloaded in ((8, True), (4, True), (4, True), (4, False)):
         says |= {"replicas": lambda _, number=planned: [number], "overloaded": overloaded}
@@ -180,8 +188,9 @@ def test_fewer_replicas_drain_a_queue_until_the_overload_ends(monkeypatch):
 def test_a_batch_is_larger_than_the_constants_only_if_it_shrinks(drops_early, batch, monkeypatch):
     controller, constant = SpongeJoint(), StageAllocation(4, 2, 3)
     controller.reset(dataclasses.replace(SPEC, drops_early=drops_early), seed=0)
-    says = {"to_hold": lambda *_: constant, "best_batch": lambda *_: 2, "observe": lambda *_: None}
+    says = {"to_hold": lambda *_, **_options: constant, "best_batch": lambda *_: 2}
     says |= {"replicas": lambda _: [3], "choose": lambda *_, **_options: Allocation(2, 8, 3)}
+    says |= {"observe": lambda *_: None}
     for part in ("_shadow", "_fleets", "_program"):
         monkeypatch.setattr(controller, part, SimpleNamespace(overloaded=False, **says))
     view = busy_view(allocation=Allocation(2, 8, 3), replicas_ready=3)

@@ -215,6 +215,16 @@ def test_replicas_that_start_in_an_overload_are_not_given_up():
     assert decide(overload, MACHINE).replicas == 12
 
 
+@pytest.mark.parametrize(("rate_rps", "drops_early", "starts"), [
+    (42, True, False), (42, False, True), (50, True, True),
+])  # fmt: skip
+def test_none_starts_where_more_are_dropped_meanwhile_than_after(rate_rps, drops_early, starts):
+    held = {"allocation": Allocation(8, 8, 2), "replicas_ready": 2}
+    late = busy_view(rate_rps=rate_rps, budgets_left_s=(0.1,) * 150, **held)
+    spec = dataclasses.replace(MACHINE, drops_early=drops_early)
+    assert (decide(late, spec).replicas > 2) is starts
+
+
 def test_a_lull_in_an_overload_does_not_call_off_what_starts():
     controller, rates = SpongeJoint(), [8.0] * 60 + [50.0] * 3
     controller.reset(MACHINE, seed=0)

@@ -78,8 +78,7 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(capsys, request):
     files = {path: path.stat().st_mtime_ns for path in Path("run/results").rglob("*.json")}
     next(iter(files)).unlink()
     assert run("--suite tiny.toml --run-dir run") == 0
-    printed = capsys.readouterr().out
-    assert "7 of 8 results are in run already" in printed
+    assert "7 of 8 results are in run already" in capsys.readouterr().out
     again = {path: path.stat().st_mtime_ns for path in Path("run/results").rglob("*.json")}
     assert sum(again[path] != files[path] for path in files) == 1
 

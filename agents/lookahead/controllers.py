@@ -87,7 +87,9 @@ class SpongeJoint(SpongeMPC):
         self._observe(view)
         tables = [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
         replicas, overloaded = self._fleets.replicas(tables), self._fleets.overloaded
-        constant = self._shadow.to_hold(view.now_s, overloaded) if self._shadow else None
+        asked_for, constant = view.first.allocation.replicas, None
+        if self._shadow:
+            constant = self._shadow.to_hold(view.now_s, overloaded, asked_for, thrifty=True)
         if self._shadow is None or constant is None:
             if not overloaded:
                 self._going_to, self._draining = 0, False

@@ -143,7 +143,8 @@ class StageTimes:
     def table_s(self, k: int, variant: int) -> FloatArray:
         """Return the part of the table that a stage's variant has: (cores_max, batch_max)."""
         stage = self._spec.stages[k]
-        return self.service_s[k, variant, : stage.cores_max, : stage.batch_max]
+        own_s = self.service_s[k, variant, : stage.cores_max, : stage.batch_max]
+        return np.ascontiguousarray(own_s)  # as the kernels have been compiled for
 
 
 def in_force(allocation: StageAllocation) -> int:

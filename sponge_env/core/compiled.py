@@ -32,8 +32,7 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 not count references to arrays, which would take twice as long as all the rest."""
 
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
-"""Python never calls what is compiled into others; wrappers for that would take a quarter of the
-compile time."""
+"""Python never calls what is compiled into others; wrappers would add a third to compile time."""
 
 _SCALARS = {int: np.int64, float: np.float64, bool: np.bool_}
 

@@ -3,9 +3,8 @@
 :mod:`sponge_env.core.observe` computes them. Another field is a line here and one there.
 
 Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by the SLO.
-Request counts are divided by what the system can serve within one SLO on all cores of one
-replica, rates by what it can serve per second, so that the same number means the same pressure
-on any profile.
+Request counts are divided by what the system can serve within one SLO on all cores of one replica,
+rates by what it can serve per second: the same number means the same pressure on any profile.
 """
 
 from collections.abc import Sequence

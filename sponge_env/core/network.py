@@ -1,8 +1,7 @@
 """When a transfer ends, and the bandwidth of an episode: generated or recorded, with fades.
 
-A trace is piecewise constant and wraps around at its end. Each transfer has the whole
-bandwidth to itself, so it ends when the bytes that the trace delivers from its start on reach
-the payload.
+A trace is piecewise constant and wraps around at its end. Each transfer has the whole bandwidth
+to itself: it ends when the trace has delivered the bytes of the payload.
 """
 
 import math

@@ -1,8 +1,7 @@
 """The service of a replica under a CPU quota, as Linux enforces it.
 
-A quota is not a slower CPU: a lone small batch runs at full speed, only back-to-back work
-is slowed down to the share, and a batch that finds the quota overdrawn waits before it
-begins.
+A quota is not a slower CPU: a lone small batch runs at full speed, only back-to-back work is slowed
+down to the share, and a batch that finds the quota overdrawn waits before it begins.
 
 At fixed moments, a period apart, the group's pool is filled up to the quota; what was not used
 is lost. The CPU draws on the pool in slices and spends them at full speed. Only at the ticks of

@@ -174,9 +174,8 @@ def checked_action(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
         if min(chosen) >= 0 and all(map(lt, chosen, counts)) and [*map(int, chosen)] == chosen:
             return given.astype(np.int64)
     numbers = "a whole number" if choices.ndim == 0 else f"{choices.size} whole numbers"
-    raise ConfigError(
-        f"an action must be {numbers} from 0 to {(choices - 1).tolist()}, not {action!r}"
-    )
+    most = (choices - 1).tolist()
+    raise ConfigError(f"an action must be {numbers} from 0 to {most}, not {action!r}")
 
 
 def reset_options(options: Any, *more: str) -> dict[str, Any]:
@@ -262,7 +261,6 @@ class ContinuousActions(_OtherActions):
         except (TypeError, ValueError, OverflowError):
             given = np.array(np.nan)
         if given.shape != self._choices.shape or np.isnan(given).any():
-            raise ConfigError(
-                f"an action must be {self._choices.size} real numbers, not {action!r}"
-            )
+            count = self._choices.size
+            raise ConfigError(f"an action must be {count} real numbers, not {action!r}")
         return encoding.stepped(action, self._choices)

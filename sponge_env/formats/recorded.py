@@ -155,22 +155,16 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
     delivery_ms = rows.column("milliseconds")
     rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
     rows.require(delivery_ms < _MAHIMAHI_MAX_MS, "milliseconds do not count from the trace's start")
-    rows.require(
-        np.diff(delivery_ms, prepend=0.0) >= 0,
-        "milliseconds go back (requests per second belong in arrivals.file; rates of a link need "
-        "a CSV time_s,bandwidth_bytes_per_s)",
-    )
+    belong = "requests per second belong in arrivals.file; rates of a link need a CSV " + _LINK
+    rows.require(np.diff(delivery_ms, prepend=0.0) >= 0, f"milliseconds go back ({belong})")
     end_ms = int(delivery_ms[-1])
     if end_ms == 0:
         raise rows.error(-1, "the trace ends at 0 ms")
     too_few = delivery_ms.size * MAHIMAHI_PACKET_BYTES * 1000.0 < _MAHIMAHI_MIN_BYTES_PER_S * end_ms
     alike = delivery_ms[0] >= end_ms / (2 if delivery_ms.size >= _MAHIMAHI_FEW else 1)
     if delivery_ms.size > 1 and (too_few or alike):
-        raise rows.error(
-            -1,
-            f"{delivery_ms.size} packets until {end_ms} ms are no link: rates, one per line, need "
-            "their times as a CSV time_s,bandwidth_bytes_per_s",
-        )
+        need = f"rates, one per line, need their times as a CSV {_LINK}"
+        raise rows.error(-1, f"{delivery_ms.size} packets until {end_ms} ms are no link: {need}")
     last = max(end_ms // MAHIMAHI_BIN_MS - 1, 0)
     bins = np.clip((delivery_ms.astype(np.int64) - 1) // MAHIMAHI_BIN_MS, 0, last)
     edges_ms = MAHIMAHI_BIN_MS * np.unique(np.concatenate(([0], bins, bins + 1)))
@@ -324,6 +318,7 @@ def _seconds(text: str) -> float:
 
 
 COUNTED = ("value", "requests", "count")  # Headers of the column that counts requests after a time
+_LINK = "time_s,bandwidth_bytes_per_s"
 _CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
 
 
@@ -334,7 +329,7 @@ def _csv(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format:
 
 FORMATS: Mapping[Content, tuple[Format, ...]] = {
     "bandwidth": (
-        _csv("", "time_s,bandwidth_bytes_per_s", _bandwidth_csv),
+        _csv("", _LINK, _bandwidth_csv),
         _csv("a UCC 4G/5G log", "Timestamp,DL_bitrate", _ucc),
         Format("a Ghent 4G or Norway HSDPA log (6 columns)", "columns", _CELLULAR, _cellular_log),
         Format("a Pensieve cooked trace (2 columns)", "columns", ("seconds", "Mbit/s"), _pensieve),

@@ -106,9 +106,7 @@ class Model(ABC):
 
     def taking(self, inputs: TensorSpec) -> "Model":
         """Return the same model for other inputs, or raise ``ConfigError`` if it has no such."""
-        raise ConfigError(
-            f"it takes inputs of {described(self.inputs)}, not of {described(inputs)}"
-        )
+        raise ConfigError(f"it takes inputs of {described(self.inputs)}, not {described(inputs)}")
 
 
 def shares_of_tasks(model: Model) -> tuple[float, ...]:

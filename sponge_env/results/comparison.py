@@ -107,11 +107,9 @@ def load_run(path: Path, reference: str = "") -> RunFolder:
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
     first = int(episodes["seed"].min())
     asked = (reference, arrangement.reference, load_suite(STANDARD).compared_with, agents[0])
-    shown = replace(
-        arrangement,
-        cells=tuple(c for c in arrangement.cells if c in cells) or tuple(sorted(cells)),
-        reference=next(agent for agent in asked if agent in agents),
-    )
+    own = tuple(c for c in arrangement.cells if c in cells) or tuple(sorted(cells))
+    found = next(agent for agent in asked if agent in agents)
+    shown = replace(arrangement, cells=own, reference=found)
     intervals = _counted(read.load_intervals(path, DRAWN, seed=first), episodes)
     comparison = Comparison(episodes, failures, agents, shown, intervals)
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}

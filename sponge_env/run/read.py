@@ -35,10 +35,7 @@ def load_results(path: Path) -> pd.DataFrame:
 
 def load_arrangement(path: Path) -> Arrangement:
     """Return how the run's suite has its cells shown; the default where it does not say."""
-    found = check_run(path, {}).get("arrangement", {})
-    for former in ("about", "families", "sweeps"):  # which earlier versions had
-        found.pop(former, None)
-    return from_mapping(Arrangement, found)
+    return from_mapping(Arrangement, check_run(path, {}).get("arrangement", {}))
 
 
 def load_failures(path: Path) -> pd.DataFrame:

@@ -75,9 +75,7 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
         factory = cast(Callable[..., Any], imported(target))
         has_methods = all(callable(getattr(factory, call, None)) for call in ("reset", "decide"))
     if not ours and not (isinstance(factory, type) and has_methods):  # before it is called
-        raise ConfigError(
-            f"agent {name!r} is no controller: it must be a class with reset() and decide()"
-        )
+        raise ConfigError(f"agent {name!r} is no controller, no class with reset() and decide()")
     return factory
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -105,11 +105,10 @@ class Suite:
 def load_suite(name_or_path: str | Path) -> Suite:
     """Load a shipped suite by name, or any suite from a TOML file."""
     suite, folder = load_toml(Suite, "suite", name_or_path, SUITE_DIR)
+    near = partial(relative_to, folder)
     groups = (
         dataclasses.replace(
-            group,
-            scenarios=tuple(relative_to(folder, name) for name in group.scenarios),
-            profiles=tuple(relative_to(folder, name) for name in group.profiles),
+            group, scenarios=(*map(near, group.scenarios),), profiles=(*map(near, group.profiles),)
         )
         for group in suite.cells
     )

@@ -25,7 +25,6 @@ from sponge_env.latency import (
     LatencyModel,
     MeasuredLatency,
     QuotaService,
-    to_quantiles,
 )
 from sponge_env.scenario.config import MAX_LIMIT
 from sponge_env.scenario.toml import from_mapping
@@ -154,13 +153,10 @@ class Profile:
     def _grid(
         self, sizes: tuple[int, ...], cores: tuple[int, ...], table_s: tuple[tuple[float, ...], ...]
     ) -> MeasuredLatency:
-        runs = [np.array(each.latency_s) for each in self.samples]
-        scatter = np.concatenate([each / each.mean() - 1 for each in runs] or [np.zeros(1)])
         names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
         return MeasuredLatency(
             **{name: max(0.0, getattr(self.latency, name)) for name in names},
-            residual_quantiles=to_quantiles(scatter, len(self.latency.residual_quantiles)),
-            batches=sizes, cores=cores, latency_s=table_s,
+            residual_quantiles=self.noise_quantiles, batches=sizes, cores=cores, latency_s=table_s,
         )  # fmt: skip
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
@@ -235,11 +231,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
         path = local_profile_path(model)
         if not path.exists():
             option = f" --model {model}" * (model != LOCAL_MODEL)
-            raise ProfileError(
-                f"{model} was not measured on this machine yet; measure it with: "
-                f"{program('calibrate')}{option}, or all models of a scenario with "
-                "--scenario"
-            )
+            command = f"{program('calibrate')}{option}, or all models of a scenario with --scenario"
+            raise ProfileError(f"{model} was not measured on this machine yet: {command}")
     elif path.suffix != ".json":
         folders = local_profile_path().parent, PROFILE_DIR
         named = {file.stem: file for folder in folders for file in folder.glob("*.json")}

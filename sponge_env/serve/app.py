@@ -65,8 +65,7 @@ async def run_servers(
 
     ``listening`` is called once clients are served, with the ports in use; without it, lines on
     stdout say where. To end, the engine is drained (it is not ready from then on), all answers go
-    out, and the servers stop; another signal then ends the process. A port in use is a
-    ``ConfigError``.
+    out, and the servers stop; another signal ends the process. ``ConfigError``: a port is in use.
     """
     stop, loop = Stop(), asyncio.get_running_loop()
     listener = listening_socket(options.host, options.port)

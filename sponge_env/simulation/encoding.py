@@ -95,11 +95,9 @@ def control_named(name: ControlName, spec: SystemSpec) -> Control:
     if name in ("vertical", "joint"):
         return VERTICAL if name == "vertical" else JOINT
     choices = tuple(
-        ("cores", "batch")
-        + ("replicas",) * (name == "pipeline" and stage.replicas_max > 1)
-        + ("variant",) * (len(stage.latencies) > 1)
-        for stage in spec.stages
-    )
+        ("cores", "batch") + ("replicas",) * (name == "pipeline" and stage.replicas_max > 1)
+        + ("variant",) * (len(stage.latencies) > 1) for stage in spec.stages
+    )  # fmt: skip
     return Control(staged_names([stage.name for stage in spec.stages]), choices)
 
 

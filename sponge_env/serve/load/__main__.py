@@ -29,8 +29,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog=cli.program("load"),
         description="Send the requests of a scenario to a server, open loop, with their deadlines, "
         "and print what a client measures.",
-        epilog=f"example: {cli.program('load')} --url http://127.0.0.1:8000 --scenario local "
-        "--duration 60",
+        epilog=f"example: {cli.program('load')} --url http://127.0.0.1:8000 --duration 60",
     )
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8000", help="of the server (default: %(default)s)")

@@ -153,6 +153,8 @@ class ServerMetrics:
         # what stands beside them, calls; ``execution_count`` and ``batch_stats``, all batches.
         none = asdict(Duration())
         not_measured = {"compute_input": none, "compute_output": none}
+        measured = {"fail": self.fail, "queue": self.queue, "compute_input": self.input}
+        measured |= {"compute_infer": self.infer, "compute_output": self.output}
         by_size: defaultdict[int, Duration] = defaultdict(Duration)
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].add(each.service_s, each.ended)
@@ -167,11 +169,7 @@ class ServerMetrics:
                 "execution_count": sum(each.count for each in by_size.values()),
                 "inference_stats": {
                     "success": {"count": self.success.count, "ns": handled_ns},
-                    "fail": asdict(self.fail),
-                    "queue": asdict(self.queue),
-                    "compute_input": asdict(self.input),
-                    "compute_infer": asdict(self.infer),
-                    "compute_output": asdict(self.output),
+                    **{name: asdict(each) for name, each in measured.items()},
                     "cache_hit": none,
                     "cache_miss": none,
                 },
