@@ -122,7 +122,7 @@ MADE = "class C:\n    reset = decide = print\n    def __init__(self): {}"
      (MADE.format("{}['model']"), "cannot be made: KeyError"),
      (MADE.format("raise GeneratorExit"), "cannot be made: GeneratorExit"),
      (MADE.format("import os; os.chdir('/')"), "cannot be made: it changes the working folder"),
-     ("class C:\n    def decide(self, view): ...", "must be a class with reset() and decide()")],
+     ("class C:\n    def decide(self, view): ...", "no class with reset() and decide()")],
 )  # fmt: skip
 def test_a_module_that_does_not_work_is_named(code, reason, tmp_path, monkeypatch):
     module = tmp_path.name  # another one for each case, for Python imports a name once

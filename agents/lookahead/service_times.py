@@ -124,8 +124,8 @@ class StageTimes:
             own = stage_spec(spec, k, self._shares[k][0])
             tables_s = [stage.service_s(variant) for variant in range(len(stage.latencies))]
             self._times.append([ServiceTimes(own, table_s) for table_s in tables_s])
-            for variant, learner in enumerate(self._times[k]):
-                self.table_s(k, variant)[:] = learner.table_s
+            for variant in range(len(tables_s)):
+                self._plan_with(k, variant)
 
     def observe(self, view: SystemView) -> list[tuple[int, int]]:
         """Take in the interval that has passed; return the stages and variants that changed."""
@@ -136,15 +136,17 @@ class StageTimes:
             before, self._before[k] = self._before[k], variant
             alone = len(self._times[k]) == 1
             if (alone or variant == before) and self._times[k][variant].observe(part):
-                self.table_s(k, variant)[:] = self._times[k][variant].table_s
+                self._plan_with(k, variant)
                 changed.append((k, variant))
         return changed
 
     def table_s(self, k: int, variant: int) -> FloatArray:
         """Return the part of the table that a stage's variant has: (cores_max, batch_max)."""
-        stage = self._spec.stages[k]
-        own_s = self.service_s[k, variant, : stage.cores_max, : stage.batch_max]
-        return np.ascontiguousarray(own_s)  # as the kernels have been compiled for
+        return self._times[k][variant].table_s
+
+    def _plan_with(self, k: int, variant: int) -> None:
+        own_s = self.table_s(k, variant)
+        self.service_s[k, variant, : own_s.shape[0], : own_s.shape[1]] = own_s
 
 
 def in_force(allocation: StageAllocation) -> int:
