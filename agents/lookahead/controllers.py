@@ -87,14 +87,13 @@ class SpongeJoint(SpongeMPC):
         self._observe(view)
         tables = [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
         replicas, overloaded = self._fleets.replicas(tables), self._fleets.overloaded
-        asked_for, constant = view.first.allocation.replicas, None
-        if self._shadow:
-            constant = self._shadow.to_hold(view.now_s, overloaded, asked_for, thrifty=True)
-        if self._shadow is None or constant is None:
+        shadow, asked = self._shadow, view.first.allocation.replicas
+        constant = shadow.to_hold(view.now_s, overloaded, asked, thrifty=True) if shadow else None
+        if shadow is None or constant is None:
             if not overloaded:
                 self._going_to, self._draining = 0, False
             return self._program.choose(view, replicas, make_room=overloaded)
-        return self._holding(constant, self._shadow, view, replicas[0])
+        return self._holding(constant, shadow, view, replicas[0])
 
     def _holding(
         self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
