@@ -69,7 +69,7 @@ class FleetTables(NamedTuple):
     drops_early: bool  # Whether what must be late is dropped, so that no backlog lasts
     serves_rps: FloatArray  # (2, cores_max) what a replica serves, and what it is trusted with
     step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
-    value: FloatArray  # (3, sizes) cost of what follows; reused for rates, ends of backlogs, ways
+    value: FloatArray  # (3, sizes) cost of what follows; reused for rates, backlogs, drops, ways
     samples: FloatArray  # (3, samples) load of each replica by rate, cores that it needs, costs
 
 

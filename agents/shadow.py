@@ -25,9 +25,9 @@ from .rates import REMEMBERED, PastRates
 
 _ALLOWED = 0.0005  # Share of requests that a constant, or the controller itself, may have missed
 _CAUTION = 1.03  # Replicas are busy for so many times as long: the next peak may be higher
-_DEARER, _LONG = 0.1, 300
+_DEARER, _LONG_S = 0.1, 300.0
 """Share by which the own decisions may take more cores than a constant for at least so many
-intervals."""
+seconds."""
 _SLOW = 0.25  # Delay of a resize, in intervals, from which a constant is always held
 _KNOWN, _JUDGED = 10, 30  # Intervals until there is a best constant, and until decisions are judged
 _HELD_S, _LONGEST_S = 600.0, 3600.0  # How long a constant is held; twice as long each time, to this
@@ -48,7 +48,7 @@ class ShadowState(NamedTuple):
     free_s: FloatArray  # (fleets, replicas_max) when each replica is free
     due_s: FloatArray  # (fleets, capacity) deadlines of what waits, ascending
     marks: IntArray  # (fleets, 2) where the first of these stands, and the end
-    missed: IntArray  # (fleets,) requests dropped, or begun too late, in the last interval
+    missed: IntArray  # (fleets,) requests dropped or late in the last interval
     turns: IntArray  # (fleets,) batches so far
     scatter: FloatArray  # (values,) how long batches last relative to their mean, in turn
     pace: float  # Batches are planned to last so many times their mean
@@ -161,8 +161,7 @@ class ShadowFleets:
         last, ago, self._last[:-3] = view.last, self._past.peak_ago, self._fleets.missed
         self._last[-3:] = 0, 0, possible.size
         if last is not None:
-            held = round(1000 * last.core_seconds / self._spec.interval_s)
-            self._last[-3:-1] = held, last.avoidable_violations
+            self._last[-3:-1] = round(1000 * last.cores), last.avoidable_violations
         self._counts[self._intervals % len(self._counts)] = self._last
         self._sums += self._last - self._counts[(self._intervals - ago) % len(self._counts)]
         self._intervals += 1
@@ -186,11 +185,12 @@ class ShadowFleets:
             return None
         missed, cores = self._sums[:-3], self._cores
         beyond = np.where(missed > allowed, missed, 0)
-        other = self._fleets.sizes[:, 0] != asked_for  # Of equals, none to which replicas start
+        other = self._fleets.sizes[:, 0] != asked_for  # Of equals, one of as many replicas
         best = int(np.lexsort((missed, other, cores, beyond))[0])
         if not held:
             worse = own > max(allowed, missed[best] + 1)  # one may be chance
-            seen = max(_LONG, min(self._intervals, self._past.peak_ago))
+            long = math.ceil(_LONG_S / self._spec.interval_s)
+            seen = max(long, min(self._intervals, self._past.peak_ago))
             most_cores = 1000 * (1 + _DEARER) * cores[best] * seen
             dearer = thrifty and missed[best] <= allowed and own_cores > most_cores
             if not (worse or dearer):
@@ -210,8 +210,8 @@ class ShadowFleets:
         """Return whether to go from the fleet that was asked for to a constant.
 
         True if all fleets from the ready one on serve the load, or if that asked for would have
-        missed as many more than the constant in the last minutes as the way costs (ski rental),
-        under a load that is half that of the last intervals, and half that of the last minutes.
+        missed as many more than the constant in the last minutes as the way costs (ski rental)
+        under loads like those of the last intervals and of the last minutes, averaged.
         """
         spec, most_cores, replicas = self._spec, self._spec.most_cores, constant.replicas
         between = range(min(replicas, ready), max(replicas, ready) + 1)

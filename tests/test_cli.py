@@ -380,7 +380,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_by_default(line, drop, caps
      ("--suite quick --rate 2", "--rate does not go with --suite"),
      ("--suite real", "suite 'real' needs --traces, a folder of trace files"),
      ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),
-     ("--agent static-8 --scenario local", "-m sponge_env calibrate"),
+     ("--agent static-8 --scenario local", "; run: .*python.* -m sponge_env calibrate"),
      ("--suite live", "-m sponge_env calibrate"),
      ("", "the following arguments are required: --agent, or --suite"),
      ("--suite quick --scenario paper", "--scenario does not go with --suite"),

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scenarios import episode_of
+from scenarios import CHAIN, episode_of
 from views import busy_view, make_spec, make_view, with_first
 
 from agents import fleet, shadow
 from agents.fleet import FleetPlanner, backlog_end_s
+from agents.learn import spec_of
 from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
-from agents.lookahead.service_times import ServiceTimes
+from agents.lookahead.service_times import ServiceTimes, StageTimes
 from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
 from sponge_env import Allocation, load_scenario
@@ -171,18 +172,22 @@ def test_a_batch_lasts_until_its_quota_is_granted(changes, starting_s, spec, exp
     assert learned == pytest.approx(expected_s, abs=0.01)
 
 
-def test_a_replica_that_became_ready_within_the_interval_was_loading():
+def test_intervals_in_which_replicas_loaded_or_changed_their_cores_tell_less():
     times = ServiceTimes(LIMITED, TABLE_S)
     times.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
     times.observe(make_view(last=interval(utilisation=0.5), allocation=TWO))
     assert times.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
-
-
-def test_an_interval_with_two_numbers_of_cores_tells_nothing():
     times = ServiceTimes(LIMITED, TABLE_S)
     times.observe(make_view(last=None, allocation=Allocation(3, 4)))
     assert not times.observe(make_view(last=interval(), allocation=TWO))
     assert times.observe(make_view(last=interval(), allocation=TWO))
+
+
+def test_stages_of_different_limits_are_planned_with_their_own_service_times():
+    times = StageTimes(spec_of(CHAIN))
+    for k, stage in enumerate(CHAIN.stages):
+        own_s = times.service_s[k, 0, : stage.limits.cores, : stage.limits.batch]
+        assert own_s == pytest.approx(times.table_s(k, 0))
 
 
 def test_what_is_learned_stays_near_the_profile():

@@ -64,7 +64,7 @@ class SpongeJoint(SpongeMPC):
     :class:`FleetPlanner` decides how many replicas to keep, which takes a cold start to change, and
     the look-ahead program with which cores and batch size they serve the next seconds. Until the
     load is known, the initial replicas share all cores. With one model, :class:`ShadowFleets` says
-    when the best constant of the last minutes would have missed less, and is to be held.
+    when the best constant of the last minutes would have missed less or taken fewer cores.
     """
 
     config: SpongeJointConfig

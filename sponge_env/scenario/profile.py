@@ -232,7 +232,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         if not path.exists():
             option = f" --model {model}" * (model != LOCAL_MODEL)
             command = f"{program('calibrate')}{option}, or all models of a scenario with --scenario"
-            raise ProfileError(f"{model} was not measured on this machine yet: {command}")
+            raise ProfileError(f"{model} was not measured on this machine yet; run: {command}")
     elif path.suffix != ".json":
         folders = local_profile_path().parent, PROFILE_DIR
         named = {file.stem: file for folder in folders for file in folder.glob("*.json")}
