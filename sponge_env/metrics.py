@@ -74,7 +74,7 @@ class IntervalMetrics:
     on_time: int = metric("slo", "Requests answered by their deadline.", "more")
     late: int = metric("slo", "Requests answered after their deadline.", "less")
     dropped: int = metric("slo", "Requests given up before they ran.", "less")
-    failed: int = metric("slo", "Requests lost with a replica, with no time or attempts left.", "less")
+    failed: int = metric("slo", "Requests lost with a replica and not in time to retry.", "less")
     cancelled: int = metric("slo", "Requests that their clients cancelled.")
     violations: int = metric("slo", "Late, dropped and failed requests.", "less")
     avoidable_violations: int = metric("slo", "Violations without hopeless requests.", "less")
