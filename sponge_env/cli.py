@@ -281,7 +281,7 @@ def seed_range(text: str) -> range:
         seeds = range(int(first), int(last) + 1) if dash else range(int(first))
         if seeds and seeds[-1] < 2**31 and seeds[-1] - seeds[0] < 10_000:  # no seeds are larger
             return seeds
-    message = f"must be how many seeds, the first is 0, or a range such as 5-9, not {text!r}"
+    message = f"must be how many seeds (from 0 on) or a range such as 5-9 or 0-0, not {text!r}"
     raise argparse.ArgumentTypeError(message)
 
 

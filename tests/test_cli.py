@@ -348,7 +348,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_by_default(line, drop, caps
      ("--agent nowhere:Mine", "agent 'nowhere:Mine' cannot be imported"),
      ("--scenario papre", "unknown scenario 'papre'.*mean 'paper'"),
      ("--agent static-8 --backend simm", "unknown backend 'simm'.*mean 'sim'"),
-     ("--agent fa2 --seeds 7-3", "must be how many seeds.* or a range such as 5-9, not '7-3'"),
+     ("--agent fa2 --seeds 7-3", "must be how many seeds.* or 0-0, not '7-3'"),
      ("--agent fa2 --seeds 8-1000", "the last seed must be below 1000"),
      ("--agent fa2 --cells paper*", "--cells needs --suite"),
      ("--suite standard-v1 --cells swing", "no cell of suite 'standard-v1' is called 'swing'"),

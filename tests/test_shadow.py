@@ -49,8 +49,7 @@ def test_it_misses_what_the_core_counts(name, drop, mended):
         play(fleets, table_s, arrival_s[now], due_s[now], float(second), second + 1.0)
         missed += fleets.missed
     assert missed.max() > 100
-    for size, own in zip(SIZES, missed.tolist(), strict=True):
-        replicas, cores, batch = size
+    for (replicas, cores, batch), own in zip(SIZES, missed.tolist(), strict=True):
         started = scenario.starting_with([Initial(cores, batch, replicas)])
         system = SimulatedSystem(started, 5, profile, workload)
         assert system.spec.drops_early == fleets.drops_early
@@ -58,7 +57,7 @@ def test_it_misses_what_the_core_counts(name, drop, mended):
             system.step(Allocation(cores, batch, replicas))
         system.drain()
         # What comes in the last interval may be served under another rule.
-        assert own == pytest.approx(sum(system.columns()["outcome"] != "on_time"), abs=2), size
+        assert own == pytest.approx(sum(system.columns()["outcome"] != "on_time"), abs=2), cores
 
 
 def shadow_of(spec, rate_rps, intervals, missed=0, together=False, cores=0.0):

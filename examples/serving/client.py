@@ -37,16 +37,17 @@ def ask(protocol: str, url: str, model: str, slo_ms: float, image: str | None) -
         deadline, plain = {"client_timeout": slo_ms / 1000}, {"as_json": True}
     with triton.InferenceServerClient(url) as client:
         tensors = []
-        for about in client.get_model_metadata(model, **plain)["inputs"]:
-            shape, dtype = [1, *map(int, about["shape"][1:])], triton_to_np_dtype(about["datatype"])
-            tensors.append(triton.InferInput(about["name"], shape, about["datatype"]))
-            tensors[-1].set_data_from_numpy(values(shape, dtype, image))
         try:
+            for about in client.get_model_metadata(model, **plain)["inputs"]:
+                kind = about["datatype"]
+                shape, dtype = [1, *map(int, about["shape"][1:])], triton_to_np_dtype(kind)
+                tensors.append(triton.InferInput(about["name"], shape, kind))
+                tensors[-1].set_data_from_numpy(values(shape, dtype, image))
             answer = client.infer(model, tensors, **deadline)
-        except InferenceServerException as error:
+        except (OSError, InferenceServerException) as error:
             # 503, RESOURCE_EXHAUSTED: it could not be done in time, ask again later
             # 504, DEADLINE_EXCEEDED: it expired while it waited
-            print(f"no answer, {error.status()}: {error.message()}")
+            print(f"no answer: {error}")
             return
     told = answer.get_response(**plain)
     for output in told["outputs"]:
