@@ -4,7 +4,7 @@ pip install 'tritonclient[all]' pillow, start a server, then ask it in another t
 
     sponge serve --model efficientnet-lite0 --agent sponge-ip
     python client.py --slo-ms 500
-    python client.py --slo-ms 500 --protocol grpc --url 127.0.0.1:8001
+    python client.py --slo-ms 500 --protocol grpc
 
 A server of the model ocr reads text: --model ocr --image FILE prints what is read in a picture.
 """
@@ -27,9 +27,10 @@ def values(shape: list[int], dtype: type, image: str | None) -> np.ndarray:
     return (noise * (255 if len(shape) == 4 else 2)).astype(dtype)
 
 
-def ask(protocol: str, url: str, model: str, slo_ms: float, image: str | None) -> None:
+def ask(protocol: str, url: str | None, model: str, slo_ms: float, image: str | None) -> None:
     """Send an image or noise, which the server is to answer within so long from now."""
     triton = import_module(f"tritonclient.{protocol}")
+    url = url or ("127.0.0.1:8001" if protocol == "grpc" else "127.0.0.1:8000")
     # When it was sent counts, not when it arrives: what the network took is gone.
     deadline = {"parameters": {"slo_ms": slo_ms, "sent_at_ms": time.time() * 1000}}
     plain = {}
@@ -47,8 +48,7 @@ def ask(protocol: str, url: str, model: str, slo_ms: float, image: str | None) -
         except (OSError, InferenceServerException) as error:
             # 503, RESOURCE_EXHAUSTED: it could not be done in time, ask again later
             # 504, DEADLINE_EXCEEDED: it expired while it waited
-            print(f"no answer: {error}")
-            return
+            raise SystemExit(f"no answer: {error}") from None
     told = answer.get_response(**plain)
     for output in told["outputs"]:
         array = answer.as_numpy(output["name"])
@@ -62,7 +62,7 @@ def ask(protocol: str, url: str, model: str, slo_ms: float, image: str | None) -
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", choices=["http", "grpc"], default="http")
-    parser.add_argument("--url", default="127.0.0.1:8000")
+    parser.add_argument("--url", help="by default the server's port on this machine")
     parser.add_argument("--model", default="efficientnet-lite0")
     parser.add_argument("--slo-ms", type=float, default=1000.0)
     parser.add_argument("--image", metavar="FILE")
