@@ -30,13 +30,12 @@ def values(shape: list[int], dtype: type, image: str | None) -> np.ndarray:
 def ask(protocol: str, url: str | None, model: str, slo_ms: float, image: str | None) -> None:
     """Send an image or noise, which the server is to answer within so long from now."""
     triton = import_module(f"tritonclient.{protocol}")
-    url = url or ("127.0.0.1:8001" if protocol == "grpc" else "127.0.0.1:8000")
     # When it was sent counts, not when it arrives: what the network took is gone.
     deadline = {"parameters": {"slo_ms": slo_ms, "sent_at_ms": time.time() * 1000}}
-    plain = {}
+    plain, port = {}, 8000
     if protocol == "grpc":  # its own deadline is the request's
-        deadline, plain = {"client_timeout": slo_ms / 1000}, {"as_json": True}
-    with triton.InferenceServerClient(url) as client:
+        deadline, plain, port = {"client_timeout": slo_ms / 1000}, {"as_json": True}, 8001
+    with triton.InferenceServerClient(url or f"127.0.0.1:{port}") as client:
         tensors = []
         try:
             for about in client.get_model_metadata(model, **plain)["inputs"]:
