@@ -98,7 +98,7 @@ def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(own_folder, mo
     assert not np.array_equal(one[0][0], other[0][0])
     assert sorted(path.name for path in Path("all").iterdir()) == ["seed-3", "seed-4"]
     assert main([*line, "--seeds", "4-3"]) == cli.BAD_INPUT
-    assert "a range such as 5-9, not '4-3'" in capsys.readouterr().err
+    assert "a range such as 5-9 or 0-0, not '4-3'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick_rules", "own_folder")
