@@ -49,11 +49,11 @@ class MissingExtraError(SpongeError, ImportError):
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
     """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest."""
-    # Upper and lower case count as one; ``module.Class`` is meant as ``module:Class``.
+    # Upper and lower case count as one; ``module.Class`` and a file are meant as ``module:Class``.
     names = sorted(allowed)
-    module, dot, of_class = str(value).rpartition(".")
-    if kind in ("agent", "model") and dot and of_class[:1].isupper():
-        nearest = [f"{module}:{of_class}"]
+    module, dot, own = str(value).rpartition(".")
+    if kind in ("agent", "model") and dot and (own == "py" or own[:1].isupper()):
+        nearest = [f"{module.strip('./').replace('/', '.')}:{'Class' if own == 'py' else own}"]
     else:
         # What all begin with, such as the table of a key, makes none of them nearer.
         shared = len(module + dot) * all(name.startswith(module + dot) for name in names)

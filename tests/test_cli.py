@@ -355,6 +355,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_by_default(line, drop, caps
      ("--agent fa2 --compare run other", r"command of its own: .* report RUN RUN; see"),
      ("--agent Sponge-IP", r"'Sponge-IP' \(did you mean 'sponge-ip'\?\)"),
      ("--agent keep_up.KeepUp", r"\(did you mean 'keep_up:KeepUp'\?\)"),
+     ("--agent ./my/keep_up.py", r"\(did you mean 'my.keep_up:Class'\?\)"),
      ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
      ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
      ("--agent static-8 --option fa2.n=1", "'fa2.n=1': unknown agent .* from static-8$"),
